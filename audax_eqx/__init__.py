@@ -1,0 +1,16 @@
+"""Audio features, layers, frontends, networks and models for JAX, as Equinox PyTrees.
+
+Shapes are checked by jaxtyping and beartype; `JAXTYPING_DISABLE=1` in the environment turns the checks off.
+"""
+
+from jaxtyping import install_import_hook
+
+with install_import_hook("audax_eqx", "audax_eqx._typecheck.typecheck"):
+    from . import augment as augment
+    from . import features as features
+    from . import frontends as frontends
+    from . import layers as layers
+    from . import models as models
+    from . import networks as networks
+    from .abstract import AbstractFrontend as AbstractFrontend
+    from .abstract import AbstractNetwork as AbstractNetwork

@@ -1,0 +1,149 @@
+"""The log-mel spectrogram, and the dialects in which checkpoints were trained on it.
+
+    wave -> |STFT|^power -> mel filterbank -> log(max(mel, floor))
+
+| constructor | window | mel scale, norm | log | floor | framing |
+|---|---|---|---|---|---|
+| `torchaudio_log_mel(16000)` | periodic Hann | HTK, none | 10 log10 | 1e-10 | centred |
+| `librosa_log_mel(32000)` | periodic Hann | Slaney, Slaney | 10 log10 | 1e-10 | centred |
+| `audax_log_mel(16000)` | symmetric Hann | HTK, none | natural | 1e-8 | audax's own |
+"""
+
+from functools import partial
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .. import features
+from ..abstract import AbstractFrontend
+
+
+class LogMel(AbstractFrontend):
+    """Log-mel spectrogram of one clip: `samples` in [-1, 1] to `frames bins`, in float32.
+
+    - `n_fft`, `win_length`, `hop_length`: samples; `win_length` None is `n_fft`.
+    - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate.
+    - `window`, `periodic`, `power`, `normalized`, `pad_mode`, `mel_scale`, `norm`, `fbanks_dtype`: as in
+      `features.mel_spectrogram`.
+    - `framing`: "center" pads by `n_fft // 2`, so that frame k is centred at sample `k hop_length`; "valid" pads
+      nothing; "audax" reflects as much, but lets frames of `win_length` start at the padding's first sample.
+    - `log`: "natural", or "decibel" (10 log10 for power 2, 20 log10 for power 1), of the mel bins clipped to `floor`
+      and, if given, `ceiling`; `top_db` then lifts all below the clip's maximum less `top_db` decibels.
+
+    Raises ValueError for a waveform shorter than `min_samples`.
+    """
+
+    sample_rate: int = eqx.field(static=True)
+    bins: int = eqx.field(static=True, default=64)
+    n_fft: int = eqx.field(static=True, default=1024)
+    win_length: int | None = eqx.field(static=True, default=None)
+    hop_length: int = eqx.field(static=True, default=320)
+    f_min: float = eqx.field(static=True, default=0.0)
+    f_max: float | None = eqx.field(static=True, default=None)
+    window: str = eqx.field(static=True, default="hann")
+    periodic: bool = eqx.field(static=True, default=True)
+    power: float = eqx.field(static=True, default=2.0)
+    normalized: bool = eqx.field(static=True, default=False)
+    framing: Literal["center", "valid", "audax"] = eqx.field(static=True, default="center")
+    pad_mode: str = eqx.field(static=True, default="reflect")
+    mel_scale: Literal["htk", "slaney"] = eqx.field(static=True, default="htk")
+    norm: Literal["slaney"] | None = eqx.field(static=True, default=None)
+    fbanks_dtype: Literal["float32", "float64"] = eqx.field(static=True, default="float64")
+    log: Literal["natural", "decibel"] = eqx.field(static=True, default="decibel")
+    floor: float = eqx.field(static=True, default=1e-10)
+    ceiling: float | None = eqx.field(static=True, default=None)
+    top_db: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.floor <= 0.0:
+            raise ValueError(
+                f"LogMel takes the logarithm of bins clipped to `floor`, which must be > 0: got {self.floor}."
+            )
+        if self.top_db is not None and self.log != "decibel":
+            raise ValueError(f"LogMel's top_db is in decibels: use it with log='decibel', got log={self.log!r}.")
+        if self.ceiling is not None and self.ceiling <= self.floor:
+            raise ValueError(
+                f"LogMel clips bins to floor {self.floor} and ceiling {self.ceiling}: the ceiling must be higher."
+            )
+        if self.framing == "audax" and self.pad_mode != "reflect":
+            raise ValueError(f"LogMel's framing 'audax' pads by reflection, got pad_mode={self.pad_mode!r}.")
+        # The features themselves refuse all other options that make no sense, and warn of empty filters.
+        jax.eval_shape(self, jax.ShapeDtypeStruct((self.min_samples,), jnp.float32))
+
+    @property
+    def _window_length(self) -> int:
+        return self.n_fft if self.win_length is None else self.win_length
+
+    @property
+    def min_samples(self) -> int:
+        if self.framing == "valid":
+            return self.n_fft
+        return {"reflect": self.n_fft // 2 + 1, "circular": self.n_fft // 2}.get(self.pad_mode, 1)
+
+    def __call__(self, wave: Float[Array, " samples"]) -> Float[Array, "frames {self.bins}"]:
+        if wave.size < self.min_samples:
+            raise ValueError(
+                f"LogMel with n_fft={self.n_fft} takes at least {self.min_samples} samples "
+                f"({self.min_samples / self.sample_rate:.3f} s at {self.sample_rate} Hz), got {wave.size}: "
+                "pad the clip with zeros."
+            )
+        wave = wave.astype(jnp.float32)
+        if self.framing == "audax":
+            shift = (self.n_fft - self._window_length) // 2  # torch's frames hold the window in their middle
+            wave = jnp.pad(
+                jnp.pad(wave, self.n_fft // 2, mode="reflect"), (shift, self.n_fft - self._window_length - shift)
+            )
+        mel = features.mel_spectrogram(
+            wave,
+            sample_rate=self.sample_rate,
+            n_fft=self.n_fft,
+            win_length=self.win_length,
+            hop_length=self.hop_length,
+            f_min=self.f_min,
+            f_max=self.f_max,
+            n_mels=self.bins,
+            window=self.window,
+            periodic=self.periodic,
+            power=self.power,
+            normalized=self.normalized,
+            center=self.framing == "center",
+            pad_mode=self.pad_mode,
+            norm=self.norm,
+            mel_scale=self.mel_scale,
+            fbanks_dtype=self.fbanks_dtype,
+        )
+        if self.ceiling is not None:
+            mel = jnp.minimum(mel, self.ceiling)
+        if self.log == "natural":
+            return jnp.log(jnp.maximum(mel, self.floor))
+        return features.amplitude_to_db(mel, 20.0 / self.power, self.floor, 0.0, self.top_db)
+
+    def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
+        centre = {
+            "center": 0.0,
+            "valid": self.n_fft / 2,
+            "audax": self._window_length / 2 - self.n_fft // 2,
+        }[self.framing]
+        return (positions * self.hop_length + centre) / self.sample_rate
+
+
+torchaudio_log_mel = partial(LogMel, fbanks_dtype="float32")
+librosa_log_mel = partial(LogMel, bins=128, n_fft=2048, hop_length=512, mel_scale="slaney", norm="slaney")
+audax_log_mel = partial(
+    LogMel,
+    bins=64,
+    n_fft=1024,
+    win_length=400,
+    hop_length=160,
+    f_min=60.0,
+    f_max=7800.0,
+    periodic=False,
+    framing="audax",
+    log="natural",
+    floor=1e-8,
+    ceiling=1e8,
+)

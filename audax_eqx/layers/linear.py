@@ -1,0 +1,27 @@
+"""The affine map over the last axis: a dense layer on vectors, a 1x1 convolution on channels-last maps."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class Linear(eqx.Module):
+    """`y = x W^T + b` over the last axis, any leading axes. `weight` is (out, in), as in Equinox and torch.
+
+    Weights start normal with standard deviation `scale`, the bias at zero.
+    """
+
+    weight: Float[Array, "outputs inputs"]
+    bias: Float[Array, " outputs"]
+    inputs: int = eqx.field(static=True)
+    outputs: int = eqx.field(static=True)
+
+    def __init__(self, inputs: int, outputs: int, *, scale: float = 0.02, key: PRNGKeyArray):
+        self.weight = scale * jax.random.normal(key, (outputs, inputs))
+        self.bias = jnp.zeros(outputs)
+        self.inputs, self.outputs = inputs, outputs
+
+    def __call__(self, x: Float[Array, "*leading {self.inputs}"]) -> Float[Array, "*leading {self.outputs}"]:
+        y = x @ self.weight.T
+        return y + jnp.broadcast_to(self.bias, y.shape)

@@ -1,0 +1,3 @@
+"""Models: a frontend, a network and a head."""
+
+from .classifier import Classifier as Classifier

@@ -1,0 +1,63 @@
+"""A waveform in, class logits out: frontend -> network -> dropout -> linear head."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractFrontend, AbstractNetwork
+from ..layers import Linear
+
+
+class Classifier(eqx.Module):
+    """`frontend` and `network` with a linear head over the embedding; `dropout` is the rate in front of the head.
+
+    Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With its parameters cast to
+    bfloat16 it computes in bfloat16, behind a float32 frontend.
+    """
+
+    frontend: AbstractFrontend
+    network: AbstractNetwork
+    dropout: eqx.nn.Dropout
+    head: Linear
+
+    def __init__(
+        self,
+        frontend: AbstractFrontend,
+        network: AbstractNetwork,
+        classes: int,
+        *,
+        dropout: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        self.frontend, self.network = frontend, network
+        self.dropout = eqx.nn.Dropout(dropout)
+        self.head = Linear(network.width, classes, key=key)
+
+    @property
+    def classes(self) -> int:
+        return self.head.outputs
+
+    def listen(self, wave: Float[Array, " samples"]) -> Float[Array, "frames bins"]:
+        """The frontend's features, which are float32, in the dtype that the network computes in."""
+        return self.frontend(wave).astype(self.head.weight.dtype)
+
+    def embed(
+        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
+        """The clip's embedding: the network's output, in front of the dropout and the head."""
+        return self.network(self.listen(wave), state, key=key)
+
+    def __call__(
+        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.classes}"], eqx.nn.State]:
+        """Logits, in float32."""
+        return self.classify(self.listen(wave), state, key=key)
+
+    def classify(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.classes}"], eqx.nn.State]:
+        """Logits from what `listen` gives, for training that augments between frontend and network."""
+        network_key, head_key = (None, None) if key is None else tuple(jax.random.split(key))
+        embedding, state = self.network(x, state, key=network_key)
+        return self.head(self.dropout(embedding, key=head_key)).astype(jnp.float32), state

@@ -1,0 +1,22 @@
+"""Strict numerics on eight host devices, and the folder of oracles and recordings beside the repository."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def shared() -> pathlib.Path:
+    """Oracles and real recordings, where the machine has them."""
+    folder = pathlib.Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared with oracles and recordings is not here")
+    return folder

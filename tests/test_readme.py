@@ -1,0 +1,45 @@
+"""The README's Python, pasted block after block, and the plot and arrays of `make demo`."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def sound(tmp_path, monkeypatch) -> pathlib.Path:
+    """`demo/clock.wav` in an empty working directory, as `make demo` makes it."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "demo" / "clock.wav"
+    path.parent.mkdir()
+    subprocess.run([sys.executable, ROOT / "docs" / "figures" / "sounds.py", path], check=True)
+    return path
+
+
+def test_readme_runs_and_its_fine_tuning_lowers_the_loss(sound):
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 4
+    names = {}
+    losses = []
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+        if "value" in names and not losses:
+            first = names["clip"].thaw(classes=2, key=names["jax"].random.key(0))
+            losses = [float(names["loss"](*first, names["waves"], names["targets"])[0]), float(names["value"])]
+    assert losses[1] < losses[0]
+    assert names["frames"].shape == (len(names["frames"]), names["clip"].model.network.width)
+    assert [label for label, _ in names["zoo"].load("rain_or_clock").top(names["wave"])] != []
+
+
+def test_the_demo_sound_is_audible_and_does_not_clip(sound):
+    import zoo
+
+    wave = zoo.read(sound, 32000)
+    assert len(wave) == 20 * 32000
+    assert 0.1 < np.abs(wave).max() <= 1.0

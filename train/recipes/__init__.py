@@ -1,0 +1,1 @@
+"""Recipes: one `recipe` a file."""

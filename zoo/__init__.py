@@ -1,0 +1,15 @@
+"""The model zoo: one line gives a pretrained network that eats waveforms."""
+
+from jaxtyping import install_import_hook
+
+with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
+    from ._audio import read as read
+    from ._audio import windows as windows
+    from ._entry import Checkpoint as Checkpoint
+    from ._entry import Entry as Entry
+    from ._entry import create as create
+    from ._load import info as info
+    from ._load import list_models as list_models
+    from ._load import load as load
+    from ._load import save as save
+    from ._pretrained import Pretrained as Pretrained

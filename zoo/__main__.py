@@ -1,0 +1,272 @@
+"""`audax-zoo`: the zoo from the shell. Recordings of any length are read in windows of the model's native length."""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import soundfile
+import tqdm
+from jaxtyping import Float
+
+from ._audio import windows
+from ._entry import Entry
+from ._load import info, list_models, load
+from ._pretrained import Pretrained, rank
+from ._weights import atomic
+
+DEFAULT = "convnext_esc10"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0, 1 when some files could not be read, 2 for what cannot be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"audax-zoo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("audax-zoo: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="audax-zoo", description="Pretrained audio networks in JAX.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run: Callable, help: str, description: str = "") -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            run.__name__.strip("_"), help=help, description=f"{help[0].upper()}{help[1:]}. {description}"
+        )
+        made.set_defaults(run=run)
+        return made
+
+    listing = command(_list, "a table of the models")
+    listing.add_argument("pattern", nargs="?", default="*", help="a shell pattern, '*audioset*'")
+    about = command(_info, "all that is known of a model")
+    about.add_argument("name", metavar="NAME")
+
+    model_help = f"a name of `audax-zoo list`, a folder or a Hub repo (default: {DEFAULT})"
+    cut = "Recordings are cut into windows of the model's native length, and the last is filled up with silence"
+    tag = command(_tag, "name the sounds in files", f"{cut}; probabilities are averaged over them.")
+    tag.add_argument("files", nargs="+", metavar="FILE")
+    tag.add_argument("-k", type=_positive, default=5, help="how many labels (default: 5)")
+    tag.add_argument("--model", default=DEFAULT, metavar="NAME", help=model_help)
+    tag.add_argument("--json", action="store_true", help="print one JSON object a file")
+    tag.add_argument(
+        "--plot",
+        type=pathlib.Path,
+        metavar="OUT.png",
+        help="draw the log-mel picture and the labels over time of one file",
+    )
+
+    embed = command(_embed, "write the embeddings of files", f"{cut}; a file's embedding is the mean over them.")
+    embed.add_argument("files", nargs="+", metavar="FILE|FOLDER", help="folders are searched for sound files")
+    embed.add_argument("-o", "--output", type=pathlib.Path, required=True, metavar="OUT.npz|OUT.parquet")
+    embed.add_argument("--model", default=DEFAULT, metavar="NAME", help=model_help)
+    embed.add_argument("--frames", action="store_true", help="one embedding a time step instead of one a file")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _list(options: argparse.Namespace) -> int:
+    rows = [("name", "task", "classes", "Hz", "window", "license", "metric")]
+    for name in list_models(options.pattern):
+        entry = info(name)
+        sizes = str(entry.classes), str(entry.sample_rate), f"{entry.window:g} s"
+        rows.append((name, entry.task, *sizes, entry.license or "", _metrics(entry)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    entry = info(options.name)
+    for key, value in dataclasses.asdict(entry).items():
+        if key == "labels":
+            value = ", ".join(value) or "in the repo's label file"
+        elif isinstance(value, dict):
+            value = ", ".join(f"{option}={setting}" for option, setting in value.items())
+        elif key == "metrics":
+            value = _metrics(entry)
+        if value not in (None, "", ()):
+            print(f"{key + ':':12}{value}")
+    return 0
+
+
+def _metrics(entry: Entry) -> str:
+    return "; ".join(f"{each['dataset']} {each['metric']} {each['value']} ({each['source']})" for each in entry.metrics)
+
+
+def _tag(options: argparse.Namespace) -> int:
+    if options.plot is not None:
+        if len(options.files) != 1:
+            raise ValueError(f"--plot draws one file, got {len(options.files)}: tag them one by one.")
+        if options.plot.suffix != ".png":
+            raise ValueError(f"--plot writes a .png, got {options.plot.name!r}.")
+        _writable(options.plot)
+    clip = load(options.model)
+
+    def tag(file: str) -> None:
+        parts = [(np.asarray(clip.probabilities(wave)), samples) for wave, samples in _windows(file, clip)]
+        probabilities = np.stack([part for part, _ in parts])
+        top = rank(_mean(parts), clip.labels, options.k)
+        if options.json:
+            tags = [{"label": label, "probability": round(value, 6)} for label, value in top]
+            print(json.dumps({"file": file, "model": clip.entry.name, "tags": tags}), flush=True)
+        else:
+            print(file, *(f"  {value:.3f}  {label}" for label, value in top), sep="\n", flush=True)
+        if options.plot is not None:
+            from ._plot import plot  # matplotlib takes long to import
+
+            with atomic(options.plot) as temporary:
+                plot(temporary, file, clip, probabilities, [label for label, _ in top])
+
+    return _each(options.files, tag)
+
+
+def _embed(options: argparse.Namespace) -> int:
+    if options.output.suffix not in (".npz", ".parquet"):
+        raise ValueError(f"embed writes .npz or .parquet, got {options.output.name!r}.")
+    if options.output.suffix == ".parquet":
+        _parquet()
+    _writable(options.output)
+    clip = load(options.model)
+    files, embeddings, times = [], [], []
+
+    def embed(file: str) -> None:
+        if options.frames:
+            rows, seconds = _frames(file, clip)
+        else:
+            rows, seconds = (
+                _mean([(np.asarray(clip.embed(wave)), samples) for wave, samples in _windows(file, clip)])[None],
+                None,
+            )
+        files.extend([file] * len(rows))
+        embeddings.append(rows)
+        times.append(seconds)
+
+    code = _each(_sounds(options.files), embed, progress=True)
+    if not embeddings:
+        raise ValueError(f"None of the files could be read: {options.output} is not written.")
+    columns = {"files": np.asarray(files), "embeddings": np.concatenate(embeddings)}
+    if options.frames:
+        columns["times"] = np.concatenate(times)
+    with atomic(options.output) as temporary:
+        (_write_npz if options.output.suffix == ".npz" else _write_parquet)(temporary, columns)
+    print(f"{options.output}: {columns['embeddings'].shape[0]} embeddings of width {columns['embeddings'].shape[1]}")
+    return code
+
+
+def _each(files: Sequence[str], work: Callable[[str], None], progress: bool = False) -> int:
+    """Does the work on each file; the files that cannot be read are reported at the end, and make the exit code 1."""
+    failed = []
+    for file in tqdm.tqdm(files, unit="file", disable=None if progress else True):
+        try:
+            work(file)
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # one file, whatever its fault, does not cost the others
+            failed.append(f"  {file}: {error}")
+    if failed:
+        print(f"audax-zoo: {len(failed)} of {len(files)} files could not be read:", *failed, sep="\n", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _windows(file: str, clip: Pretrained) -> Iterator[tuple[np.ndarray, int]]:
+    """The file's windows with their number of real samples; the very short rest of a longer file is left out."""
+    least, total = clip.model.frontend.min_samples, 0
+    for wave, samples in windows(file, clip.sample_rate, clip.entry.window):
+        total += samples
+        if samples >= least:
+            yield wave, samples
+    if total < least:
+        raise ValueError(f"{file} holds {total} samples at {clip.sample_rate} Hz, less than one frame of {least}.")
+
+
+def _mean(parts: list[tuple[np.ndarray, int]]) -> Float[np.ndarray, " width"]:
+    """The mean over windows, each weighted with its number of samples."""
+    values, samples = zip(*parts, strict=True)
+    return np.average(np.stack(values), axis=0, weights=samples).astype(np.float32)
+
+
+def _frames(file: str, clip: Pretrained) -> tuple[Float[np.ndarray, "frames width"], Float[np.ndarray, " frames"]]:
+    """Embeddings over time and their times in seconds, whose centre lies in the file; of a short file the first."""
+    rows, times, start = [], [], 0
+    for wave, samples in _windows(file, clip):
+        frames = np.asarray(clip.frames(wave))
+        seconds = clip.frame_times(len(frames))
+        within = seconds < samples / clip.sample_rate
+        within[0] |= start == 0
+        rows.append(frames[within])
+        times.append(start / clip.sample_rate + seconds[within])
+        start += samples
+    return np.concatenate(rows), np.concatenate(times)
+
+
+def _sounds(paths: Sequence[str]) -> list[str]:
+    """The files as they come, and of folders all that have a suffix of a sound file, sorted. A folder must hold one."""
+    suffixes = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
+    suffixes |= {".opus", ".aif", ".oga"}
+    files = []
+    for path in paths:
+        if pathlib.Path(path).is_dir():
+            found = sorted(str(each) for each in pathlib.Path(path).rglob("*") if each.suffix.lower() in suffixes)
+            if not found:
+                raise ValueError(f"{path} holds no sound files.")
+            files += found
+        else:
+            files.append(path)
+    return files
+
+
+def _writable(path: pathlib.Path) -> None:
+    """Fails before the work rather than after it. Raises OSError."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {path.parent}: {error.strerror}.") from None
+
+
+def _write_npz(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
+    np.savez(path, allow_pickle=False, **columns)
+
+
+def _write_parquet(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
+    arrow, parquet = _parquet()
+    width = columns["embeddings"].shape[1]
+    arrays = {name: arrow.array(values.ravel()) for name, values in columns.items()}
+    arrays["embeddings"] = arrow.FixedSizeListArray.from_arrays(arrays["embeddings"], width)
+    parquet.write_table(arrow.table(arrays), path)
+
+
+def _parquet():
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'Parquet needs pyarrow: pip install "audax-eqx[parquet]", or write an .npz.'
+        ) from None
+    return pyarrow, pyarrow.parquet
+
+
+if __name__ == "__main__":
+    sys.exit(main())

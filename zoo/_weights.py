@@ -1,0 +1,110 @@
+"""Weights as named arrays: safetensors keyed by field path, `network.stages.0.blocks.1.depthwise.weight`."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+Model = TypeVar("Model", bound=eqx.Module)
+Leaf = jax.Array | jax.ShapeDtypeStruct
+
+
+def named_leaves(model: eqx.Module, state: eqx.nn.State) -> dict[str, Leaf]:
+    """Every parameter of `model` and every array of `state`, by field path. A skeleton's leaves are shapes."""
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_index):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if _is_index(leaf):
+            leaves[name] = state.get(leaf)
+        elif eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
+            leaves[name] = leaf
+    return leaves
+
+
+def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray]) -> tuple[Model, eqx.nn.State]:
+    """The skeleton `model` and `state` with `values(name)` at each leaf."""
+
+    def value(path, leaf):
+        nonlocal state
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if _is_index(leaf):
+            state = state.set(leaf, jnp.asarray(values(name), state.get(leaf).dtype))
+            return leaf
+        return jnp.asarray(values(name), leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+
+    return jax.tree_util.tree_map_with_path(value, model, is_leaf=_is_index), state
+
+
+def check(
+    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str, faults: Sequence[str] = ()
+) -> None:
+    """Raises one ValueError that lists `faults` and every missing, surplus and misshapen array of the file `where`."""
+    faults = [*faults, *(f"{name} is missing" for name in wanted if name not in found)]
+    faults += [f"{name} is surplus" for name in found if name not in wanted]
+    faults += [
+        f"{name} is {tuple(found[name])} instead of {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    if faults:
+        raise ValueError(f"{where} does not fit the model: {'; '.join(faults)}.")
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of a safetensors file, each read when it is asked for. Raises ValueError for a broken file."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = str(path)
+        try:
+            self._file = safe_open(path, framework="numpy")
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or copy it again.") from None
+        self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a safetensors file. Raises OSError when it cannot be written."""
+    try:
+        save_file(dict(arrays), path, metadata={"format": "jax"})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from None
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary name beside `path` to write to; it becomes `path` when the block ends well, and is removed otherwise.
+
+    Raises FileNotFoundError when the folder does not exist, and OSError when it cannot be written.
+    """
+    path = pathlib.Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path.parent} is not a folder, so {path.name} cannot be written there: create it first."
+        )
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_index(leaf) -> bool:
+    return isinstance(leaf, eqx.nn.StateIndex)
