@@ -5,6 +5,8 @@ Shapes are checked by jaxtyping and beartype; `JAXTYPING_DISABLE=1` in the envir
 
 from jaxtyping import install_import_hook
 
+from . import _typecheck as _typecheck
+
 with install_import_hook("audax_eqx", "audax_eqx._typecheck.typecheck"):
     from . import augment as augment
     from . import features as features

@@ -2,9 +2,9 @@
 
     python benchmarks/cpu.py [--peer PYTHON] [--rounds 15]
 
-Log-mel against torchaudio, ConvNeXt-Tiny against timm on torch, `import zoo`, and the first embedding in a fresh
-process. `--peer` is a Python with torch, torchaudio and timm, which may be another environment than this one; each
-framework runs in a process of its own, the processes take turns. Writes `benchmarks/results/cpu.json`.
+Log-mel and resampling against torchaudio, ConvNeXt-Tiny against timm on torch, `import zoo`, and the first embedding
+in a fresh process. `--peer` is a Python with torch, torchaudio and timm, maybe of another environment; each framework
+runs in a process of its own, the processes take turns. Writes `benchmarks/results/cpu.json`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 WAVES = {"log-mel 10 s, batch 1": 1, "log-mel 10 s, batch 8": 8, "log-mel 10 s, batch 32": 32}
+RESAMPLED = {"resample 44.1 -> 16 kHz, 10 s": 1, "resample 44.1 -> 16 kHz, 8 x 10 s": 8}
 MAPS = {"convnext_tiny 1 x 10 s": (1, 1001, 64), "convnext_tiny 8 x 5 s": (8, 501, 64)}
 TARGETS = dict.fromkeys(list(WAVES)[1:], 0.7) | dict.fromkeys(MAPS, 1.0)
 FIRST = """
@@ -57,7 +58,10 @@ def ours():
 
     waves = {name: jnp.asarray(rng.normal(size=(batch, 160000)), jnp.float32) for name, batch in WAVES.items()}
     maps = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in MAPS.items()}
+    resample = jax.jit(lambda waves: features.resample(waves, 44100, 16000))
+    waves |= {name: jnp.asarray(rng.normal(size=(batch, 441000)), jnp.float32) for name, batch in RESAMPLED.items()}
     work = {name: lambda name=name: mel(waves[name]).block_until_ready() for name in WAVES}
+    work |= {name: lambda name=name: resample(waves[name]).block_until_ready() for name in RESAMPLED}
     return work | {name: lambda name=name: embed(parts, maps[name]).block_until_ready() for name in MAPS}
 
 
@@ -77,7 +81,10 @@ def peers():
         with torch.inference_mode():
             run()
 
+    resample = torchaudio.transforms.Resample(44100, 16000)
+    waves |= {name: torch.randn(batch, 441000) for name, batch in RESAMPLED.items()}
     work = {name: lambda name=name: inferred(lambda: torch.log(mel(waves[name]) + 1e-8)) for name in WAVES}
+    work |= {name: lambda name=name: inferred(lambda: resample(waves[name])) for name in RESAMPLED}
     return work | {name: lambda name=name: inferred(lambda: network(maps[name])) for name in MAPS}
 
 
@@ -140,14 +147,14 @@ def main() -> None:
         return
     mine, theirs = Runner(sys.executable, "ours"), Runner(options.peer, "peers")
     results = {"machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"}
-    for name in (*WAVES, *MAPS):
+    for name in (*WAVES, *RESAMPLED, *MAPS):
         for runner in (mine, theirs):  # compile and warm up
             runner.seconds(name), runner.seconds(name)
         rounds = [(mine.seconds(name), theirs.seconds(name)) for _ in range(options.rounds)]
         us, them = (1e3 * median(column) for column in zip(*rounds, strict=True))
         results[name] = {"ours_ms": us, "peer_ms": them, "ratio": us / them}
         target = f" (target {TARGETS[name]})" if name in TARGETS else ""
-        print(f"{name:28} ours {us:8.1f} ms   peer {them:8.1f} ms   ratio {us / them:5.2f}{target}", flush=True)
+        print(f"{name:34} ours {us:8.1f} ms   peer {them:8.1f} ms   ratio {us / them:5.2f}{target}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         save_random_tiny(folder)
         first = {

@@ -271,6 +271,29 @@ def test_embed_of_a_folder_without_sounds_exits_2(capsys, here, tiny):
     assert "sounds holds no sound files" in capsys.readouterr().err
 
 
+def test_embed_of_frames_keeps_a_file_shorter_than_a_frame_of_the_network(capsys, here, tiny):
+    files = [record("a.wav", 0.05), record("b.wav", 1.0)]
+    assert main(["embed", *files, "--model", tiny, "--frames", "-o", "out.npz"]) == 0
+    columns = np.load("out.npz")
+    assert list(columns["files"]).count("a.wav") == 1
+    assert len(columns["times"]) == len(columns["embeddings"]) == len(columns["files"])
+
+
+def test_a_file_without_a_header_does_not_cost_the_others(capsys, here, tiny):
+    pathlib.Path("noise.raw").write_bytes(bytes(range(256)) * 100)
+    files = ["noise.raw", record("a.wav", 1.0)]
+    assert main(["embed", *files, "--model", tiny, "-o", "out.npz"]) == 1
+    assert list(np.load("out.npz")["files"]) == ["a.wav"]
+    assert "noise.raw cannot be read as sound" in capsys.readouterr().err
+
+
+def test_a_folder_is_searched_for_files_with_a_header(capsys, here, tiny):
+    pathlib.Path("noise.raw").write_bytes(bytes(1000))
+    record("a.wav", 1.0)
+    assert main(["embed", ".", "--model", tiny, "-o", "out.npz"]) == 0
+    assert list(np.load("out.npz")["files"]) == ["a.wav"]
+
+
 @pytest.mark.parametrize("output", ["out.npz", "out.parquet"])
 def test_embed_of_frames_has_times_within_the_file(capsys, here, tiny, clip, output):
     files = [record("a.wav", 2.5), record("b.wav", 1.0, seed=1)]

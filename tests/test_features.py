@@ -398,3 +398,25 @@ BAD = {
 def test_bad_parameters_raise_a_sentence(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_whole_numbers_are_numbers():
+    wave = np.random.default_rng(0).normal(size=4000).astype(np.float32)
+    mel = features.mel_spectrogram(wave, n_fft=512, n_mels=8, f_min=60, f_max=7000, power=2)
+    np.testing.assert_array_equal(
+        features.amplitude_to_db(mel, multiplier=10, top_db=80), features.amplitude_to_db(mel, top_db=80.0)
+    )
+    np.testing.assert_array_equal(
+        features.kaldi_fbank(wave, sample_frequency=16000, low_freq=20), features.kaldi_fbank(wave)
+    )
+
+
+@pytest.mark.parametrize("bands", [0, -1])
+def test_no_bands_are_refused(bands):
+    wave = np.zeros(4000, np.float32)
+    with pytest.raises(ValueError, match=f"n_mels is {bands}"):
+        features.mel_spectrogram(wave, n_mels=bands)
+    with pytest.raises(ValueError, match=f"n_mfcc = {bands}"):
+        features.mfcc(wave, n_mfcc=bands)
+    with pytest.raises(ValueError, match=f"num_mel_bins is {bands}"):
+        features.kaldi_fbank(wave, num_mel_bins=bands)

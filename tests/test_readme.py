@@ -1,4 +1,4 @@
-"""The README's Python, pasted block after block, and the plot and arrays of `make demo`."""
+"""The README's Python, pasted block after block, and the sound that `make demo` listens to."""
 
 import pathlib
 import re
@@ -34,7 +34,8 @@ def test_readme_runs_and_its_fine_tuning_lowers_the_loss(sound):
             losses = [float(names["loss"](*first, names["waves"], names["targets"])[0]), float(names["value"])]
     assert losses[1] < losses[0]
     assert names["frames"].shape == (len(names["frames"]), names["clip"].model.network.width)
-    assert [label for label, _ in names["zoo"].load("rain_or_clock").top(names["wave"])] != []
+    saved = names["zoo"].load("rain_or_clock")
+    np.testing.assert_array_equal(saved.model.head.weight, names["model"].head.weight)
 
 
 def test_the_demo_sound_is_audible_and_does_not_clip(sound):
@@ -43,3 +44,11 @@ def test_the_demo_sound_is_audible_and_does_not_clip(sound):
     wave = zoo.read(sound, 32000)
     assert len(wave) == 20 * 32000
     assert 0.1 < np.abs(wave).max() <= 1.0
+
+
+def test_the_packaged_model_hears_rain_and_then_a_clock(sound):
+    import zoo
+
+    clip = zoo.load("convnext_esc10")
+    heard = [clip.top(wave, k=1)[0][0] for wave, _ in zoo.windows(sound, clip.sample_rate, clip.entry.window)]
+    assert heard == ["rain", "rain", "clock_tick", "clock_tick"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -21,8 +22,16 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, recipe.learning_rate, recipe.warmup * steps_per_epoch, recipe.epochs * steps_per_epoch
     )
-    decayed = lambda parameters: jax.tree.map(lambda leaf: leaf.ndim > 1, parameters)  # noqa: E731
-    adamw = optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=decayed)
+
+    def rate(count):
+        return schedule(
+            count.astype(jnp.float32)
+        )  # optax multiplies whole numbers by pi, which strict promotion refuses
+
+    def decayed(parameters):
+        return jax.tree.map(lambda leaf: leaf.ndim > 1, parameters)
+
+    adamw = optax.adamw(rate, weight_decay=recipe.weight_decay, mask=decayed)
     return optax.chain(optax.clip_by_global_norm(1.0), adamw)
 
 

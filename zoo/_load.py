@@ -74,9 +74,10 @@ def save(
     leaves = named_leaves(model, state)
     wanted = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
     check({name: leaf.shape for name, leaf in leaves.items()}, wanted, f"The model to save as {entry.name}")
+    exact = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     with np.errstate(over="ignore"):
-        arrays = {name: np.asarray(leaf).astype(dtype) for name, leaf in leaves.items()}
-    if huge := [name for name, leaf in leaves.items() if np.isinf(arrays[name]).any() and np.isfinite(leaf).all()]:
+        arrays = {name: array.astype(dtype) for name, array in exact.items()}
+    if huge := [name for name in exact if np.isfinite(exact[name]).all() and np.isinf(arrays[name]).any()]:
         raise ValueError(f"float16 ends at 65504, which {', '.join(huge)} exceed: save in float32.")
     text = to_json(entry)
     if not folder.parent.is_dir():
