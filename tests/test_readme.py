@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -28,9 +29,10 @@ def test_readme_runs_and_its_fine_tuning_lowers_the_loss(sound):
     names = {}
     losses = []
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
+            exec(compile(block, "README.md", "exec"), names)
         if "value" in names and not losses:
-            first = names["clip"].thaw(classes=2, key=names["jax"].random.key(0))
+            first = names["clip"].thaw(classes=2, key=jax.random.key(0))
             losses = [float(names["loss"](*first, names["waves"], names["targets"])[0]), float(names["value"])]
     assert losses[1] < losses[0]
     assert names["frames"].shape == (len(names["frames"]), names["clip"].model.network.width)

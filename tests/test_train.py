@@ -105,7 +105,8 @@ def test_the_optimizer_decays_matrices_and_kernels_alone():
     }
     update = optimizer(recipe, steps_per_epoch=4)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
-    moved, _ = update.update(zeros, update.init(parameters), parameters)
+    with jax.numpy_dtype_promotion("standard"):
+        moved, _ = update.update(zeros, update.init(parameters), parameters)
     shrunk = {name: float(np.abs(value).max()) for name, value in moved.items()}
     assert shrunk["kernel"] == shrunk["weight"] == pytest.approx(0.5 * recipe.learning_rate)
     assert shrunk["bias"] == shrunk["scale"] == 0.0

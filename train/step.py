@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -23,15 +22,10 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
         0.0, recipe.learning_rate, recipe.warmup * steps_per_epoch, recipe.epochs * steps_per_epoch
     )
 
-    def rate(count):
-        return schedule(
-            count.astype(jnp.float32)
-        )  # optax multiplies whole numbers by pi, which strict promotion refuses
-
     def decayed(parameters):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, parameters)
 
-    adamw = optax.adamw(rate, weight_decay=recipe.weight_decay, mask=decayed)
+    adamw = optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=decayed)
     return optax.chain(optax.clip_by_global_norm(1.0), adamw)
 
 
@@ -49,7 +43,8 @@ def make_step(recipe: Recipe, update: optax.GradientTransformation, static: Clas
     ) -> tuple[Carry, Float[Array, ""]]:
         parameters, state, moments = carry
         (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(parameters, state, waves, targets, key)
-        updates, moments = update.update(gradients, moments, parameters)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes whole numbers and floats
+            updates, moments = update.update(gradients, moments, parameters)
         return (optax.apply_updates(parameters, updates), state, moments), value
 
     return jax.jit(step, donate_argnums=0)

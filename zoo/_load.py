@@ -88,8 +88,9 @@ def save(
         raise FileExistsError(f"{folder} is a file, and a model is saved in a folder: choose another name.")
     folder.mkdir(exist_ok=True)
     with atomic(folder / CONFIG) as config, atomic(folder / WEIGHTS) as weights:
-        write(weights, arrays)
         config.write_text(text, encoding="utf-8")
+        write(weights, arrays)
+        weights.chmod(config.stat().st_mode)  # safetensors writes files that nobody else may read
 
 
 def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:

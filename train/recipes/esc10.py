@@ -38,6 +38,7 @@ entry = zoo.Entry(
     task="multiclass",
     window=5.0,
     license="Apache-2.0",
+    source="trained by this project on https://github.com/karolpiczak/ESC-50",
     paper="https://arxiv.org/abs/2201.03545",
 )
 
