@@ -1,5 +1,25 @@
-"""The type checker behind jaxtyping's import hook: beartype, for which a whole number is a float too."""
+"""The type checker behind jaxtyping's import hook: beartype, for which a whole number is a float too.
 
-from beartype import BeartypeConf, beartype
+It makes a function's checks when the function is first called: to make them all would take up a third of the import.
+"""
 
-typecheck = beartype(conf=BeartypeConf(is_pep484_tower=True))
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+def typecheck(function: Callable) -> Callable:
+    """`function` with its arguments and result checked against its annotations."""
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **keywords: Any) -> Any:
+        return _beartyped(function)(*arguments, **keywords)
+
+    return checked
+
+
+@functools.cache
+def _beartyped(function: Callable) -> Callable:
+    from beartype import BeartypeConf, beartype
+
+    return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)

@@ -16,7 +16,6 @@ import numpy as np
 from audax_eqx.models import Classifier
 
 from ._convert import rename
-from ._entries import ENTRIES
 from ._entry import Entry, from_json, skeleton, to_json
 from ._pretrained import Pretrained
 from ._tables import TABLES
@@ -169,4 +168,6 @@ def _labels(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def _published() -> dict[str, Entry]:
+    from ._entries import ENTRIES  # checking their types on import would take a sixth of it
+
     return {entry.name: entry for entry in ENTRIES}
