@@ -18,7 +18,6 @@ from audax_eqx.models import Classifier
 from ._convert import rename
 from ._entry import Entry, from_json, skeleton, to_json
 from ._pretrained import Pretrained
-from ._tables import TABLES
 from ._weights import Arrays, atomic, check, fill, named_leaves, write
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -123,6 +122,8 @@ def _load_own(fetch: Callable[[str], pathlib.Path]) -> Pretrained:
 
 def _load_checkpoint(entry: Entry, revision: str | None) -> Pretrained:
     """A foreign checkpoint, by its rename table."""
+    from ._tables import TABLES  # as _published does
+
     checkpoint = entry.checkpoint
     assert checkpoint is not None, f"{entry.name} is published and has no checkpoint"
     arrays = Arrays(_fetch(checkpoint.repo, checkpoint.file, revision))
