@@ -3,6 +3,7 @@
 Shapes are checked by jaxtyping and beartype; `JAXTYPING_DISABLE=1` in the environment turns the checks off.
 """
 
+import equinox  # noqa: F401, and with it jax, which takes three times as long to import behind the hook
 from jaxtyping import install_import_hook
 
 from . import _typecheck as _typecheck
