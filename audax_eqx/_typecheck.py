@@ -10,16 +10,15 @@ from typing import Any
 
 def typecheck(function: Callable) -> Callable:
     """`function` with its arguments and result checked against its annotations."""
+    beartyped = None
 
     @functools.wraps(function)
     def checked(*arguments: Any, **keywords: Any) -> Any:
-        return _beartyped(function)(*arguments, **keywords)
+        nonlocal beartyped
+        if beartyped is None:
+            from beartype import BeartypeConf, beartype
+
+            beartyped = beartype(conf=BeartypeConf(is_pep484_tower=True))(function)
+        return beartyped(*arguments, **keywords)
 
     return checked
-
-
-@functools.cache
-def _beartyped(function: Callable) -> Callable:
-    from beartype import BeartypeConf, beartype
-
-    return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)

@@ -36,7 +36,7 @@ def test_readme_runs_and_its_fine_tuning_lowers_the_loss(sound):
             losses = [float(names["loss"](*first, names["waves"], names["targets"])[0]), float(names["value"])]
     assert losses[1] < losses[0]
     assert names["frames"].shape == (len(names["frames"]), names["clip"].model.network.width)
-    saved = names["zoo"].load("rain_or_clock")
+    saved = names["zoo"].load("demo/rain_or_clock")
     np.testing.assert_array_equal(saved.model.head.weight, names["model"].head.weight)
 
 
