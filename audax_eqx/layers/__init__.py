@@ -1,5 +1,6 @@
 """Small modules, channels last, one example at a time."""
 
+from .conv import Conv as Conv
 from .conv import Depthwise as Depthwise
 from .conv import Patchify as Patchify
 from .drop import DropPath as DropPath

@@ -1,11 +1,67 @@
-"""Convolutions over one channels-last map, `time freq channels`; kernels are `height width inputs outputs`."""
+"""Convolutions over one channels-last map, `time freq channels`; kernels are `height width inputs outputs`.
+
+Padding is one of three: "symmetric" (torch's `padding=kernel // 2`) and "same" (TensorFlow's and Flax's: `ceil(size /
+stride)` steps, the odd zero at the end) differ where the stride is 2; "valid" pads nothing.
+"""
 
 import functools
+import math
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+Padding = Literal["symmetric", "same", "valid"]
+
+
+def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """How many values to pad before and after an axis of `size`; one that is shorter than the kernel is filled up."""
+    if padding == "same":
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        return total // 2, total - total // 2
+    before = kernel // 2 if padding == "symmetric" else 0
+    return before, before + max(kernel - size - 2 * before, 0)
+
+
+class Conv(eqx.Module):
+    """A convolution. Weights start normal with standard deviation `scale`, which is He's, sqrt(2 / fan out), unless
+    given (He et al., 2015, arXiv:1502.01852); the bias starts at zero."""
+
+    weight: Float[Array, "height width inputs outputs"]
+    bias: Float[Array, " outputs"] | None
+    inputs: int = eqx.field(static=True)
+    stride: tuple[int, int] = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: Padding = "symmetric",
+        bias: bool = True,
+        scale: float | None = None,
+        key: PRNGKeyArray,
+    ):
+        scale = math.sqrt(2 / (kernel[0] * kernel[1] * outputs)) if scale is None else scale
+        self.weight = scale * jax.random.normal(key, (*kernel, inputs, outputs))
+        self.bias = jnp.zeros(outputs) if bias else None
+        self.inputs, self.stride, self.padding = inputs, stride, padding
+
+    def __call__(self, x: Float[Array, "time freq {self.inputs}"]) -> Float[Array, "newtime newfreq channels"]:
+        around = [
+            pads(size, kernel, stride, self.padding)
+            for size, kernel, stride in zip(x.shape[:2], self.weight.shape[:2], self.stride, strict=True)
+        ]
+        y = jax.lax.conv_general_dilated(x[None], self.weight, self.stride, around, dimension_numbers=_LAYOUT)[0]
+        return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
+
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Patchify(eqx.Module):
@@ -101,9 +157,8 @@ depthwise.defvjp(_forward, _backward)
 
 
 def _grouped(x: Array, weight: Array) -> Array:
-    layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x[None], weight, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=x.shape[-1]
+        x[None], weight, (1, 1), "SAME", dimension_numbers=_LAYOUT, feature_group_count=x.shape[-1]
     )[0]
 
 

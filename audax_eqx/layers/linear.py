@@ -13,15 +13,15 @@ class Linear(eqx.Module):
     """
 
     weight: Float[Array, "outputs inputs"]
-    bias: Float[Array, " outputs"]
+    bias: Float[Array, " outputs"] | None
     inputs: int = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
 
-    def __init__(self, inputs: int, outputs: int, *, scale: float = 0.02, key: PRNGKeyArray):
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, scale: float = 0.02, key: PRNGKeyArray):
         self.weight = scale * jax.random.normal(key, (outputs, inputs))
-        self.bias = jnp.zeros(outputs)
+        self.bias = jnp.zeros(outputs) if bias else None
         self.inputs, self.outputs = inputs, outputs
 
     def __call__(self, x: Float[Array, "*leading {self.inputs}"]) -> Float[Array, "*leading {self.outputs}"]:
         y = x @ self.weight.T
-        return y + jnp.broadcast_to(self.bias, y.shape)
+        return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)

@@ -35,7 +35,7 @@ class BatchNorm(eqx.Module):
 
     The batch is the mapped axis `axis_name` (a name, or several): `jax.vmap(model, (0, None), (0, None),
     axis_name="batch")`. In inference mode (`eqx.nn.inference_mode`) it uses the running statistics, which live in the
-    State and start at 0 and 1. Raises RuntimeError when it trains outside of such an axis.
+    State and start at 0 and 1. `weight` starts at `scale`. Raises RuntimeError when it trains outside of such an axis.
     """
 
     weight: Float[Array, " channels"]
@@ -55,9 +55,10 @@ class BatchNorm(eqx.Module):
         axis_name: str | tuple[str, ...] = "batch",
         eps: float = 1e-5,
         momentum: float = 0.1,
+        scale: float = 1.0,
         inference: bool = False,
     ):
-        self.weight, self.bias = jnp.ones(channels), jnp.zeros(channels)
+        self.weight, self.bias = jnp.full(channels, scale), jnp.zeros(channels)
         self.running_mean = eqx.nn.StateIndex(jnp.zeros(channels))
         self.running_var = eqx.nn.StateIndex(jnp.ones(channels))
         self.channels, self.axis_name, self.eps, self.momentum = channels, axis_name, eps, momentum
