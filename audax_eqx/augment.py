@@ -1,58 +1,218 @@
-"""Augmentations of one example or of a batch, as pure functions of a random key."""
+"""Augmentations: pure functions of one example and a random key.
+
+    wave --random_crop, random_shift, gain, add_noise, time_stretch--> wave
+    frames x bins --spec_augment--> frames x bins
+    a batch and its targets --mixup--> a batch and its soft targets
+
+One key makes one draw: `vmap` over examples and `jax.random.split(key, batch)` draws for each on its own. All run under
+`jit`, keep the dtype, and have finite gradients at silence. `length` counts the valid samples or frames of an example
+that is padded at its end; it may be traced, and is capped at the size of the example. Ranges and counts are static, and
+a ValueError names those that make no sense.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray, Shaped
+
+from . import features
+
+Length = Int[Array | np.ndarray, ""] | int | np.integer | None
 
 
-def random_shift(wave: Float[Array, " samples"], *, key: PRNGKeyArray) -> Float[Array, " samples"]:
+def _capped(length: Length, size: int) -> Int[Array, ""]:
+    return jnp.clip(jnp.asarray(size if length is None else length).astype(jnp.int32), 0, size)
+
+
+def _between(low: float, high: float, what: str, key: PRNGKeyArray) -> Float[Array, ""]:
+    if not -math.inf < low <= high < math.inf:
+        raise ValueError(f"{what} is drawn between low and high, got low = {low} and high = {high}: give low <= high.")
+    return jax.random.uniform(key, (), jnp.float32, low, high)
+
+
+# Waves ----------------------------------------------------------------------------------------------------------------
+
+
+def random_shift(wave: Float[Array | np.ndarray, " samples"], *, key: PRNGKeyArray) -> Float[Array, " samples"]:
     """The clip, rolled around its end by a number of samples drawn uniformly: every offset is equally likely."""
     return jnp.roll(wave, jax.random.randint(key, (), 0, wave.size))
 
 
-def spec_augment(
-    x: Float[Array, "frames bins"],
-    *,
-    time: int,
-    freq: int,
-    masks: int = 2,
-    key: PRNGKeyArray,
-) -> Float[Array, "frames bins"]:
-    """Masks `masks` bands of frames and as many of bins with the mean of `x` (Park et al., 2019, arXiv:1904.08779).
+def random_crop(
+    wave: Float[Array | np.ndarray, " given"], samples: int, *, length: Length = None, key: PRNGKeyArray
+) -> Float[Array, " {samples}"]:
+    """`samples` samples in a row, from an offset drawn uniformly among all that fit, the last one included.
 
-    Each band draws its width uniformly from 0 to `time` frames (`freq` bins), then its start from all that fit.
+    With `length` they come from the first `length` samples. Where these are fewer than `samples`, the crop begins with
+    the first, goes on with the padding, and is filled up with zeros at its end: `min(length, samples)` of it is valid.
     """
+    if samples < 1:
+        raise ValueError(f"random_crop takes a number of samples of at least 1, got {samples}.")
+    last = jnp.maximum(_capped(length, wave.size) - samples, 0)
+    wave = jnp.pad(wave, (0, max(samples - wave.size, 0)))
+    return jax.lax.dynamic_slice(wave, (jax.random.randint(key, (), 0, last + 1),), (samples,))
+
+
+def gain(
+    wave: Float[Array | np.ndarray, " samples"], *, low: float, high: float, key: PRNGKeyArray
+) -> Float[Array, " samples"]:
+    """The wave, amplified by a number of decibels drawn uniformly from `low` to `high` (20 dB is a factor of 10)."""
+    decibels = _between(low, high, "A gain in dB", key)
+    return jnp.asarray(wave) * (10.0 ** (decibels / 20)).astype(wave.dtype)
+
+
+def add_noise(
+    wave: Float[Array | np.ndarray, " samples"], *, low: float, high: float,
+    noise: Float[Array | np.ndarray, " recording"] | None = None, length: Length = None, key: PRNGKeyArray,
+) -> Float[Array, " samples"]:  # fmt: skip
+    """The wave plus noise, at a signal-to-noise ratio in dB drawn uniformly from `low` to `high`.
+
+    The noise is white and Gaussian, or a recording `noise` at the wave's sample rate: from a random offset of it, and
+    looped if it is shorter than the wave. The ratio is that of the energies of the valid samples, and holds for each
+    example; padding is left as it is. A silent wave stays silent, and silent noise adds nothing.
+    """
+    ratio_key, noise_key = jax.random.split(key)
+    decibels = _between(low, high, "A signal-to-noise ratio in dB", ratio_key)
+    wave = jnp.asarray(wave)
+    precise = jnp.float64 if wave.dtype == jnp.float64 else jnp.float32  # a sum of squares needs the digits
+    index = jnp.arange(wave.size, dtype=jnp.int32)
+    if noise is None:
+        noise = jax.random.normal(noise_key, wave.shape, precise)
+    elif noise.size == 0:
+        raise ValueError("add_noise got a noise recording of 0 samples: give a longer one, or noise=None for Gaussian.")
+    else:
+        offsets = noise.size if noise.size < wave.size else noise.size - wave.size + 1
+        offset = jax.random.randint(noise_key, (), 0, offsets, jnp.int32)
+        noise = jnp.asarray(noise)[(index + offset) % noise.size].astype(precise)
+    valid = index < _capped(length, wave.size)
+    noise = jnp.where(valid, noise, 0)
+    signal_norm, noise_norm = _norm(jnp.where(valid, wave, 0).astype(precise)), _norm(noise)
+    silent = noise_norm == 0
+    scale = jnp.where(silent, 0, signal_norm / jnp.where(silent, 1, noise_norm))
+    return wave + (scale * (10.0 ** (-decibels / 20)).astype(precise) * noise).astype(wave.dtype)
+
+
+def _norm(x: Float[Array, " samples"]) -> Float[Array, ""]:
+    """Euclidean norm, whose derivative at 0 is 0."""
+    energy = jnp.sum(x**2)
+    silent = energy < jnp.finfo(x.dtype).tiny
+    return jnp.where(silent, 0, jnp.sqrt(jnp.where(silent, 1, energy)))
+
+
+def time_stretch(
+    wave: Float[Array | np.ndarray, " samples"], rate: float, n_fft: int = 1024, hop_length: int | None = None
+) -> Float[Array, " stretched"]:
+    """Plays the wave `rate` times faster at the same pitch, in round(samples / rate) samples, by a phase vocoder.
+
+    `hop_length` is n_fft // 4 unless given. The rate sets a shape and so is static: each one compiles anew, and a
+    random one for every example of a batch is `random_time_stretch`. As `librosa.effects.time_stretch` (Flanagan and
+    Golden, 1966, "Phase Vocoder").
+    """
+    if not 0 < rate < math.inf:
+        raise ValueError(f"time_stretch takes a positive rate, 2 for twice as fast, got {rate}.")
+    # Zeros around the clip suit any length, and cost a tone up to 1.2 dB; mirrored edges put it out of step by 10 dB.
+    spectrum = features.stft(wave, n_fft, hop_length, pad_mode="constant")
+    spectrum = features.phase_vocoder(spectrum, rate)
+    return features.istft(spectrum, n_fft, hop_length, length=round(wave.size / rate)).astype(wave.dtype)
+
+
+def random_time_stretch(
+    wave: Float[Array | np.ndarray, " samples"], *, low: float, high: float, n_fft: int = 1024,
+    hop_length: int | None = None, key: PRNGKeyArray,
+) -> Float[Array, " samples"]:  # fmt: skip
+    """`time_stretch` by a rate from `low` to `high`, cut off or filled with zeros at its end to as many samples.
+
+    The logarithm of the rate is drawn uniformly: from 0.8 to 1.25 slows down as often as it speeds up.
+    """
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"random_time_stretch takes rates with 0 < low <= high, got low = {low} and high = {high}.")
+    rate = low * (high / low) ** jax.random.uniform(key, (), jnp.float32)
+    spectrum = features.stft(wave, n_fft, hop_length, pad_mode="constant")
+    spectrum = _play(spectrum, jnp.arange(len(spectrum), dtype=rate.dtype) * rate)
+    return features.istft(spectrum, n_fft, hop_length, length=wave.size).astype(wave.dtype)
+
+
+def _play(spectrum: Complex[Array, "frames freqs"], times: Float[Array, " frames"]) -> Complex[Array, "frames freqs"]:
+    """`features.phase_vocoder` at times, counted in frames, that are known at run time only; silence behind the end."""
+    now = jnp.minimum(times.astype(jnp.int32), len(spectrum))
+    x = jnp.pad(spectrum, ((0, 2), (0, 0)))
+    size = jnp.abs(x)
+    fraction = (times % 1.0)[:, None].astype(size.dtype)
+    silent = size < 1e-15  # -300 dB: the phase of less has no finite derivative
+    unit = jnp.where(silent, 1, x / jnp.where(silent, 1, size).astype(x.dtype))
+    turns = unit[now + 1] * jnp.conj(unit[now])
+    phase = jnp.cumprod(jnp.concatenate([unit[:1], turns[:-1]]), axis=0)
+    return phase * (fraction * size[now + 1] + (1 - fraction) * size[now]).astype(x.dtype)
+
+
+# Features -------------------------------------------------------------------------------------------------------------
+
+
+def spec_augment(
+    x: Float[Array | np.ndarray, "frames bins"], *, time: int, freq: int, masks: int = 2, max_share: float = 1.0,
+    length: Length = None, fill: str = "mean", key: PRNGKeyArray,
+) -> Float[Array, "frames bins"]:  # fmt: skip
+    """Masks `masks` bands of frames and as many of bins (Park et al., 2019, arXiv:1904.08779).
+
+    Each band draws its width uniformly from 0 to `time` frames (`freq` bins), then its start from all that fit; the
+    widest fits exactly. A band of frames lies within the first `length` frames and covers at most `max_share` of them
+    (Park's p). `fill` is "mean", that of the valid frames before masking, or "zero". Padding is left as it is.
+    """
+    if min(time, freq, masks) < 0 or not 0 <= max_share <= 1:
+        got = f"time = {time}, freq = {freq}, masks = {masks} and max_share = {max_share}"
+        raise ValueError(f"spec_augment takes sizes and counts of at least 0 and a share from 0 to 1, got {got}.")
+    if fill not in ("mean", "zero"):
+        raise ValueError(f"spec_augment fills with 'mean' or 'zero', got {fill!r}.")
     frames, bins = x.shape
+    length = _capped(length, frames)
+    widest = jnp.minimum(time, jnp.floor(max_share * length.astype(jnp.float32)).astype(jnp.int32))
     time_key, freq_key = jax.random.split(key)
-    masked = _bands(frames, time, masks, time_key)[:, None] | _bands(bins, freq, masks, freq_key)[None, :]
-    return jnp.where(masked, jnp.mean(x), x)
+    masked_frames = _bands(frames, length, widest, masks, time_key)
+    masked_bins = _bands(bins, bins, min(freq, bins), masks, freq_key)
+    index = jnp.arange(frames, dtype=jnp.int32)[:, None]
+    masked = masked_frames[:, None] | (masked_bins[None, :] & (index < length))
+    value = jnp.mean(x, where=index < length) if fill == "mean" else 0  # NaN without frames, and then without masks
+    return jnp.where(masked, value, x)
 
 
-def _bands(size: int, largest: int, count: int, key: PRNGKeyArray) -> Array:
+def _bands(size: int, length: Array | int, widest: Array | int, count: int, key: PRNGKeyArray) -> Array:
+    """Which of `size` positions `count` bands cover that lie within the first `length`."""
     width_key, start_key = jax.random.split(key)
-    widths = jax.random.randint(width_key, (count, 1), 0, min(largest, size) + 1)
-    starts = jax.random.randint(start_key, (count, 1), jnp.zeros_like(widths), size - widths + 1)
-    index = jnp.arange(size)[None, :]
+    widths = jax.random.randint(width_key, (count, 1), 0, widest + 1, jnp.int32)
+    starts = jax.random.randint(start_key, (count, 1), 0, length - widths + 1, jnp.int32)
+    index = jnp.arange(size, dtype=jnp.int32)[None, :]
     return jnp.any((index >= starts) & (index < starts + widths), axis=0)
 
 
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
 def mixup(
-    waves: Float[Array, "batch ..."],
-    targets: Float[Array, "batch classes"],
-    *,
-    alpha: float,
-    key: PRNGKeyArray,
-) -> tuple[Float[Array, "batch ..."], Float[Array, "batch classes"]]:
+    waves: Float[Array | np.ndarray, "batch ..."], targets: Shaped[Array | np.ndarray, "batch classes"], *,
+    alpha: float, key: PRNGKeyArray,
+) -> tuple[Float[Array, "batch ..."], Float[Array, "batch classes"]]:  # fmt: skip
     """Mixes each example, and its target, with another of the batch (Zhang et al., 2018, arXiv:1710.09412).
 
-    Each example draws its own share from Beta(alpha, alpha), and its partner from a random permutation.
+    Each example draws its own share from Beta(alpha, alpha), and its partner from a random permutation. `waves` may as
+    well be features. Rows of `targets` that sum to 1, for a softmax, still do so afterwards; labels from 0 to 1 each
+    on its own, for sigmoids, stay there. Raises TypeError for targets of whole numbers, which cannot be mixed.
     """
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"mixup takes a positive alpha, got {alpha}: leave mixup out to train without it.")
+    if not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise TypeError(
+            f"mixup takes soft targets in floating point, got {targets.dtype}: one-hot them, jax.nn.one_hot(labels, "
+            "classes), or convert rows of 0 and 1 to float32."
+        )
     share_key, partner_key = jax.random.split(key)
-    share = jax.random.beta(share_key, alpha, alpha, (waves.shape[0],))
-    partner = jax.random.permutation(partner_key, waves.shape[0])
+    share = jax.random.beta(share_key, alpha, alpha, (len(waves),))
+    partner = jax.random.permutation(partner_key, len(waves))
     return _mixed(waves, partner, share), _mixed(targets, partner, share)
 
 
-def _mixed(x: Array, partner: Int[Array, " batch"], share: Float[Array, " batch"]) -> Array:
+def _mixed(x: Array | np.ndarray, partner: Int[Array, " batch"], share: Float[Array, " batch"]) -> Array:
+    x = jnp.asarray(x)
     share = share.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
     return share * x + (1 - share) * x[partner]
