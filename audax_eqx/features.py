@@ -499,6 +499,58 @@ def compute_deltas(
     return slope / (n * (n + 1) * (2 * n + 1) / 3)
 
 
+def pcen(
+    x: Num[Array | np.ndarray, "*batch frames bins"], alpha: float | Float[Array | np.ndarray, " #bins"] = 0.98,
+    delta: float | Float[Array | np.ndarray, " #bins"] = 2.0, root: float | Float[Array | np.ndarray, " #bins"] = 2.0,
+    smooth: float | Float[Array | np.ndarray, " #bins"] = 0.025, floor: float = 1e-6,
+) -> Float[Array, "*batch frames bins"]:  # fmt: skip
+    """Per-channel energy normalisation of energies >= 0 (Wang et al., 2017, arXiv:1607.05666; defaults theirs).
+
+        y = (x / (floor + M)^alpha + delta)^(1 / root) - delta^(1 / root),    M_t = (1 - smooth) M_{t-1} + smooth x_t
+
+    `alpha` in [0, 1] is the strength of the automatic gain control, `delta` > 0 and `root` >= 1 compress, `smooth` in
+    [0, 1] is the weight of the newest frame in the running mean M, which starts at the first frame: M_0 = x_0. As
+    `librosa.pcen` of bins x frames with gain=alpha, bias=delta, power=1 / root, b=smooth and eps=floor, but that
+    librosa, unless it is given a `zi`, starts from a frame of ones: M_0 = 1 - b + b x_0.
+    """
+    x = _floats(x, "pcen", "energies", "take mel_spectrogram(...), whose energies are")
+    _need(x.shape[-2] > 0, f"pcen starts its running mean at the first frame, got {x.shape}: give it one frame or more")
+    _need(floor > 0, f"pcen divides by floor + M, where M may be 0, got floor = {floor}: it must be > 0")
+    numbers = (jnp.asarray(number).astype(x.dtype) for number in (alpha, delta, root, smooth))
+    alpha, delta, root, smooth = (jnp.broadcast_to(number, x.shape[-1:]) for number in numbers)
+    mean = jnp.moveaxis(_running_mean(jnp.moveaxis(x, -2, 0), smooth), 0, -2)
+    alpha, delta, root = (jnp.broadcast_to(number, x.shape) for number in (alpha, delta, root))
+    return (x / (floor + mean) ** alpha + delta) ** (1 / root) - delta ** (1 / root)
+
+
+@jax.jit
+def _running_mean(x: Array, smooth: Array) -> Array:
+    # On CPU, at 500 x 64, a step-by-step scan takes 0.1 ms, forward and backward 0.2, the parallel one twice that. On
+    # accelerators each of its 500 steps would be several launches.
+    return jax.lax.platform_dependent(x, smooth, cpu=_running_mean_scan, default=_running_mean_parallel)
+
+
+def _running_mean_scan(x: Array, smooth: Array) -> Array:
+    smooth = jnp.broadcast_to(smooth, x.shape[1:])
+
+    def step(mean, now):
+        mean = mean + smooth * (now - mean)
+        return mean, mean
+
+    return jax.lax.scan(step, x[0], x)[1]
+
+
+def _running_mean_parallel(x: Array, smooth: Array) -> Array:
+    """The steps are affine, M -> keep M + add, and affine maps compose in any order."""
+    smooth = jnp.broadcast_to(smooth, x.shape)
+    add = jnp.concatenate([x[:1], (smooth * x)[1:]])
+
+    def compose(first, second):
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    return jax.lax.associative_scan(compose, (1 - smooth, add))[1]
+
+
 def resample(
     waveform: Num[Array | np.ndarray, "*batch samples"], orig_freq: int, new_freq: int, lowpass_filter_width: int = 6,
     rolloff: float = 0.99, resampling_method: str = "sinc_interp_hann", beta: float | None = None,

@@ -1,13 +1,15 @@
 """Speed on CPU, ours beside the peer's in one run: medians of interleaved rounds.
 
-    python benchmarks/cpu.py [--peer PYTHON] [--rounds 15]
+    python benchmarks/cpu.py [--peer PYTHON] [--rounds 15] [--only PATTERN]
 
-Log-mel and resampling against torchaudio, ConvNeXt-Tiny against timm on torch, `import zoo`, and the first embedding
-in a fresh process. `--peer` is a Python with torch, torchaudio and timm, maybe of another environment; each framework
-runs in a process of its own, the processes take turns. Writes `benchmarks/results/cpu.json`.
+Log-mel and resampling against torchaudio, networks against timm and transformers on torch, LEAF against the direct
+convolution of its filters; compile times, `import zoo`, and the first embedding in a fresh process. `--peer` is a
+Python with torch, torchaudio, timm and transformers, maybe of another environment; each framework runs in a process of
+its own, the processes take turns. Writes `benchmarks/results/cpu.json`, where `--only` replaces what it measured.
 """
 
 import argparse
+import fnmatch
 import json
 import os
 import pathlib
@@ -20,8 +22,16 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 WAVES = {"log-mel 10 s, batch 1": 1, "log-mel 10 s, batch 8": 8, "log-mel 10 s, batch 32": 32}
 RESAMPLED = {"resample 44.1 -> 16 kHz, 10 s": 1, "resample 44.1 -> 16 kHz, 8 x 10 s": 8}
-MAPS = {"convnext_tiny 1 x 10 s": (1, 1001, 64), "convnext_tiny 8 x 5 s": (8, 501, 64)}
-TARGETS = dict.fromkeys(list(WAVES)[1:], 0.7) | dict.fromkeys(MAPS, 1.0)
+LEAF = {"LEAF 64 filters 5 s": False, "LEAF 64 filters 5 s, gradient": True}  # beside the direct convolution
+LONG, SHORT = (1, 1001, 64), (8, 501, 64)
+MAPS = {
+    f"{name} {length}": (name, shape)
+    for name in ("convnext_tiny", "resnet18", "efficientnet_b0")
+    for length, shape in (("1 x 10 s", LONG), ("8 x 5 s", SHORT))
+} | {"ast_base 1 x 10.24 s": ("ast_base", (1, 1024, 128))}
+COMPILED = {"convnext_tiny": 10, "resnet18": 10, "efficientnet_b0": 10, "ast_base": 10, "efficientnet_b7": 60}
+TARGETS = dict.fromkeys(list(WAVES)[1:], 0.7) | dict.fromkeys(MAPS, 1.0) | {"LEAF 64 filters 5 s": 0.4}
+TARGETS |= {"efficientnet_b0 1 x 10 s": 0.7, "efficientnet_b0 8 x 5 s": 1.2}
 FIRST = """
 import functools, sys, time
 start = time.perf_counter()
@@ -36,64 +46,114 @@ print(imported, time.perf_counter() - start)
 
 
 def ours():
-    """Name to a function of no arguments that runs the work once."""
+    """Name to a function of no arguments that runs the work once, or returns the seconds that it took."""
+    import functools
+
     import equinox as eqx
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from audax_eqx import features, networks
+    from audax_eqx import features, frontends, networks
 
     rng = np.random.default_rng(0)
+
+    def noise(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
     mel = jax.jit(
         lambda waves: jnp.log(features.mel_spectrogram(waves, 16000, 1024, 400, 160, 60.0, 7800.0, n_mels=64) + 1e-8)
     )
-    network = eqx.nn.make_with_state(networks.convnext_tiny)(key=jax.random.key(0))
-    parts, static = eqx.partition(eqx.nn.inference_mode(network), eqx.is_array)
-
-    @jax.jit
-    def embed(parts, maps):
-        network, state = eqx.combine(parts, static)
-        return jax.vmap(lambda x: network(x, state)[0])(maps)
-
-    waves = {name: jnp.asarray(rng.normal(size=(batch, 160000)), jnp.float32) for name, batch in WAVES.items()}
-    maps = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in MAPS.items()}
     resample = jax.jit(lambda waves: features.resample(waves, 44100, 16000))
-    waves |= {name: jnp.asarray(rng.normal(size=(batch, 441000)), jnp.float32) for name, batch in RESAMPLED.items()}
-    work = {name: lambda name=name: mel(waves[name]).block_until_ready() for name in WAVES}
-    work |= {name: lambda name=name: resample(waves[name]).block_until_ready() for name in RESAMPLED}
-    return work | {name: lambda name=name: embed(parts, maps[name]).block_until_ready() for name in MAPS}
+
+    @functools.cache
+    def embedder(name):
+        network = eqx.nn.make_with_state(getattr(networks, name))(key=jax.random.key(0))
+        parts, static = eqx.partition(eqx.nn.inference_mode(network), eqx.is_array)
+
+        def embed(parts, maps):
+            network, state = eqx.combine(parts, static)
+            return jax.vmap(lambda x: network(x, state)[0])(maps)
+
+        return jax.jit(embed), parts
+
+    def embed(name, maps):
+        run, parts = embedder(name)
+        return run(parts, maps)
+
+    def compile_(name):
+        run, parts = embedder(name)
+        shape = jax.ShapeDtypeStruct((1, 1024, 128) if name == "ast_base" else LONG, jnp.float32)
+        start = time.perf_counter()
+        run.lower(parts, shape).compile()
+        return time.perf_counter() - start
+
+    leaf, wave = frontends.LEAF(16000, 64, key=jax.random.key(0)), noise(80000)
+    taps = noise(401, 1, 128)
+
+    def direct(wave, taps):
+        return jax.lax.conv_general_dilated(
+            wave[None, :, None], taps, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    leaves = eqx.filter_jit(lambda leaf, wave: leaf(wave))
+    leaves_back = eqx.filter_jit(eqx.filter_grad(lambda leaf, wave: jnp.sum(leaf(wave))))
+    directs = jax.jit(direct)
+    directs_back = jax.jit(jax.grad(lambda taps, wave: jnp.sum(jnp.square(direct(wave, taps)))))
+
+    waves = {name: noise(batch, 160000) for name, batch in WAVES.items()}
+    waves |= {name: noise(batch, 441000) for name, batch in RESAMPLED.items()}
+    maps = {name: (network, noise(*shape)) for name, (network, shape) in MAPS.items()}
+    work = {name: lambda name=name: mel(waves[name]) for name in WAVES}
+    work |= {name: lambda name=name: resample(waves[name]) for name in RESAMPLED}
+    work |= {name: lambda name=name: embed(*maps[name]) for name in MAPS}
+    for name, back in LEAF.items():
+        work[name] = (lambda: leaves_back(leaf, wave)) if back else (lambda: leaves(leaf, wave))
+        work[f"direct {name}"] = (lambda: directs_back(taps, wave)) if back else (lambda: directs(wave, taps))
+    work = {name: lambda run=run: jax.block_until_ready(run()) for name, run in work.items()}
+    return work | {f"compile {name}": lambda name=name: compile_(name) for name in COMPILED}
 
 
 def peers():
     """The same work on torch, with as many threads as there are cores."""
+    import functools
+
     import timm
     import torch
     import torchaudio
+    import transformers
 
     torch.set_num_threads(os.cpu_count() or 1)
     mel = torchaudio.transforms.MelSpectrogram(16000, 1024, 400, 160, 60.0, 7800.0, n_mels=64)
-    network = timm.create_model("convnext_tiny", in_chans=1, num_classes=0).eval()
-    waves = {name: torch.randn(batch, 160000) for name, batch in WAVES.items()}
-    maps = {name: torch.randn(batch, 1, frames, bins) for name, (batch, frames, bins) in MAPS.items()}
+    resample = torchaudio.transforms.Resample(44100, 16000)
+
+    @functools.cache
+    def network(name):
+        if name == "ast_base":
+            return transformers.ASTModel(transformers.ASTConfig()).eval()
+        return timm.create_model(name, in_chans=1, num_classes=0).eval()
 
     def inferred(run):
         with torch.inference_mode():
             run()
 
-    resample = torchaudio.transforms.Resample(44100, 16000)
+    waves = {name: torch.randn(batch, 160000) for name, batch in WAVES.items()}
     waves |= {name: torch.randn(batch, 441000) for name, batch in RESAMPLED.items()}
+    maps = {
+        name: (network_name, torch.randn(shape if network_name == "ast_base" else (shape[0], 1, *shape[1:])))
+        for name, (network_name, shape) in MAPS.items()
+    }
     work = {name: lambda name=name: inferred(lambda: torch.log(mel(waves[name]) + 1e-8)) for name in WAVES}
     work |= {name: lambda name=name: inferred(lambda: resample(waves[name])) for name in RESAMPLED}
-    return work | {name: lambda name=name: inferred(lambda: network(maps[name])) for name in MAPS}
+    return work | {name: lambda each=each: inferred(lambda: network(each[0])(each[1])) for name, each in maps.items()}
 
 
 def serve(work):
-    """Times the work named on each line of standard input; prints seconds."""
+    """Times the work named on each line of standard input; prints seconds, the work's own if it returns a number."""
     for line in sys.stdin:
         start = time.perf_counter()
-        work[line.strip()]()
-        print(time.perf_counter() - start, flush=True)
+        seconds = work[line.strip()]()
+        print(seconds if isinstance(seconds, float) else time.perf_counter() - start, flush=True)
 
 
 class Runner:
@@ -138,34 +198,43 @@ def save_random_tiny(folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="a Python with torch, torchaudio and timm")
+    parser.add_argument("--peer", default=sys.executable, help="a Python with torch, torchaudio, timm and transformers")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="a shell pattern of what to measure")
     parser.add_argument("--serve", choices=("ours", "peers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve({"ours": ours, "peers": peers}[options.serve]())
         return
+    out = pathlib.Path(__file__).parent / "results" / "cpu.json"
+    results = json.loads(out.read_text()) if out.exists() else {}
+    results["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     mine, theirs = Runner(sys.executable, "ours"), Runner(options.peer, "peers")
-    results = {"machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"}
-    for name in (*WAVES, *RESAMPLED, *MAPS):
-        for runner in (mine, theirs):  # compile and warm up
-            runner.seconds(name), runner.seconds(name)
-        rounds = [(mine.seconds(name), theirs.seconds(name)) for _ in range(options.rounds)]
+
+    def wanted(names):
+        return fnmatch.filter(names, options.only)
+
+    for name in wanted((*WAVES, *RESAMPLED, *MAPS, *LEAF)):
+        pair = ((mine, name), (mine, f"direct {name}") if name in LEAF else (theirs, name))
+        for runner, job in pair:  # compile and warm up
+            runner.seconds(job), runner.seconds(job)
+        rounds = [[runner.seconds(job) for runner, job in pair] for _ in range(options.rounds)]
         us, them = (1e3 * median(column) for column in zip(*rounds, strict=True))
         results[name] = {"ours_ms": us, "peer_ms": them, "ratio": us / them}
         target = f" (target {TARGETS[name]})" if name in TARGETS else ""
         print(f"{name:34} ours {us:8.1f} ms   peer {them:8.1f} ms   ratio {us / them:5.2f}{target}", flush=True)
+    alone = {f"compile {name}": (mine.seconds, target) for name, target in COMPILED.items()}
     with tempfile.TemporaryDirectory() as folder:
         save_random_tiny(folder)
-        first = {
-            "import zoo": (fresh(rounds=5)[0], 1.5),
-            "first embedding, convnext_esc10": (fresh("convnext_esc10", rounds=3)[1], 8.0),
-            "first embedding, ConvNeXt-Tiny": (fresh(folder, rounds=3)[1], 12.0),
+        alone |= {
+            "import zoo": (lambda _: fresh(rounds=5)[0], 1.5),
+            "first embedding, convnext_esc10": (lambda _: fresh("convnext_esc10", rounds=3)[1], 8.0),
+            "first embedding, ConvNeXt-Tiny": (lambda _: fresh(folder, rounds=3)[1], 12.0),
         }
-    for name, (seconds, target) in first.items():
-        results[name] = {"seconds": seconds}
-        print(f"{name:34} {seconds:5.2f} s (target {target})")
-    out = pathlib.Path(__file__).parent / "results" / "cpu.json"
+        for name in wanted(alone):
+            measure, target = alone[name]
+            results[name] = {"seconds": (seconds := measure(name))}
+            print(f"{name:34} {seconds:5.2f} s (target {target})", flush=True)
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -1,11 +1,13 @@
 """`audax-zoo`: what its commands print and write, and their exit codes."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import msgpack
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -34,10 +36,9 @@ TINY = zoo.Entry(
 )
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """The folder of a model with seeded weights that hears 1 s at 16 kHz."""
-    model, state = skeleton(TINY)
+def saved(entry, folder):
+    """The folder of a model with seeded weights."""
+    model, state = skeleton(entry)
     shapes = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
     rng = np.random.default_rng(0)
 
@@ -46,9 +47,14 @@ def tiny(tmp_path_factory):
             return np.full(shapes[name], 100.0)
         return rng.normal(0.0, 0.3, shapes[name])
 
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    zoo.save(folder, *fill(model, state, value), TINY)
+    zoo.save(folder, *fill(model, state, value), entry)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of a model that hears 1 s at 16 kHz."""
+    return saved(TINY, tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +111,11 @@ def test_list_is_a_table_of_the_models(capsys):
 
 def test_list_takes_a_pattern(capsys):
     assert main(["list", "*audioset"]) == 0
-    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == ["name", "convnext_audioset"]
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == [
+        "name",
+        "ast_audioset",
+        "convnext_audioset",
+    ]
 
 
 def test_info_tells_all_of_a_model(capsys):
@@ -342,6 +352,156 @@ def test_an_output_that_cannot_be_written_exits_2_before_any_work(capsys, here, 
     assert main(["embed", "a.wav", "--model", "none", "-o", output]) == 2
     assert fault in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["folder.npz"]
+
+
+# contrastive models
+
+
+@pytest.fixture(scope="module")
+def cola(tmp_path_factory):
+    """The folder of a model without classes."""
+    entry = dataclasses.replace(
+        TINY, name="cola", model={"type": "COLA", "width": 6}, classes=0, task="contrastive", labels=()
+    )
+    return saved(entry, tmp_path_factory.mktemp("models") / "cola")
+
+
+def test_tag_with_a_contrastive_model_exits_2_before_any_work(capsys, here, cola):
+    assert main(["tag", "none.wav", "--model", cola]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert (
+        captured.err == f"audax-zoo: {cola} was trained without labels and names no sounds: audax-zoo embed uses it.\n"
+    )
+
+
+def test_embed_with_a_contrastive_model_is_its_networks_embedding(capsys, here, cola):
+    file = record("a.wav", 1.0)
+    assert main(["embed", file, "--model", cola, "-o", "out.npz"]) == 0
+    assert "1 embeddings of width 16" in capsys.readouterr().out
+    with np.load("out.npz") as columns:
+        np.testing.assert_allclose(columns["embeddings"], [zoo.load(cola).embed(zoo.read(file, 16000))], rtol=1e-6)
+
+
+def test_info_of_a_contrastive_model(capsys, cola):
+    assert main(["info", cola]) == 0
+    out = capsys.readouterr().out
+    assert "contrastive" in out and "type=COLA, width=6" in out
+    assert "label file" not in out
+
+
+# convert
+
+
+def checkpoint(name, classes):
+    """Writes a small ResNet of audax, with the arrays of Flax's msgpack, and gives its name; 0 classes are COLA's."""
+    generator = np.random.default_rng(0)
+
+    def array(*shape):
+        values = generator.standard_normal(shape).astype(np.float32)
+        return msgpack.ExtType(1, msgpack.packb((shape, "float32", values.tobytes())))
+
+    def layers(width):
+        norm = {"scale": array(width), "bias": array(width)}
+        return norm, {
+            "mean": array(width),
+            "var": msgpack.ExtType(1, msgpack.packb(((width,), "float32", np.ones(width, np.float32).tobytes()))),
+        }
+
+    encoder, statistics, before = {"conv_init": {"kernel": array(7, 7, 1, 4)}}, {}, 4
+    encoder["bn_init"], statistics["bn_init"] = layers(4)
+    for index, width in enumerate((4, 8)):
+        block = {"Conv_0": {"kernel": array(3, 3, before, width)}, "Conv_1": {"kernel": array(3, 3, width, width)}}
+        moving = {}
+        for norm in ("BatchNorm_0", "BatchNorm_1", *(("norm_proj",) if index else ())):
+            block[norm], moving[norm] = layers(width)
+        if index:
+            block["conv_proj"] = {"kernel": array(1, 1, before, width)}
+        encoder[f"ResNetBlock_{index}"], statistics[f"ResNetBlock_{index}"], before = block, moving, width
+    head = (
+        {"fc": {"kernel": array(8, classes), "bias": array(classes)}}
+        if classes
+        else {"embedding_fc": {"kernel": array(8, 5)}}
+    )
+    state = {
+        "step": 1,
+        "params": {"encoder": encoder, **head},
+        "frozen_params": {},
+        "batch_stats": {"encoder": statistics},
+    }
+    pathlib.Path(name).write_bytes(msgpack.packb(state))
+    return name
+
+
+def test_convert_writes_a_folder_that_tags(capsys, here):
+    pathlib.Path("labels.txt").write_text("dog\ncat\n", encoding="utf-8")
+    options = ["--labels", "labels.txt", "--task", "multilabel", "--window", "0.5", "--sample-rate", "22050"]
+    assert main(["convert", checkpoint("checkpoint_7", 2), "made", *options]) == 0
+    assert capsys.readouterr().out == "made: audax_log_mel, ResNet, Classifier with 2 classes\n"
+    entry = zoo.info("made")
+    assert (entry.name, entry.labels, entry.task) == ("made", ("dog", "cat"), "multilabel")
+    assert (entry.window, entry.sample_rate) == (0.5, 22050)
+    assert entry.network["depths"] == (1, 1)
+    assert main(["tag", record("a.wav", 0.5, sample_rate=22050), "--model", "made", "--json"]) == 0
+    (told,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {tag["label"] for tag in told["tags"]} == {"dog", "cat"}
+
+
+def test_convert_without_options_takes_audaxs_own_settings(capsys, here):
+    assert main(["convert", checkpoint("checkpoint_7", 3), "made"]) == 0
+    entry = zoo.info("made")
+    assert (entry.classes, entry.labels, entry.task) == (3, (), "multiclass")
+    assert (entry.window, entry.sample_rate) == (5.0, 16000)
+
+
+@pytest.mark.parametrize("options, model", [([], "COLA"), (["--model", "SimCLR"], "SimCLR")])
+def test_convert_is_told_which_contrastive_model_it_is(capsys, here, options, model):
+    assert main(["convert", checkpoint("checkpoint_7", 0), "made", *options]) == 0
+    assert capsys.readouterr().out == f"made: audax_log_mel, ResNet, {model} with 0 classes\n"
+    assert zoo.info("made").model["type"] == model
+
+
+@pytest.mark.parametrize(
+    "source, options, fault",
+    [
+        ("none", [], "none does not exist"),
+        (".", [], "is a folder: name the checkpoint in it"),
+        ("text", [], "text is not an audax checkpoint"),
+        ("source", ["--labels", "none.txt"], "none.txt"),
+        ("source", ["--labels", "text"], "2 classes and 1 labels"),
+        ("source", ["--window", "0"], "a window of some seconds"),
+        ("source", ["--window", "-1"], "a window of some seconds"),
+    ],
+)
+def test_what_cannot_be_converted_exits_2_with_a_sentence(capsys, here, source, options, fault):
+    checkpoint("source", 2)
+    pathlib.Path("text").write_text("no checkpoint")
+    assert main(["convert", source, "made", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("audax-zoo: ") and captured.err.count("\n") == 1
+    assert fault in captured.err
+    assert sorted(path.name for path in here.iterdir()) == ["source", "text"]
+
+
+def test_convert_into_no_folder_exits_2(capsys, here):
+    assert main(["convert", checkpoint("source", 2), "none/made"]) == 2
+    assert "none is no folder, so made cannot be made there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["source"], ["source", "made", "--task", "guess"], ["source", "made", "--model", "CLAP"]]
+)
+def test_convert_with_wrong_options_exits_2_with_the_usage(capsys, here, options):
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", *options])
+    assert "usage: audax-zoo convert" in capsys.readouterr().err
+
+
+def test_labels_may_be_in_any_line_ending_and_script(capsys, here):
+    pathlib.Path("labels.txt").write_bytes("Hündin\r\n猫\r\n".encode())
+    assert main(["convert", checkpoint("source", 2), "made", "--labels", "labels.txt"]) == 0
+    assert zoo.info("made").labels == ("Hündin", "猫")
 
 
 HOUR = """

@@ -1,6 +1,7 @@
 """Layers against lax, torch's golden numbers and closed forms."""
 
 import functools
+import itertools
 import math
 import pathlib
 
@@ -11,7 +12,8 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from audax_eqx.layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify
+from audax_eqx.layers import BatchNorm, Conv, Depthwise, DropPath, LayerNorm, Linear, Patchify, SqueezeExcite, max_pool
+from audax_eqx.layers.depthwise import _grouped, _shifts
 
 KEY = jax.random.key(0)
 
@@ -46,6 +48,12 @@ def test_linear_starts_at_its_scale_and_a_zero_bias():
     assert not np.any(layer.bias)
 
 
+def test_linear_without_bias_is_the_matrix():
+    layer, x = Linear(5, 4, bias=False, key=KEY), noise(3, 5)
+    assert layer.bias is None and len(jax.tree.leaves(layer)) == 1
+    np.testing.assert_allclose(layer(jnp.asarray(x)), x @ np.asarray(layer.weight).T, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3)])
 def test_layer_norm_is_its_closed_form(leading):
     weight, bias, x = noise(6, seed=1), noise(6, seed=2), noise(*leading, 6) * 3 + 10
@@ -68,6 +76,126 @@ def test_layer_norm_of_bfloat16_has_float32_statistics():
     y = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), layer)(x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, layer(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+# Conv -----------------------------------------------------------------------------------------------------------------
+
+
+def zeros_around(size, kernel, stride, padding):
+    """Zeros before and after one axis, after the definitions: torch's `padding=kernel // 2`, TensorFlow's SAME."""
+    if padding == "symmetric":
+        return kernel // 2, kernel // 2
+    if padding == "same":
+        return jax.lax.padtype_to_pads((size,), (kernel,), (stride,), "SAME")[0]
+    return 0, 0
+
+
+def windows(x, kernel, stride, padding, value=0.0):
+    """The map's patches under a kernel: time, freq, channels, height, width."""
+    around = [zeros_around(*axis, padding) for axis in zip(x.shape, kernel, stride, strict=False)]
+    x = np.pad(x.astype(np.float64), (*around, (0, 0)), constant_values=value)
+    return np.lib.stride_tricks.sliding_window_view(x, kernel, (0, 1))[:: stride[0], :: stride[1]]
+
+
+CONVS = [
+    ((9, 6), (3, 3), (1, 1)),
+    ((9, 6), (3, 3), (2, 2)),
+    ((10, 7), (5, 3), (2, 1)),
+    ((11, 8), (7, 7), (2, 2)),
+    ((7, 9), (4, 2), (3, 2)),
+]
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same", "valid"])
+@pytest.mark.parametrize(("size", "kernel", "stride"), CONVS)
+def test_conv_is_a_sum_over_its_window(size, kernel, stride, padding):
+    layer = with_bias(Conv(2, 5, kernel, stride=stride, padding=padding, key=KEY))
+    x = noise(*size, 2)
+    expected = np.einsum("tfchw,hwco->tfo", windows(x, kernel, stride, padding), layer.weight)
+    assert error(layer(jnp.asarray(x)), expected + np.asarray(layer.bias)) < 1e-5
+    bare = eqx.tree_at(lambda layer: layer.bias, layer, None)
+    assert error(bare(jnp.asarray(x)), expected) < 1e-5
+
+
+def test_conv_by_hand():
+    x = jnp.asarray([[1.0], [2.0], [3.0], [4.0]])[:, :, None]
+
+    def convolved(padding):
+        layer = Conv(1, 1, (3, 1), stride=(2, 1), padding=padding, bias=False, key=KEY)
+        return eqx.tree_at(lambda layer: layer.weight, layer, jnp.asarray([1.0, 10.0, 100.0])[:, None, None, None])(x)
+
+    np.testing.assert_array_equal(convolved("symmetric")[:, 0, 0], [210.0, 432.0])  # 0 1 2, 2 3 4
+    np.testing.assert_array_equal(convolved("same")[:, 0, 0], [321.0, 43.0])  # 1 2 3, 3 4 0
+    np.testing.assert_array_equal(convolved("valid")[:, 0, 0], [321.0])  # 1 2 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (9, 3)])
+def test_a_map_shorter_than_a_kernel_without_padding_is_filled_up_with_zeros(size):
+    layer, x = Conv(2, 5, (4, 4), stride=(3, 2), padding="valid", key=KEY), noise(*size, 2)
+    whole = np.zeros((*(max(s, 4) for s in size), 2), np.float32)
+    whole[: size[0], : size[1]] = x
+    y = layer(jnp.asarray(x))
+    assert y.shape[:2] == tuple((max(s, 4) - 4) // step + 1 for s, step in zip(size, (3, 2), strict=True))
+    assert error(y, layer(jnp.asarray(whole))) < 1e-6
+
+
+def test_conv_starts_at_hes_scale_and_a_zero_bias():
+    layer = Conv(40, 60, (3, 5), key=KEY)
+    np.testing.assert_allclose(np.std(layer.weight), np.sqrt(2 / (15 * 60)), rtol=0.02)
+    assert not np.any(layer.bias)
+    np.testing.assert_allclose(np.std(Conv(40, 60, (3, 5), scale=0.02, key=KEY).weight), 0.02, rtol=0.02)
+
+
+def test_conv_keeps_bfloat16():
+    layer = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), Conv(2, 5, (3, 3), key=KEY))
+    x = jnp.asarray(noise(6, 4, 2)).astype(jnp.bfloat16)
+    y, wide = layer(x), jax.tree.map(lambda leaf: leaf.astype(jnp.float32), layer)(x.astype(jnp.float32))
+    assert y.dtype == jnp.bfloat16
+    assert error(y.astype(jnp.float32), wide) < 1e-2
+
+
+# max_pool -------------------------------------------------------------------------------------------------------------
+
+
+POOLS = [((9, 6), 3, 2), ((10, 7), 3, 2), ((1, 1), 3, 2), ((2, 5), 5, 3), ((8, 7), 2, 2), ((1, 6), 3, 1)]
+
+
+def pool_of_xla(x, window, stride, padding):
+    around = [zeros_around(size, window, stride, padding) for size in x.shape[:2]]
+    return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (window, window, 1), (stride, stride, 1), (*around, (0, 0)))
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+@pytest.mark.parametrize(("size", "window", "stride"), POOLS)
+def test_max_pool_is_xlas_with_its_gradient(size, window, stride, padding):
+    x = jnp.asarray(noise(*size, 3) - 5)  # all below zero, so that a zero around it would win
+
+    @jax.jit
+    def values_and_gradients(x):
+        pairs = [jax.vjp(lambda x, pool=pool: pool(x, window, stride, padding), x) for pool in (max_pool, pool_of_xla)]
+        probe = jnp.asarray(noise(*pairs[1][0].shape, seed=1))
+        return [(y, *pullback(probe)) for y, pullback in pairs]
+
+    (y, gradient), (expected, slope) = values_and_gradients(x)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_allclose(gradient, slope, atol=1e-6)
+    assert np.any(slope)
+    np.testing.assert_array_equal(
+        y, windows(np.asarray(x), (window, window), (stride, stride), padding, -np.inf).max(axis=(3, 4))
+    )
+
+
+def test_max_pool_shares_out_the_gradient_of_equal_values():
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 3, 2, "symmetric")))(jnp.full((9, 6, 2), -100.0))
+    assert np.all(np.isfinite(gradient)) and np.all(gradient >= 0)
+    np.testing.assert_allclose(np.sum(gradient), 5 * 3 * 2, rtol=1e-6)
+
+
+def test_max_pool_keeps_bfloat16():
+    x = jnp.asarray(noise(6, 5, 2)).astype(jnp.bfloat16)
+    y = max_pool(x, 3, 2, "symmetric")
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, max_pool(x.astype(jnp.float32), 3, 2, "symmetric").astype(jnp.bfloat16))
 
 
 # Patchify -------------------------------------------------------------------------------------------------------------
@@ -180,10 +308,85 @@ def test_depthwise_in_bfloat16_adds_up_in_float32():
     np.testing.assert_allclose(gradient.astype(jnp.float32), exact, rtol=2**-8, atol=1e-3)
 
 
+SIZES = [(9, 6), (1, 1), (2, 5), (6, 8), (1, 7), (4, 1)]
+STRIDED = [  # each kernel, stride and padding, on maps larger and smaller than the kernel
+    (SIZES[index % len(SIZES)], (kernel, kernel), stride, padding)
+    for index, (kernel, stride, padding) in enumerate(
+        itertools.product((3, 5, 7), ((1, 1), (2, 2), (2, 1)), ("symmetric", "same"))
+    )
+]
+STRIDED += [((9, 6), (5, 3), (2, 2), "same"), ((10, 7), (3, 5), (2, 2), "symmetric"), ((9, 7), (3, 3), (3, 2), "same")]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), STRIDED)
+def test_strided_depthwise_is_a_grouped_convolution_with_its_gradients(size, kernel, stride, padding):
+    around = tuple(zeros_around(*axis, padding) for axis in zip(size, kernel, stride, strict=True))
+    layer = Depthwise(3, kernel, stride=stride, padding=padding, bias=False, key=KEY)
+    x, weight = noise(*size, 3), noise(*kernel, 1, 3, seed=1)
+
+    def ours(x, weight):
+        return eqx.tree_at(lambda layer: layer.weight, layer, weight)(x)
+
+    @jax.jit
+    def values_and_gradients(x, weight):
+        pairs = [jax.vjp(road, x, weight) for road in (ours, lambda x, weight: _grouped(x, weight, stride, around))]
+        probe = jnp.asarray(noise(*pairs[1][0].shape, seed=2))
+        return [(y, *pullback(probe)) for y, pullback in pairs]
+
+    own, other = values_and_gradients(x, weight)
+    for mine, theirs in zip(own, other, strict=True):
+        assert error(mine, theirs) < 1e-5
+    assert error(own[0], np.einsum("tfchw,hwc->tfc", windows(x, kernel, stride, padding), weight[:, :, 0])) < 1e-5
+    padded = jnp.pad(jnp.asarray(x), (*around, (0, 0)))
+    assert error(_shifts(padded, jnp.asarray(weight), stride), other[0]) < 1e-5
+
+
+def test_strided_depthwise_in_bfloat16_adds_up_in_float32():
+    x, weight = (jnp.asarray(noise(*shape)).astype(jnp.bfloat16) for shape in [(12, 9, 3), (5, 5, 1, 3)])
+    layer = Depthwise(3, (5, 5), stride=(2, 2), padding="same", bias=False, key=KEY)
+    y = eqx.tree_at(lambda layer: layer.weight, layer, weight)(x)
+    taps = np.asarray(weight, np.float64)[:, :, 0]
+    exact = np.einsum("tfchw,hwc->tfc", windows(np.asarray(x, np.float64), (5, 5), (2, 2), "same"), taps)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=2**-8, atol=1e-4)
+
+
+def test_depthwise_starts_at_its_scale_and_has_a_bias_unless_told():
+    layer = Depthwise(400, (5, 5), scale=0.5, key=KEY)
+    np.testing.assert_allclose(np.std(layer.weight), 0.5, rtol=0.03)
+    assert layer.bias.shape == (400,) and not np.any(layer.bias)
+    assert Depthwise(4, (5, 5), bias=False, key=KEY).bias is None
+
+
 @pytest.mark.parametrize("kernel", [(4, 3), (3, 2)])
 def test_even_depthwise_kernels_are_refused(kernel):
     with pytest.raises(ValueError, match=rf"odd kernels, got \({kernel[0]}, {kernel[1]}\)"):
         Depthwise(3, kernel, key=KEY)
+
+
+# SqueezeExcite --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_squeeze_excite_is_its_closed_form(bias):
+    layer, x = SqueezeExcite(6, 2, bias=bias, key=KEY), noise(5, 3, 6) + 1
+    if bias:
+        assert not np.any(layer.reduce.bias) and not np.any(layer.expand.bias)
+        layer = eqx.tree_at(lambda n: (n.reduce, n.expand), layer, (with_bias(layer.reduce), with_bias(layer.expand)))
+    assert len(jax.tree.leaves(layer)) == (4 if bias else 2)
+    squeezed = np.asarray(layer.reduce.weight) @ x.mean(axis=(0, 1)) + (np.asarray(layer.reduce.bias) if bias else 0)
+    squeezed = squeezed / (1 + np.exp(-squeezed))
+    gate = np.asarray(layer.expand.weight) @ squeezed + (np.asarray(layer.expand.bias) if bias else 0)
+    assert error(layer(jnp.asarray(x)), x / (1 + np.exp(-gate))) < 1e-5
+
+
+def test_squeeze_excite_of_bfloat16_has_a_float32_mean():
+    layer = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), SqueezeExcite(4, 2, key=KEY))
+    x = jnp.asarray(noise(3000, 4, 4) + 3).astype(jnp.bfloat16)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), layer)(x.astype(jnp.float32))
+    y = layer(x)
+    assert y.dtype == jnp.bfloat16
+    assert error(y.astype(jnp.float32), wide) < 2e-2
 
 
 # DropPath -------------------------------------------------------------------------------------------------------------
@@ -360,6 +563,17 @@ def test_batch_norm_has_two_parameters_and_its_statistics_in_the_state():
     np.testing.assert_array_equal(state.get(norm.running_var), np.ones(4))
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_batch_norm_starts_at_its_scale(scale):
+    x = jnp.asarray(noise(8, 5, 3) * 2 + 1)
+    norm, state = batch_norm(3, scale=scale)
+    np.testing.assert_array_equal(norm.weight, np.full(3, scale))
+    plain, plain_state = batch_norm(3)
+    expected = batched(plain, plain_state, x)[0]
+    assert np.std(expected) > 0.9
+    np.testing.assert_allclose(batched(norm, state, x)[0], scale * expected, atol=1e-6)
+
+
 # Bad inputs -----------------------------------------------------------------------------------------------------------
 
 WRONG = {
@@ -376,6 +590,22 @@ WRONG = {
     "Depthwise without freq": (
         lambda: Depthwise(3, (3, 3), key=KEY)(jnp.ones((4, 3))),
         r"f32\[4,3\][\s\S]*'time freq \{self\.channels\}'",
+    ),
+    "Conv": (
+        lambda: Conv(3, 2, (3, 3), key=KEY)(jnp.ones((4, 5, 2))),
+        r"f32\[4,5,2\][\s\S]*'time freq \{self\.inputs\}'",
+    ),
+    "Conv of a padding without meaning": (
+        lambda: Conv(3, 2, (3, 3), padding="full", key=KEY),
+        r"parameter 'padding'[\s\S]*'full'",
+    ),
+    "Depthwise without padding": (
+        lambda: Depthwise(3, (3, 3), padding="valid", key=KEY),
+        r"parameter 'padding'[\s\S]*'valid'",
+    ),
+    "SqueezeExcite": (
+        lambda: SqueezeExcite(3, 2, key=KEY)(jnp.ones((4, 5, 2))),
+        r"f32\[4,5,2\][\s\S]*'time freq \{self\.channels\}'",
     ),
     "BatchNorm": (
         lambda: batched(*batch_norm(3), jnp.ones((4, 5, 2))),

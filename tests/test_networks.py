@@ -1,8 +1,6 @@
-"""Networks against timm's numbers, published sizes and invariances."""
+"""What holds for every network: one example or a batch, any length, any precision, silence, inference, training."""
 
 import functools
-import pathlib
-import re
 
 import equinox as eqx
 import jax
@@ -10,12 +8,36 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+import test_ast
+import test_convnext
+import test_efficientnet
+import test_resnet
+from golden.seeded import fill
 
 from audax_eqx import networks
-from audax_eqx.networks import ConvNeXt
+from audax_eqx.networks import AST, ConvNeXt, EfficientNet, ResNet
 
-KEY = jax.random.key(0)
-DEPTHS, WIDTHS = (1, 1, 2, 1), (8, 16, 24, 32)
+BINS = 24
+SHALLOW = (
+    (1, 0, 1, 0, 1, 0, 0),
+    (4, 4, 4, 8, 8, 8, 8, 8),
+)  # a residual block, a strided one, a residual one with a rate
+NETWORKS = {
+    "convnext": functools.partial(ConvNeXt, (1, 0, 0, 1), (4, 4, 4, 8), input_norm=BINS, drop_path=0.5),
+    "resnet basic": functools.partial(ResNet, (1, 1), (4, 8)),
+    "resnet bottleneck": functools.partial(ResNet, (1, 1), (4, 8), bottleneck=True),
+    "resnet same": functools.partial(ResNet, (1, 1), (4, 8), padding="same"),
+    "efficientnet": functools.partial(EfficientNet, *SHALLOW, drop_path=0.5),
+    "efficientnet same": functools.partial(EfficientNet, *SHALLOW, drop_path=0.5, padding="same", excite_bias=False),
+    "ast": functools.partial(AST, 8, 2, 2, bins=BINS, frames=64, drop_path=0.5),
+}
+STEPS = {  # of the feature map, by frames
+    "convnext": {1: 1, 2: 1, 31: 1, 33: 1, 3000: 93},
+    "resnet": {1: 1, 2: 1, 31: 4, 33: 5, 3000: 375},
+    "efficientnet": {1: 1, 2: 1, 31: 8, 33: 9, 3000: 750},
+    "ast": {1: 1, 2: 1, 31: 2, 33: 2, 3000: 299},
+}
+every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def noise(*shape, seed=0):
@@ -28,275 +50,178 @@ def error(ours, theirs):
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
-def convnext(depths=DEPTHS, widths=WIDTHS, **options):
-    return eqx.nn.make_with_state(ConvNeXt)(depths, widths, key=KEY, **options)
+@functools.cache
+def seeded(name):
+    """The small network in inference mode, and its State."""
+    network, state = fill(NETWORKS[name])
+    return eqx.nn.inference_mode(network), state
 
 
 @eqx.filter_jit
 def embed(network, state, x, key=None):
-    return network(x, state, key=key)[0]
+    return network(x, state, key=key)
 
 
 @eqx.filter_jit
-def features(network, state, x, key=None):
-    return network.features(x, state, key=key)[0]
+def embed_batch(network, state, x):
+    return eqx.filter_vmap(network, in_axes=(0, None), out_axes=(0, None))(x, state)
 
 
-# timm -----------------------------------------------------------------------------------------------------------------
+@eqx.filter_jit
+def train(network, state, x, keys):
+    """The gradients of a batch's loss by network and input, and the State that it leaves."""
+
+    def loss(pair):
+        network, x = pair
+        run = jax.vmap(lambda x, key: network(x, state, key=key), out_axes=(0, None), axis_name="batch")
+        y, moved = run(x, keys)
+        return jnp.sum(y * noise(*y.shape, seed=1)), moved
+
+    return eqx.filter_grad(loss, has_aux=True)((network, x))
 
 
-@functools.cache
-def timm():
-    with np.load(pathlib.Path(__file__).parent / "golden" / "convnext.npz") as arrays:
-        return dict(arrays)
+# One example ----------------------------------------------------------------------------------------------------------
 
 
-NAMES = {
-    r"stem\.0": "stages.0.reduce.patchify",
-    r"stem\.1": "stages.0.reduce.norm",
-    r"stages\.(\d+)\.downsample\.0": r"stages.\1.reduce.norm",
-    r"stages\.(\d+)\.downsample\.1": r"stages.\1.reduce.patchify",
-    r"\.conv_dw": ".depthwise",
-    r"\.mlp\.fc1": ".expand",
-    r"\.mlp\.fc2": ".contract",
-    r"\.gamma": ".layer_scale",
-    r"head\.norm": "norm",
-}
+@pytest.mark.parametrize("frames", [1, 2, 31, 33, 3000])
+@every_network
+def test_any_number_of_frames(name, frames):
+    network, state = seeded(name)
+    x = noise(frames, BINS)
+    y, _ = embed(network, state, x)
+    assert y.shape == (network.width,)
+    assert np.all(np.isfinite(y)) and 0.01 < np.abs(y).max() < 100
+    time = STEPS[name.split()[0]][frames]
+    assert eqx.filter_eval_shape(network.features, x, state)[0].shape[::2] == (time, network.width)
+    positions = network.positions(time)
+    assert positions.shape == (time,) and np.all(np.diff(positions) > 0)
 
 
-@functools.cache
-def pretrained(**options):
-    """The small network with timm's weights, in inference mode, and its state."""
-    weights = {}
-    for name, array in timm().items():
-        if name.startswith("weights/"):
-            path = name.removeprefix("weights/")
-            for pattern, replacement in NAMES.items():
-                path = re.sub(pattern, replacement, path)
-            weights[path] = jnp.asarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
-    build = eqx.nn.make_with_state(ConvNeXt)
-    network, state = eqx.filter_eval_shape(build, DEPTHS, WIDTHS, key=KEY, **options)
+@every_network
+def test_a_batch_is_a_loop(name):
+    network, state = seeded(name)
+    x = noise(3, 33, BINS)
+    loop = np.stack([embed(network, state, one)[0] for one in x])
+    assert error(loop[1], loop[0]) > 0.01
+    assert error(embed_batch(network, state, x)[0], loop) < 1e-5
 
-    def fill(path, leaf):
-        if isinstance(leaf, bool):
+
+@every_network
+def test_bfloat16_is_close_to_float32(name):
+    network, state = seeded(name)
+    x = noise(33, BINS)
+    parameters, static = eqx.partition(network, eqx.is_array)
+    narrow = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), parameters), static)
+    y, _ = embed(narrow, state, x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    assert 0 < error(y, embed(network, state, x)[0]) < 3e-2
+
+
+@every_network
+def test_inference_ignores_the_key_and_keeps_the_statistics(name):
+    network, state = seeded(name)
+    x = noise(33, BINS)
+    outcomes = [embed(network, state, x, key) for key in jax.random.split(jax.random.key(0), 8)]
+    for y, kept in outcomes:
+        np.testing.assert_array_equal(y, outcomes[0][0])
+        assert all(map(np.array_equal, jax.tree.leaves(kept), jax.tree.leaves(state)))
+    assert error(outcomes[0][0], embed(network, state, x)[0]) < 1e-6
+
+
+@every_network
+def test_wrong_shapes_are_named(name):
+    network, state = seeded(name)
+    with pytest.raises(jaxtyping.TypeCheckError, match=r"f32\[2,33,24\][\s\S]*'frames bins'"):
+        network(noise(2, 33, BINS), state)
+    with pytest.raises(jaxtyping.TypeCheckError, match=r"f32\[33\][\s\S]*'frames bins'"):
+        network.features(noise(33), state)
+    with pytest.raises(jaxtyping.TypeCheckError, match=r"i32\[33,24\][\s\S]*'frames bins'"):
+        network(jnp.ones((33, BINS), jnp.int32), state)
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "same" not in name])
+def test_training_has_finite_gradients_and_moves_the_state(name):
+    network, state = seeded(name)
+    network = eqx.nn.inference_mode(network, value=False)
+    shape, keys = (4, 33, BINS), jax.random.split(jax.random.key(2), 4)
+    for x in (jnp.full(shape, -100.0), jnp.zeros(shape), 100.0 * noise(*shape)):
+        gradient, moved = train(network, state, x, keys)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((gradient, moved)))
+    names = [jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(gradient) if not np.any(leaf)]
+    assert not names  # every parameter learns something from noise, and so would the input
+
+    before, after = jax.tree.leaves(state), jax.tree.leaves(moved)
+    assert (name == "ast") == (len(before) == 0)
+    for old, new in zip(before, after, strict=True):
+        assert old.shape == new.shape and new.dtype == jnp.float32
+        assert not np.any(old == new)
+
+    again, _ = train(network, state, x, jax.random.split(jax.random.key(5), 4))
+    changed = any(not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (gradient, again)), strict=True))
+    assert changed == ("resnet" not in name)  # it has no drop path
+
+
+# Places ---------------------------------------------------------------------------------------------------------------
+
+
+def averaging(build):
+    """The network with weights that average, open gates and no normalisation: what a step sees lies evenly around its
+    centre."""
+    network, state = fill(build)
+
+    def parameter(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if not eqx.is_array(leaf):
             return leaf
-        array = weights.pop(jax.tree_util.keystr(path, simple=True, separator="."))
-        assert array.shape == leaf.shape
-        return array
+        if leaf.ndim == 1:
+            return jnp.full_like(leaf, 0.0 if name.endswith("bias") else 1.0)
+        inputs = np.prod(leaf.shape[:-1]) if leaf.ndim == 4 else leaf.shape[1]
+        return jnp.full_like(leaf, 0.0 if "excite" in name else 1 / inputs)
 
-    network = jax.tree_util.tree_map_with_path(fill, network)
-    assert not weights
-    return eqx.nn.inference_mode(network), state
+    def is_index(leaf):
+        return isinstance(leaf, eqx.nn.StateIndex)
 
-
-def test_convnext_is_timms():
-    network, state = pretrained()
-    x = jnp.asarray(timm()["x"])
-    assert error(features(network, state, x), timm()["features"]) < 1e-5
-    assert error(embed(network, state, x), timm()["embedding"]) < 1e-5
-
-
-def test_the_two_gelus_are_timms_gelu_and_gelu_tanh():
-    assert error(timm()["embedding"], timm()["embedding_tanh"]) > 2e-5
-    assert error(embed(*pretrained(gelu="tanh"), jnp.asarray(timm()["x"])), timm()["embedding_tanh"]) < 1e-5
+    for path, index in jax.tree.leaves_with_path(network, is_leaf=is_index):
+        if is_index(index):
+            value = 0.0 if path[-1].name == "running_mean" else 1.0
+            state = state.set(index, jnp.full_like(state.get(index), value))
+    return eqx.nn.inference_mode(jax.tree_util.tree_map_with_path(parameter, network)), state
 
 
-PARAMETERS = {  # timm 1.0, in_chans=1 and num_classes=0
-    "convnext_atto": 3_373_240,
-    "convnext_femto": 4_831_248,
-    "convnext_pico": 8_530_624,
-    "convnext_nano": 14_950_000,
-    "convnext_tiny": 27_817_056,
-    "convnext_small": 49_451_616,
-    "convnext_base": 87_562_368,
-    "convnext_large": 196_224_192,
-    "convnext_xlarge": 348_139_776,
-}
+@pytest.mark.parametrize(("padding", "frames"), [("symmetric", 320), ("same", 320), ("same", 321)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        functools.partial(ResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
+        functools.partial(EfficientNet, (1, 1, 1, 1, 1, 1, 1), (2, 2, 2, 2, 2, 2, 2, 2)),
+    ],
+    ids=["resnet", "efficientnet"],
+)
+def test_positions_are_the_centres_of_what_a_step_sees(build, padding, frames):
+    network, state = averaging(functools.partial(build, padding=padding))
+    x = jnp.ones((frames, 4))
+    run = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.features(x, state)[0], in_axes=(None, 0)))
+    maps = np.asarray(run(network, x[None] + jnp.eye(frames, frames + 1).T[:, :, None]), np.float64)
+    response = np.abs(maps[:-1] - maps[-1]).sum(axis=(2, 3))  # frame raised x step
+    positions = network.positions(response.shape[1])
+    steps = np.flatnonzero((positions > 120) & (positions < frames - 140))
+    assert len(steps) >= 2
+    centres = np.arange(frames) @ response[:, steps] / response[:, steps].sum(axis=0)
+    np.testing.assert_allclose(np.diff(centres), 32, atol=0.05)
+    np.testing.assert_allclose(centres, positions[steps], atol=0.05 if padding == "symmetric" else 16)
+    for frame in range(128, 192) if padding == "symmetric" else ():
+        distances = np.sort(np.abs(positions - frame))
+        if distances[1] - distances[0] > 4:
+            assert np.argmax(response[frame]) == np.argmin(np.abs(positions - frame))
 
 
-@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
-def test_variants_have_the_published_number_of_parameters(name, parameters):
-    network, _ = eqx.filter_eval_shape(eqx.nn.make_with_state(getattr(networks, name)), key=KEY)
-    assert sum(leaf.size for leaf in jax.tree.leaves(network) if hasattr(leaf, "shape")) == parameters
+# The registry ---------------------------------------------------------------------------------------------------------
 
 
 def test_every_variant_is_counted():
-    variants = {name for name, value in vars(networks).items() if isinstance(value, functools.partial)}
-    assert {name for name in variants if name.startswith("convnext")} == set(PARAMETERS)
-
-
-# Options --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("final_norm", [True, False])
-@pytest.mark.parametrize("pool", ["mean", "max", "mean_max"])
-def test_pooling_is_its_closed_form(pool, final_norm):
-    network, state = convnext((0, 0), (4, 8), pool=pool, final_norm=final_norm)
-    x = noise(40, 24)
-    y = np.asarray(features(network, state, x))
-    assert y.shape == (5, 3, 8)
-    profile = y.mean(axis=1)
-    expected = {
-        "mean": y.mean(axis=(0, 1)),
-        "max": y.max(axis=(0, 1)),
-        "mean_max": profile.mean(axis=0) + profile.max(axis=0),
-    }[pool]
-    if final_norm:
-        expected = (expected - expected.mean()) / np.sqrt(expected.var() + 1e-6)
-    assert error(embed(network, state, x), expected) < 1e-4
-
-
-def test_drop_path_rates_rise_linearly_with_depth():
-    build = functools.partial(eqx.filter_eval_shape, ConvNeXt, (2, 1, 3), (2, 3, 4), key=KEY)
-    network = build(drop_path=0.5)
-    rates = [block.drop_path.rate for stage in network.stages for block in stage.blocks]
-    np.testing.assert_allclose(rates, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5], atol=1e-12)
-    assert {block.drop_path.rate for stage in build().stages for block in stage.blocks} == {0.0}
-
-
-def test_each_block_is_dropped_on_its_own():
-    network, state = convnext((1, 2), (4, 8), drop_path=0.5, layer_scale=1.0)  # rates 0, 0.25, 0.5
-    x, keys = noise(16, 16), jax.random.split(KEY, 64)
-    y = np.asarray(eqx.filter_jit(jax.vmap(lambda key: network.features(x, state, key=key)[0]))(keys))
-    outcomes = np.unique(np.round(y.reshape(64, -1)[:, :4], 4), axis=0)
-    assert len(outcomes) == 4
-
-
-def test_a_dropped_branch_is_skipped_and_a_kept_one_doubled():
-    network, state = convnext((1, 1), (4, 8), drop_path=0.5, layer_scale=1.0)
-    x, keys = noise(16, 16), jax.random.split(KEY, 32)
-    y = np.asarray(eqx.filter_jit(jax.vmap(lambda key: network.features(x, state, key=key)[0]))(keys))
-    whole = np.asarray(features(eqx.nn.inference_mode(network), state, x))
-    skipped = eqx.tree_at(lambda n: n.stages[1].blocks[0].layer_scale, network, jnp.zeros(8))
-    bare = np.asarray(features(eqx.nn.inference_mode(skipped), state, x))
-    dropped = np.abs(y - bare).max(axis=(1, 2, 3)) < 1e-5
-    assert 4 < dropped.sum() < 28
-    np.testing.assert_allclose(y[~dropped], np.broadcast_to(2 * whole - bare, y[~dropped].shape), atol=1e-4)
-
-
-def test_drop_path_trains_with_a_key_only():
-    network, state = convnext((1, 1), (4, 8), drop_path=0.5)
-    with pytest.raises(RuntimeError, match="DropPath trains with a random key"):
-        network(noise(16, 16), state)
-
-
-def test_input_norm_normalises_each_bin():
-    network, state = convnext((1,), (4,), input_norm=8, layer_scale=1.0)
-    x, mean, var = noise(16, 8) * 3 + 1, jnp.arange(8.0), 1.0 + jnp.arange(8.0)
-    state = state.set(network.input_norm.running_mean, mean).set(network.input_norm.running_var, var)
-    network = eqx.nn.inference_mode(network)
-    plain = eqx.tree_at(lambda n: n.input_norm, network, None)
-    normal = (x - mean[None]) / jnp.sqrt(var + 1e-5)[None]
-    assert error(features(network, state, x), features(plain, state, normal)) < 1e-5
-
-
-def test_input_norm_moves_its_statistics_in_training():
-    network, state = convnext((1,), (4,), input_norm=8)
-    x = noise(6, 16, 8) * 3 + 1
-    run = eqx.filter_vmap(network, in_axes=(0, None), out_axes=(0, None), axis_name="batch")
-    _, moved = eqx.filter_jit(run)(x, state)
-    np.testing.assert_allclose(moved.get(network.input_norm.running_mean), 0.1 * x.mean(axis=(0, 1)), rtol=1e-4)
-
-
-def test_a_network_without_statistics_hands_the_state_through():
-    network, state = convnext((1,), (4,))
-    assert network(noise(8, 8), state)[1] is state
-    assert network.features(noise(8, 8), state)[1] is state
-
-
-# Invariances ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_batch_is_a_loop():
-    network, state = convnext((1, 0), (4, 8), layer_scale=0.5)
-    x = noise(3, 24, 16)
-    batch = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network(x, state)[0], in_axes=(None, 0)))(network, x)
-    assert error(batch, np.stack([embed(network, state, one) for one in x])) < 1e-5
-
-
-@pytest.mark.parametrize(("frames", "time"), [(1, 1), (5, 1), (31, 1), (33, 1), (64, 2), (3000, 93)])
-def test_any_number_of_frames(frames, time):
-    network, state = convnext((0, 0, 0, 1), (2, 3, 4, 8), layer_scale=1.0)
-    x = noise(frames, 40)
-    y = features(network, state, x)
-    assert y.shape == (time, 1, 8) and network.positions(time).shape == (time,)
-    assert np.all(np.isfinite(y))
-
-
-def test_frames_left_over_are_cut_off():
-    network, state = convnext((0, 0, 0, 0), (2, 3, 4, 5))
-    x = noise(79, 40)
-    assert error(features(network, state, x), features(network, state, x[:64])) < 1e-5
-
-
-@pytest.mark.parametrize("stem_padding", [(0, 0), (4, 0)])
-def test_positions_are_the_centres_of_the_frames_that_a_step_sees(stem_padding):
-    network, state = convnext((0, 0, 0, 0), WIDTHS, stem_padding=stem_padding)
-    x = noise(160, 32)
-    run = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.features(x, state)[0], in_axes=(None, 0)))
-    rest, moved = features(network, state, x), run(network, x[None].repeat(160, 0) + 3 * jnp.eye(160)[:, :, None])
-    time = len(rest)
-    assert time == 5
-    change = np.abs(moved - rest[None]).sum(axis=(2, 3))  # frame x step
-    for frame in range(160 - stem_padding[0]):
-        nearest = np.argmin(np.abs(network.positions(time) - frame))
-        assert np.flatnonzero(change[frame] > 1e-3 * change.max()).tolist() == [nearest]
-
-
-def test_a_change_of_one_frame_changes_the_nearest_step_most():
-    network, state = pretrained()
-    x = jnp.asarray(timm()["x"])
-    rest = features(network, state, x)
-    for frame in (8, 15, 40, 55, 75, 88):
-        change = np.abs(features(network, state, x.at[frame].add(3.0)) - rest).sum(axis=(1, 2))
-        assert np.argmax(change) == np.argmin(np.abs(network.positions(3) - frame))
-
-
-def test_bfloat16_is_close_to_float32():
-    network, state = pretrained()
-    x = jnp.asarray(timm()["x"])
-    parameters, static = eqx.partition(network, eqx.is_array)
-    narrow = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), parameters), static)
-    y = embed(narrow, state, x.astype(jnp.bfloat16))
-    assert y.dtype == jnp.bfloat16
-    assert error(y, embed(network, state, x)) < 3e-2
-
-
-def test_gradients_are_finite_at_silence_and_at_full_scale():
-    network, state = convnext((0, 1), (4, 8), layer_scale=0.5)
-    network = eqx.nn.inference_mode(network)
-
-    @eqx.filter_jit
-    @eqx.filter_grad
-    def gradient(pair):
-        network, x = pair
-        return jnp.sum(network(x, state)[0] * jnp.arange(8.0))
-
-    for x in (jnp.full((24, 16), -100.0), jnp.zeros((24, 16)), 100.0 * noise(24, 16)):
-        leaves = jax.tree.leaves(gradient((network, x)))
-        assert all(np.all(np.isfinite(leaf)) for leaf in leaves)
-    assert all(np.any(leaf != 0) for leaf in leaves)
-
-
-def test_inference_ignores_the_key():
-    network, state = convnext((1, 1), (4, 8), drop_path=0.9, layer_scale=1.0)
-    network, x = eqx.nn.inference_mode(network), noise(16, 16)
-    np.testing.assert_array_equal(embed(network, state, x, KEY), embed(network, state, x))
-
-
-# Bad inputs -----------------------------------------------------------------------------------------------------------
-
-
-def test_depths_and_widths_go_in_pairs():
-    with pytest.raises(ValueError, match=r"as many depths as widths, got \(1, 1\) and \(4,\)"):
-        convnext((1, 1), (4,))
-
-
-def test_wrong_shapes_are_named():
-    network, state = convnext((1,), (4,), input_norm=8)
-    with pytest.raises(jaxtyping.TypeCheckError, match=r"f32\[2,16,8\][\s\S]*'frames bins'"):
-        network(noise(2, 16, 8), state)
-    with pytest.raises(jaxtyping.TypeCheckError, match=r"f32\[16,9\][\s\S]*'\*leading \{self\.channels\}'"):
-        eqx.nn.inference_mode(network)(noise(16, 9), state)
-    with pytest.raises(jaxtyping.TypeCheckError, match=r"parameter 'pool'[\s\S]*'median'"):
-        convnext((1,), (4,), pool="median")
+    variants = [name for name, value in vars(networks).items() if isinstance(value, functools.partial)]
+    tests = (test_ast, test_convnext, test_efficientnet, test_resnet)
+    assert sorted(variants) == sorted(name for test in tests for name in test.PARAMETERS)

@@ -397,10 +397,47 @@ def test_float16_does_not_hold_everything(clip, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("fields", [{"window": 0.0}, {"classes": 0, "labels": ()}, {"frontend": {"type": "LogMel"}}])
+@pytest.mark.parametrize("fields", [{"window": 0.0}, {"classes": -1, "labels": ()}, {"frontend": {"type": "LogMel"}}])
 def test_an_entry_needs_sizes_that_make_sense(fields):
     with pytest.raises(ValueError, match="needs a frontend with a sample_rate in Hz, classes and a window"):
         dataclasses.replace(TINY, **fields)
+
+
+@pytest.mark.parametrize("model", ["Classifier", "COLA", "SimCLR", None])
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "contrastive"])
+def test_a_classifier_has_classes_and_a_contrastive_model_has_none(model, classes, task):
+    fields = {"model": {"type": model}, "classes": classes, "task": task, "labels": ()}
+    if (model == "Classifier", classes, task != "contrastive") in ((True, 3, True), (False, 0, False)):
+        entry = dataclasses.replace(TINY, **fields)
+        assert (entry.model["type"], entry.classes, entry.task) == (model, classes, task)
+    else:
+        with pytest.raises(ValueError, match=f"tiny is a {model} with {classes} classes and the task '{task}': a"):
+            dataclasses.replace(TINY, **fields)
+
+
+@pytest.mark.parametrize(
+    "model, fault",
+    [
+        ({"type": "CLAP"}, r"names 'CLAP', which is not in audax_eqx\.models: it has COLA, Classifier, SimCLR"),
+        ({"type": "COLA", "widht": 8}, "options that COLA does not take.*widht"),
+        ({"type": "COLA", "similarity": "cosine"}, "COLA an option of the wrong type.*cosine"),
+        ({"type": "SimCLR", "temperature": 0.0}, "temperature, which must be > 0"),
+        ({"type": "SimCLR", "classes": 3}, "options that SimCLR does not take.*classes"),
+        ({"type": "COLA", "frontend": 3}, "gives COLA frontend, which the entry itself decides"),
+    ],
+)
+def test_a_config_whose_model_cannot_be_built_raises(copy, model, fault):
+    rewrite(copy / "config.json", model=model, classes=0, task="contrastive", labels=None)
+    with pytest.raises(ValueError, match=fault) as raised:
+        zoo.load(copy)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_classifiers_own_options_are_the_entrys(copy):
+    rewrite(copy / "config.json", model={"type": "Classifier", "classes": 5})
+    with pytest.raises(ValueError, match="gives Classifier classes, which the entry itself decides"):
+        zoo.load(copy)
 
 
 def test_a_revision_of_a_folder_makes_no_sense(folder):

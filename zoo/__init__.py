@@ -5,6 +5,7 @@ from jaxtyping import install_import_hook
 import audax_eqx  # noqa: F401, before the hook, behind which imports take longer
 
 with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
+    from ._audax import convert as convert
     from ._audio import read as read
     from ._audio import windows as windows
     from ._entry import Checkpoint as Checkpoint

@@ -14,6 +14,7 @@ import soundfile
 import tqdm
 from jaxtyping import Float
 
+from ._audax import convert
 from ._audio import windows
 from ._entry import Entry
 from ._load import info, list_models, load
@@ -74,6 +75,24 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("-o", "--output", type=pathlib.Path, required=True, metavar="OUT.npz|OUT.parquet")
     embed.add_argument("--model", default=DEFAULT, metavar="NAME", help=model_help)
     embed.add_argument("--frames", action="store_true", help="one embedding a time step instead of one a file")
+
+    convert = command(
+        _convert,
+        "turn a checkpoint of audax into a model's folder",
+        "The architecture is recognised from the checkpoint; the options tell what no checkpoint does.",
+    )
+    convert.add_argument("source", type=pathlib.Path, metavar="SRC", help="path/to/checkpoint_123")
+    convert.add_argument("folder", type=pathlib.Path, metavar="DST", help="the folder to write, for zoo.load")
+    convert.add_argument("--sample-rate", type=_positive, default=16000, metavar="HZ", help="default: 16000")
+    convert.add_argument("--window", type=float, default=5.0, metavar="SECONDS", help="the native length (default: 5)")
+    convert.add_argument("--labels", type=pathlib.Path, metavar="FILE", help="the labels, one a line")
+    convert.add_argument("--task", choices=("multiclass", "multilabel"), help="default: multilabel for 527 classes")
+    convert.add_argument(
+        "--model",
+        choices=("COLA", "SimCLR"),
+        default="COLA",
+        help="which it is, for COLA with the dot product and SimCLR keep the same arrays (default: COLA)",
+    )
     return parser
 
 
@@ -99,7 +118,8 @@ def _info(options: argparse.Namespace) -> int:
     entry = info(options.name)
     for key, value in dataclasses.asdict(entry).items():
         if key == "labels":
-            value = ", ".join(value) or "in the repo's label file"
+            file = entry.checkpoint.label_file if entry.checkpoint else None
+            value = ", ".join(value) or (f"in the repo's {file}" if file else "")
         elif isinstance(value, dict):
             value = ", ".join(f"{option}={setting}" for option, setting in value.items())
         elif key == "metrics":
@@ -121,6 +141,8 @@ def _tag(options: argparse.Namespace) -> int:
             raise ValueError(f"--plot writes a .png, got {options.plot.name!r}.")
         _writable(options.plot)
     clip = load(options.model)
+    if clip.entry.task == "contrastive":
+        raise ValueError(f"{options.model} was trained without labels and names no sounds: audax-zoo embed uses it.")
 
     def tag(file: str) -> None:
         parts = [(np.asarray(clip.probabilities(wave)), samples) for wave, samples in _windows(file, clip)]
@@ -171,6 +193,16 @@ def _embed(options: argparse.Namespace) -> int:
         (_write_npz if options.output.suffix == ".npz" else _write_parquet)(temporary, columns)
     print(f"{options.output}: {columns['embeddings'].shape[0]} embeddings of width {columns['embeddings'].shape[1]}")
     return code
+
+
+def _convert(options: argparse.Namespace) -> int:
+    labels = () if options.labels is None else tuple(options.labels.read_text(encoding="utf-8").splitlines())
+    settings = {name: getattr(options, name) for name in ("sample_rate", "window", "task", "model")}
+    folder = convert(options.source, options.folder, labels=labels, **settings)
+    entry = info(folder)
+    parts = (entry.frontend["type"], entry.network["type"], entry.model["type"])
+    print(f"{folder}: {', '.join(parts)} with {entry.classes} classes")
+    return 0
 
 
 def _each(files: Sequence[str], work: Callable[[str], None], progress: bool = False) -> int:

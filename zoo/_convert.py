@@ -17,6 +17,16 @@ def hwio(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(2, 3, 1, 0)
 
 
+def dense(kernel: np.ndarray) -> np.ndarray:
+    """A torch 1x1 convolution's kernel, outputs inputs 1 1, to a linear map's: outputs inputs. Others as `hwio`."""
+    return kernel.reshape(kernel.shape[:2]) if kernel.shape[2:] in ((), (1, 1)) else hwio(kernel)
+
+
+def mono(kernel: np.ndarray) -> np.ndarray:
+    """A torch convolution over several channels to ours over one: the sum is what it gives for equal channels."""
+    return hwio(kernel.sum(axis=1, keepdims=True))
+
+
 drop = None  # the replacement of keys that are known and of no use
 
 

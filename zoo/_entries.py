@@ -2,6 +2,16 @@
 
 from ._entry import Checkpoint, Entry
 
+AST_FRONTEND = {
+    "type": "KaldiFbank",
+    "sample_rate": 16000,
+    "bins": 128,
+    "frames": 1024,
+    "mean": -4.2677393,
+    "scale": 9.1379948,
+}
+AST_MODEL = {"type": "Classifier", "norm": 1e-12}
+
 ENTRIES = (
     Entry(
         name="convnext_audioset",
@@ -32,10 +42,68 @@ ENTRIES = (
             {"dataset": "AudioSet", "metric": "mAP", "value": 0.471, "source": "the publisher, topel/ConvNeXt-Tiny-AT"},
         ),
         checkpoint=Checkpoint(
-            repo="topel/ConvNeXt-Tiny-AT",
-            file="model.safetensors",
-            label_file="class_labels_indices.csv",
-            table="topel_convnext",
+            repo="topel/ConvNeXt-Tiny-AT", table="topel_convnext", label_file="class_labels_indices.csv"
         ),
+    ),
+    Entry(
+        name="ast_audioset",
+        frontend=AST_FRONTEND,
+        network={"type": "ast_base"},
+        model=AST_MODEL,
+        classes=527,
+        task="multilabel",
+        window=10.24,
+        license="BSD-3-Clause",
+        source="https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593",
+        paper="https://arxiv.org/abs/2104.01778",
+        metrics=(
+            {
+                "dataset": "AudioSet",
+                "metric": "mAP",
+                "value": 0.4593,
+                "source": "the publisher, MIT/ast-finetuned-audioset-10-10-0.4593",
+            },
+        ),
+        checkpoint=Checkpoint(repo="MIT/ast-finetuned-audioset-10-10-0.4593", table="ast", label_file="config.json"),
+    ),
+    Entry(
+        name="ast_speech_commands",
+        frontend=AST_FRONTEND | {"frames": 128, "mean": -6.845978, "scale": 11.1309052},
+        network={"type": "ast_base", "frames": 128},
+        model=AST_MODEL,
+        classes=35,
+        task="multiclass",
+        window=1.0,
+        license="BSD-3-Clause",
+        source="https://huggingface.co/MIT/ast-finetuned-speech-commands-v2",
+        paper="https://arxiv.org/abs/2104.01778",
+        metrics=(
+            {
+                "dataset": "SpeechCommands v2",
+                "metric": "accuracy",
+                "value": 0.9812,
+                "source": "the publisher, MIT/ast-finetuned-speech-commands-v2",
+            },
+        ),
+        checkpoint=Checkpoint(repo="MIT/ast-finetuned-speech-commands-v2", table="ast", label_file="config.json"),
+    ),
+    *(
+        Entry(
+            name=f"timm/{weights}",
+            frontend={key: value for key, value in AST_FRONTEND.items() if key != "frames"},
+            network={"type": network},
+            classes=1000,
+            task="multiclass",
+            window=10.0,
+            license="Apache-2.0",
+            source=f"https://huggingface.co/timm/{weights}",
+            paper=paper,
+            checkpoint=Checkpoint(repo=f"timm/{weights}", table=table),
+        )
+        for weights, network, table, paper in (
+            ("convnext_tiny.fb_in1k", "convnext_tiny", "timm_convnext", "https://arxiv.org/abs/2201.03545"),
+            ("resnet18.a1_in1k", "resnet18", "timm_resnet", "https://arxiv.org/abs/2110.00476"),
+            ("efficientnet_b0.ra_in1k", "efficientnet_b0", "timm_efficientnet", "https://arxiv.org/abs/1905.11946"),
+        )
     ),
 )

@@ -11,29 +11,33 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
-from audax_eqx import AbstractFrontend, AbstractNetwork, frontends, networks
-from audax_eqx.models import Classifier
+from audax_eqx import AbstractFrontend, AbstractNetwork, frontends, models, networks
+from audax_eqx.models import COLA, Classifier, SimCLR
+
+Model = Classifier | COLA | SimCLR
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A foreign checkpoint on the Hub: its files, and the rename table in `zoo._tables` that reads the weights.
 
-    `label_file` is a CSV with the columns `index` and `display_name`.
+    `label_file` is a CSV with the columns `index` and `display_name`, or "config.json" where the repo describes its
+    model itself, labels included; None for none.
     """
 
     repo: str
-    file: str
-    label_file: str
     table: str
+    file: str = "model.safetensors"
+    label_file: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A model as data. `config.json` in a model's folder holds exactly these fields.
 
-    - `frontend`, `network`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends` or `.networks` and its options.
-    - `task`: "multiclass" (softmax over labels) or "multilabel" (a sigmoid each).
+    - `frontend`, `network`, `model`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends`, `.networks` or `.models`
+      and its options; a `Classifier` takes `classes` and `dropout` too, `COLA` and `SimCLR` have no classes.
+    - `task`: "multiclass" (softmax over labels), "multilabel" (a sigmoid each) or "contrastive" (no labels).
     - `window`: the native length in seconds: what it was trained on, and how long recordings are cut.
     - `metrics`: `{"dataset", "metric", "value", "source"}` each; `source` says whose measurement it is.
     - `checkpoint`: where foreign weights lie; None for weights in this project's own layout.
@@ -43,10 +47,11 @@ class Entry:
     frontend: Mapping[str, Any]
     network: Mapping[str, Any]
     classes: int
-    task: Literal["multiclass", "multilabel"]
+    task: Literal["multiclass", "multilabel", "contrastive"]
     window: float
     labels: tuple[str, ...] = ()
     dropout: float = 0.0
+    model: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"type": "Classifier"})
     license: str | None = None
     source: str | None = None
     paper: str | None = None
@@ -55,10 +60,16 @@ class Entry:
 
     def __post_init__(self):
         rate = self.frontend.get("sample_rate")
-        if not (isinstance(rate, int) and rate > 0 and self.classes > 0 and self.window > 0):
+        if not (isinstance(rate, int) and rate > 0 and self.classes >= 0 and self.window > 0):
             raise ValueError(
                 f"{self.name} needs a frontend with a sample_rate in Hz, classes and a window of some seconds, got "
                 f"{rate}, {self.classes} and {self.window}."
+            )
+        classifies = self.model.get("type") == "Classifier"
+        if not classifies == (self.classes > 0) == (self.task != "contrastive"):
+            raise ValueError(
+                f"{self.name} is a {self.model.get('type')} with {self.classes} classes and the task {self.task!r}: a "
+                "Classifier has classes and is multiclass or multilabel, other models have 0 and are contrastive."
             )
         if self.labels and len(self.labels) != self.classes:
             raise ValueError(
@@ -89,7 +100,8 @@ def from_json(text: str, where: str) -> Entry:
     if not isinstance(fields, dict):
         raise ValueError(f"{where} holds a {type(fields).__name__}, not the fields of a zoo.Entry.")
     known = {field.name: field for field in dataclasses.fields(Entry)}
-    missing = [name for name, field in known.items() if field.default is dataclasses.MISSING and name not in fields]
+    needed = [name for name, field in known.items() if field.default is field.default_factory is dataclasses.MISSING]
+    missing = [name for name in needed if name not in fields]
     unknown = sorted(set(fields) - set(known) | ({"checkpoint"} & set(fields)))
     if missing or unknown:
         raise ValueError(
@@ -110,24 +122,29 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def create(entry: Entry, *, key: PRNGKeyArray) -> tuple[Classifier, eqx.nn.State]:
+def create(entry: Entry, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:
     """The entry's model with random weights, in training mode, and its State."""
     return eqx.nn.make_with_state(_build)(entry, key)
 
 
-def skeleton(entry: Entry) -> tuple[Classifier, eqx.nn.State]:
+def skeleton(entry: Entry) -> tuple[Model, eqx.nn.State]:
     """What `create` makes, with `jax.ShapeDtypeStruct` leaves: nothing is computed or allocated."""
     return eqx.filter_eval_shape(create, entry, key=jax.random.key(0))
 
 
-def _build(entry: Entry, key: PRNGKeyArray) -> Classifier:
-    network_key, head_key = jax.random.split(key)
-    frontend = _construct(frontends, AbstractFrontend, entry.frontend, entry.name)
+def _build(entry: Entry, key: PRNGKeyArray) -> Model:
+    network_key, model_key = jax.random.split(key)
+    frontend_key = jax.random.fold_in(key, 2)
+    frontend = _construct(frontends, AbstractFrontend, entry.frontend, entry.name, key=frontend_key)
     network = _construct(networks, AbstractNetwork, entry.network, entry.name, key=network_key)
-    return Classifier(frontend, network, entry.classes, dropout=entry.dropout, key=head_key)
+    parts = {"frontend": frontend, "network": network, "key": model_key}
+    if entry.model.get("type") == "Classifier":
+        parts |= {"classes": entry.classes, "dropout": entry.dropout}
+    return _construct(models, eqx.Module, entry.model, entry.name, **parts)
 
 
 def _construct(registry, abstract: type, description: Mapping[str, Any], name: str, **keywords):
+    """What the description's type makes of its options; `key` goes to constructors that draw weights alone."""
     options = dict(description)
     kind = options.pop("type", None)
     known = {each: made for each, made in vars(registry).items() if _constructs(made, abstract)}
@@ -135,8 +152,12 @@ def _construct(registry, abstract: type, description: Mapping[str, Any], name: s
         choices = ", ".join(sorted(known))
         raise ValueError(f"{name} names {kind!r}, which is not in {registry.__name__}: it has {choices}.")
     constructor = known[kind]
+    signature = inspect.signature(constructor)
+    keywords = {key: value for key, value in keywords.items() if key != "key" or key in signature.parameters}
+    if taken := sorted(set(options) & set(keywords)):
+        raise ValueError(f"{name} gives {kind} {', '.join(taken)}, which the entry itself decides: leave it out.")
     try:
-        inspect.signature(constructor).bind(**options, **keywords)
+        signature.bind(**options, **keywords)
     except TypeError as error:
         raise ValueError(f"{name} gives options that {kind} does not take: {error}.") from None
     try:

@@ -4,19 +4,20 @@ import csv
 import dataclasses
 import difflib
 import fnmatch
+import functools
+import json
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import equinox as eqx
 import numpy as np
 
-from audax_eqx.models import Classifier
-
-from ._convert import rename
-from ._entry import Entry, from_json, skeleton, to_json
+from ._convert import Rule, rename
+from ._entry import Entry, Model, from_json, skeleton, to_json
+from ._foreign import describe, foreign
 from ._pretrained import Pretrained
 from ._weights import Arrays, atomic, check, fill, named_leaves, write
 
@@ -37,25 +38,67 @@ def packaged() -> list[str]:
 def info(name: str | os.PathLike, *, revision: str | None = None) -> Entry:
     """What is known of a model, without its weights. Takes the names that `load` takes, and raises as it does."""
     name = os.fspath(name)
-    return _published()[name] if name in _published() else _config(_folder(name, revision)(CONFIG))
+    return _published()[name] if name in _published() else _described(name, _folder(name, revision))
 
 
 def load(name: str | os.PathLike, *, revision: str | None = None) -> Pretrained:
-    """The pretrained model `name`: a name of `list_models()`, a folder that `save` wrote, or a Hub repo "owner/name"
-    that holds the files of such a folder. `revision` is the Hub's: a branch, a tag or a commit.
+    """The pretrained model `name`: a name of `list_models()`, a folder, or a Hub repo "owner/name".
+
+    A folder or repo holds what `save` wrote, or a model of transformers' `ASTForAudioClassification`, or ImageNet
+    weights of timm's ResNet, EfficientNet or ConvNeXt, whose first convolution is summed up for one channel: they are a
+    start for fine-tuning. `revision` is the Hub's: a branch, a tag or a commit.
 
     Raises ValueError for an unknown name, with the nearest one, and for weights that do not fit, and OSError
     (ConnectionError, FileNotFoundError, PermissionError) when files cannot be had.
     """
     name = os.fspath(name)
     if name in _published():
-        return _load_checkpoint(_published()[name], revision)
-    return _load_own(_folder(name, revision))
+        entry = _published()[name]
+        assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
+        fetch = functools.partial(_fetch, entry.checkpoint.repo, revision=revision)
+        entry = _labelled(entry, fetch)
+    else:
+        fetch = _folder(name, revision)
+        entry = _described(name, fetch)
+    if entry.checkpoint is None:
+        arrays = Arrays(fetch(WEIGHTS))
+        return assemble(entry, arrays, arrays.shapes, arrays.path)
+    from ._tables import TABLES  # as _published does
+
+    arrays = Arrays(fetch(entry.checkpoint.file))
+    return assemble(entry, arrays, arrays.shapes, arrays.path, TABLES[entry.checkpoint.table])
+
+
+def assemble(
+    entry: Entry,
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+    rules: Sequence[Rule] | None = None,
+) -> Pretrained:
+    """The entry's model with the arrays of the file `where`, which are ours, or become ours by `rules`.
+
+    Raises ValueError that lists every array that is missing, surplus or of another shape than the model's.
+    """
+    faults: list[str] = []
+    sources = {name: (name, None) for name in shapes}
+    if rules is not None:
+        sources, faults = rename(shapes, rules)
+    found = {name: shapes[key] if rule is None else rule.moved(shapes[key]) for name, (key, rule) in sources.items()}
+    model, state = skeleton(entry)
+    check(found, {name: leaf.shape for name, leaf in named_leaves(model, state).items()}, where, faults)
+
+    def value(name: str) -> np.ndarray:
+        key, rule = sources[name]
+        return arrays[key] if rule is None else rule.move(arrays[key])
+
+    model, state = fill(model, state, value)
+    return Pretrained(eqx.nn.inference_mode(model), state, entry)
 
 
 def save(
     folder: str | os.PathLike,
-    model: Classifier,
+    model: Model,
     state: eqx.nn.State,
     entry: Entry,
     *,
@@ -111,41 +154,7 @@ def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
     )
 
 
-def _load_own(fetch: Callable[[str], pathlib.Path]) -> Pretrained:
-    """A model in this project's own layout."""
-    entry = _config(fetch(CONFIG))
-    arrays = Arrays(fetch(WEIGHTS))
-    model, state = skeleton(entry)
-    check(arrays.shapes, {name: leaf.shape for name, leaf in named_leaves(model, state).items()}, arrays.path)
-    return _pretrained(*fill(model, state, arrays.__getitem__), entry)
-
-
-def _load_checkpoint(entry: Entry, revision: str | None) -> Pretrained:
-    """A foreign checkpoint, by its rename table."""
-    from ._tables import TABLES  # as _published does
-
-    checkpoint = entry.checkpoint
-    assert checkpoint is not None, f"{entry.name} is published and has no checkpoint"
-    arrays = Arrays(_fetch(checkpoint.repo, checkpoint.file, revision))
-    entry = dataclasses.replace(entry, labels=_labels(_fetch(checkpoint.repo, checkpoint.label_file, revision)))
-    names, faults = rename(arrays, TABLES[checkpoint.table])
-    shapes = {name: rule.moved(arrays.shapes[key]) for name, (key, rule) in names.items()}
-    model, state = skeleton(entry)
-    wanted = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
-    check(shapes, wanted, arrays.path, faults)
-
-    def value(name: str) -> np.ndarray:
-        key, rule = names[name]
-        return rule.move(arrays[key])
-
-    return _pretrained(*fill(model, state, value), entry)
-
-
-def _pretrained(model: Classifier, state: eqx.nn.State, entry: Entry) -> Pretrained:
-    return Pretrained(eqx.nn.inference_mode(model), state, entry)
-
-
-def _fetch(repo: str, file: str, revision: str | None) -> pathlib.Path:
+def _fetch(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     from ._hub import fetch  # huggingface_hub takes long to import, and only models from the Hub need it
 
     return fetch(repo, file, revision, packaged())
@@ -157,8 +166,32 @@ def _existing(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _config(path: pathlib.Path) -> Entry:
-    return from_json(path.read_text(encoding="utf-8"), str(path))
+def _described(name: str, fetch: Callable[[str], pathlib.Path]) -> Entry:
+    """The entry in the folder's or repo's `config.json`."""
+    path = fetch(CONFIG)
+    text = path.read_text(encoding="utf-8")
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from None
+    if isinstance(config, dict) and foreign(config):
+        name = pathlib.Path(name).resolve().name if os.path.isdir(name) else name
+        return describe(name, config, lambda file: json.loads(fetch(file).read_text(encoding="utf-8")))
+    return from_json(text, str(path))
+
+
+def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
+    """A published entry with what its repo alone knows: the labels, or all that its own `config.json` describes."""
+    assert entry.checkpoint is not None
+    match entry.checkpoint.label_file:
+        case None:
+            return entry
+        case "config.json":
+            described = _described(entry.checkpoint.repo, fetch)
+            own = ("frontend", "network", "model", "classes", "labels", "window")
+            return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
+        case file:
+            return dataclasses.replace(entry, labels=_labels(fetch(file)))
 
 
 def _labels(path: pathlib.Path) -> tuple[str, ...]:

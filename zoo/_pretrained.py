@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from audax_eqx.layers import Linear
 from audax_eqx.models import Classifier
 
-from ._entry import Entry
+from ._entry import Entry, Model
 
 
 class Pretrained(eqx.Module):
-    """A classifier that eats waveforms, one clip at a time: `Float[Array, " samples"]`, NumPy or JAX, mono, in
+    """A model that eats waveforms, one clip at a time: `Float[Array, " samples"]`, NumPy or JAX, mono, in
     [-1, 1], at `sample_rate` Hz and of any length from one frame on. `zoo.read` gives such a wave.
 
     Every method that takes a wave takes `sample_rate=` too, and raises ValueError when it differs from the model's.
@@ -24,7 +24,7 @@ class Pretrained(eqx.Module):
     They compile once for each length; a batch is the user's map: `eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves)`.
     """
 
-    model: Classifier
+    model: Model
     state: eqx.nn.State
     entry: Entry = eqx.field(static=True)
 
@@ -38,12 +38,20 @@ class Pretrained(eqx.Module):
         """The names of the classes."""
         return self.entry.labels or tuple(f"class {index}" for index in range(self.entry.classes))
 
-    def __call__(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " classes"]:
-        """Logits."""
-        return _logits(self, self._checked(wave, sample_rate))
+    def __call__(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " outputs"]:
+        """Logits, one a class; of a contrastive model the projection that it compares clips by."""
+        return _output(self, self._checked(wave, sample_rate))
 
     def probabilities(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " classes"]:
-        """Softmax of the logits for a multiclass model; for a multilabel one a sigmoid of each."""
+        """Softmax of the logits for a multiclass model; for a multilabel one a sigmoid of each.
+
+        Raises ValueError for a contrastive model, which knows no classes.
+        """
+        if self.entry.task == "contrastive":
+            raise ValueError(
+                f"{self.entry.name} was trained without labels and names no sounds: use embed(wave), or "
+                "train a classifier on it, thaw(classes=..., key=...)."
+            )
         logits = self(wave, sample_rate=sample_rate)
         return jax.nn.softmax(logits) if self.entry.task == "multiclass" else jax.nn.sigmoid(logits)
 
@@ -63,16 +71,19 @@ class Pretrained(eqx.Module):
         """Seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`."""
         return self.model.frontend.times(self.model.network.positions(frames))
 
-    def thaw(self, classes: int | None = None, *, key: PRNGKeyArray) -> tuple[Classifier, eqx.nn.State]:
+    def thaw(self, classes: int | None = None, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:
         """A copy to fine-tune: the model in training mode and its own State, with a fresh head of `classes`.
 
-        Without `classes` it keeps the head. It trains under `jax.vmap(..., axis_name="batch")`.
+        Without `classes` it keeps the head; a contrastive model stays one, and with `classes` becomes a `Classifier`.
+        It trains under `jax.vmap(..., axis_name="batch")`.
         """
         model, state = jax.tree.map(
             lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, (self.model, self.state)
         )
-        if classes is not None:
+        if classes is not None and isinstance(model, Classifier):
             model = eqx.tree_at(lambda tree: tree.head, model, Linear(model.network.width, classes, key=key))
+        elif classes is not None:
+            model = Classifier(model.frontend, model.network, classes, key=key)
         return eqx.nn.inference_mode(model, value=False), state
 
     def _checked(self, wave: Any, sample_rate: int | None) -> Float[Array, " samples"]:
@@ -116,7 +127,7 @@ class Pretrained(eqx.Module):
 
 
 @eqx.filter_jit
-def _logits(clip: Pretrained, wave: Array) -> Array:
+def _output(clip: Pretrained, wave: Array) -> Array:
     return clip.model(wave, clip.state)[0]
 
 

@@ -1,6 +1,11 @@
 """Frontends from a waveform to `frames bins`."""
 
+from .kaldi import KaldiFbank as KaldiFbank
+from .kaldi import ast_fbank as ast_fbank
+from .leaf import LEAF as LEAF
 from .log_mel import LogMel as LogMel
 from .log_mel import audax_log_mel as audax_log_mel
 from .log_mel import librosa_log_mel as librosa_log_mel
 from .log_mel import torchaudio_log_mel as torchaudio_log_mel
+from .pcen import PCEN as PCEN
+from .sincnet import SincNet as SincNet

@@ -1,9 +1,14 @@
 """Small modules, channels last, one example at a time."""
 
+from .attention import Attention as Attention
 from .conv import Conv as Conv
-from .conv import Depthwise as Depthwise
 from .conv import Patchify as Patchify
+from .conv import max_pool as max_pool
+from .depthwise import Depthwise as Depthwise
 from .drop import DropPath as DropPath
+from .excite import SqueezeExcite as SqueezeExcite
 from .linear import Linear as Linear
 from .norm import BatchNorm as BatchNorm
 from .norm import LayerNorm as LayerNorm
+from .pcen import EnergyNorm as EnergyNorm
+from .pcen import bounded as bounded

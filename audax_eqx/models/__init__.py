@@ -1,3 +1,5 @@
-"""Models: a frontend, a network and a head."""
+"""Models: a frontend, a network, and what its embedding is trained for."""
 
 from .classifier import Classifier as Classifier
+from .cola import COLA as COLA
+from .simclr import SimCLR as SimCLR

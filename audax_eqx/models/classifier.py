@@ -1,4 +1,4 @@
-"""A waveform in, class logits out: frontend -> network -> dropout -> linear head."""
+"""A waveform in, class logits out: frontend -> network -> (LayerNorm ->) dropout -> linear head."""
 
 import equinox as eqx
 import jax
@@ -6,18 +6,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
-from ..layers import Linear
+from ..layers import LayerNorm, Linear
 
 
 class Classifier(eqx.Module):
-    """`frontend` and `network` with a linear head over the embedding; `dropout` is the rate in front of the head.
+    """`frontend` and `network` with a linear head over the embedding.
 
-    Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With its parameters cast to
-    bfloat16 it computes in bfloat16, behind a float32 frontend.
+    `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm in front of that, which
+    transformers have. Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With its
+    parameters cast to bfloat16 it computes in bfloat16, behind a float32 frontend.
     """
 
     frontend: AbstractFrontend
     network: AbstractNetwork
+    norm: LayerNorm | None
     dropout: eqx.nn.Dropout
     head: Linear
 
@@ -28,9 +30,11 @@ class Classifier(eqx.Module):
         classes: int,
         *,
         dropout: float = 0.0,
+        norm: float | None = None,
         key: PRNGKeyArray,
     ):
         self.frontend, self.network = frontend, network
+        self.norm = None if norm is None else LayerNorm(network.width, eps=norm)
         self.dropout = eqx.nn.Dropout(dropout)
         self.head = Linear(network.width, classes, key=key)
 
@@ -45,7 +49,7 @@ class Classifier(eqx.Module):
     def embed(
         self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
-        """The clip's embedding: the network's output, in front of the dropout and the head."""
+        """The clip's embedding: the network's output."""
         return self.network(self.listen(wave), state, key=key)
 
     def __call__(
@@ -60,4 +64,5 @@ class Classifier(eqx.Module):
         """Logits from what `listen` gives, for training that augments between frontend and network."""
         network_key, head_key = (None, None) if key is None else tuple(jax.random.split(key))
         embedding, state = self.network(x, state, key=network_key)
+        embedding = embedding if self.norm is None else self.norm(embedding)
         return self.head(self.dropout(embedding, key=head_key)).astype(jnp.float32), state

@@ -1,5 +1,9 @@
 """Networks from `frames bins` to an embedding, one architecture a file. This namespace is their registry."""
 
+from .ast import AST as AST
+from .ast import ast_base as ast_base
+from .ast import ast_small as ast_small
+from .ast import ast_tiny as ast_tiny
 from .convnext import ConvNeXt as ConvNeXt
 from .convnext import convnext_atto as convnext_atto
 from .convnext import convnext_base as convnext_base
@@ -10,3 +14,19 @@ from .convnext import convnext_pico as convnext_pico
 from .convnext import convnext_small as convnext_small
 from .convnext import convnext_tiny as convnext_tiny
 from .convnext import convnext_xlarge as convnext_xlarge
+from .efficientnet import EfficientNet as EfficientNet
+from .efficientnet import efficientnet_b0 as efficientnet_b0
+from .efficientnet import efficientnet_b1 as efficientnet_b1
+from .efficientnet import efficientnet_b2 as efficientnet_b2
+from .efficientnet import efficientnet_b3 as efficientnet_b3
+from .efficientnet import efficientnet_b4 as efficientnet_b4
+from .efficientnet import efficientnet_b5 as efficientnet_b5
+from .efficientnet import efficientnet_b6 as efficientnet_b6
+from .efficientnet import efficientnet_b7 as efficientnet_b7
+from .resnet import ResNet as ResNet
+from .resnet import resnet18 as resnet18
+from .resnet import resnet34 as resnet34
+from .resnet import resnet50 as resnet50
+from .resnet import resnet101 as resnet101
+from .resnet import resnet152 as resnet152
+from .resnet import resnet200 as resnet200

@@ -1,0 +1,173 @@
+"""LEAF, a learnable frontend (Zeghidour et al., 2021, arXiv:2101.08596), as in the original audax.
+
+    wave -> Gabor filters -> |.|^2 -> Gaussian low-pass, every 10 ms -> max(., 1e-5) -> sPCEN
+
+A Gabor filter is a complex sinusoid of frequency mu (radians a sample) under a Gaussian of width sigma (samples),
+
+    exp(i mu t) exp(-t^2 / (2 sigma^2)) / (sqrt(2 pi) sigma),    t = -(taps // 2), ..., (taps - 1) // 2.
+"""
+
+import math
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float, PRNGKeyArray
+
+from .. import features
+from ..abstract import AbstractFrontend
+from ..layers import EnergyNorm, bounded
+from ._overlap_save import filter_and_pool, first_centre, window_and_stride
+
+_WIDTH = math.sqrt(2.0 * math.log(2.0)) / math.pi  # sigma / samples of a Gaussian, at the bounds of the paper
+
+
+class LEAF(AbstractFrontend):
+    """One clip, `samples` in [-1, 1], to `frames bins`: ceil(samples / stride) frames, in float32.
+
+    - `window_ms`, `stride_ms`: length of filters and windows, distance of frames; 401 and 160 samples at 16 kHz.
+    - `min_freq`, `max_freq`: Hz, between which the filters start; `max_freq` None is 0.4875 of the sample rate (7800
+      at 16 kHz). Training may move them anywhere up to half the sample rate.
+    - `init`: "mel", the filters' centres and widths at half maximum are those of a mel filterbank; or at random, as
+      the filters' distance from `min_freq` and from the least width: "normal" (standard deviation 0.01),
+      "lecun_normal", "kaiming_normal". What is drawn past the bounds is folded back. Only these use `key`.
+
+    `gabor` holds (mu, sigma), `pooling` the width of the low-pass in half windows. They are kept in bounds (mu in [0,
+    pi]; 4 to `window` samples between the half maxima of the filter's spectrum; pooling in [2 / window, 0.5]) by
+    `layers.bounded`, so that gradients are finite and no filter is stuck. Raises ValueError for frequencies, windows or
+    a name that make no sense, and for an empty waveform.
+    """
+
+    gabor: Float[Array, "bins 2"]
+    pooling: Float[Array, " bins"]
+    compression: EnergyNorm
+    sample_rate: int = eqx.field(static=True)
+    bins: int = eqx.field(static=True)
+    window: int = eqx.field(static=True)
+    stride: int = eqx.field(static=True)
+    min_samples: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sample_rate: int,
+        bins: int = 64,
+        *,
+        window_ms: float = 25.0,
+        stride_ms: float = 10.0,
+        min_freq: float = 60.0,
+        max_freq: float | None = None,
+        init: str = "mel",
+        key: PRNGKeyArray,
+    ):
+        max_freq = 0.4875 * sample_rate if max_freq is None else max_freq
+        if not 0.0 <= min_freq < max_freq <= sample_rate / 2:
+            raise ValueError(
+                f"LEAF at {sample_rate} Hz needs 0 <= min_freq < max_freq <= {sample_rate / 2} Hz, got "
+                f"min_freq {min_freq} and max_freq {max_freq}: change them or the sample rate."
+            )
+        if bins < 1:
+            raise ValueError(f"LEAF has one filter a bin and needs at least 1, got bins={bins}.")
+        self.window, self.stride = window_and_stride("LEAF", sample_rate, window_ms, stride_ms)
+        if init == "mel":
+            gabor = _from_mel(sample_rate, bins, min_freq, max_freq)
+            self.gabor = jnp.asarray(np.clip(gabor, *_bounds(self.window)), jnp.float32)
+        elif init in _RANDOM:
+            low, high = _bounds(self.window)
+            low[0], high[0] = 2.0 * math.pi * min_freq / sample_rate, 2.0 * math.pi * max_freq / sample_rate
+            draw = _RANDOM[init](key, (bins, 2), jnp.float32)
+            self.gabor = _folded(draw, low.astype(np.float32), high.astype(np.float32))
+        else:
+            names = ", ".join(repr(name) for name in ("mel", *_RANDOM))
+            raise ValueError(f"LEAF has no init {init!r}: choose one of {names}.")
+        self.pooling = jnp.full(bins, 0.4)
+        self.compression = EnergyNorm(bins, alpha=0.96, delta=2.0, root=2.0, smooth=0.04, floor=1e-12)
+        self.sample_rate, self.bins, self.min_samples = sample_rate, bins, 1
+
+    def __call__(self, wave: Float[Array, " samples"]) -> Float[Array, "frames {self.bins}"]:
+        if wave.size < self.min_samples:
+            raise ValueError("LEAF takes at least 1 sample, got 0: pad the clip with zeros.")
+        energies = filter_and_pool(
+            wave.astype(jnp.float32),
+            _gabor_filters(self.gabor.astype(jnp.float32), self.window),
+            _lowpass(self.pooling.astype(jnp.float32), self.window),
+            stride=self.stride,
+            pool=_weighted_energies,
+            combine=jnp.add,
+        )
+        return self.compression(jnp.maximum(energies, 1e-5))
+
+    def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
+        ahead = 1 - self.window % 2  # of its two middle taps an even filter is centred on the later
+        return (positions * self.stride + first_centre(self.window, self.stride) + ahead) / self.sample_rate
+
+
+def _gabor_filters(gabor: Float[Array, "bins 2"], taps: int) -> Complex[Array, "bins {taps}"]:
+    low, high = _bounds(taps)
+    mu, sigma = (bounded(gabor[:, i], float(low[i]), float(high[i]))[:, None] for i in range(2))
+    t = jnp.arange(-(taps // 2), (taps + 1) // 2, dtype=jnp.float32)[None]
+    envelope = jnp.exp(-0.5 * (t / sigma) ** 2) / (math.sqrt(2.0 * math.pi) * sigma)
+    return jax.lax.complex(envelope * jnp.cos(mu * t), envelope * jnp.sin(mu * t))
+
+
+def _lowpass(pooling: Float[Array, " bins"], window: int) -> Float[Array, "bins {window}"]:
+    half = 0.5 * (window - 1)
+    width = bounded(pooling, 2.0 / window, 0.5)[:, None] * half
+    t = jnp.arange(window, dtype=jnp.float32)[None] - half
+    return jnp.exp(-0.5 * (t / width) ** 2)
+
+
+def _weighted_energies(
+    y: Complex[Array, "strides stride"],
+    inside: Bool[Array, "strides stride"],
+    taps: int,
+    weights: Float[Array, " {taps}"],
+) -> Float[Array, "strides parts"]:
+    """Each stride's energy under each part of the low-pass: one matrix product."""
+    energy = jnp.where(inside, jnp.square(y.real) + jnp.square(y.imag), 0.0)
+    parts = -(-taps // y.shape[1])
+    weights = jnp.pad(weights, (0, parts * y.shape[1] - taps)).reshape(parts, -1)
+    return jnp.matmul(energy, weights.T, precision=jax.lax.Precision.HIGHEST)
+
+
+# The filters' start ---------------------------------------------------------------------------------------------------
+
+_RANDOM = {
+    "normal": jax.nn.initializers.normal(0.01),
+    "lecun_normal": jax.nn.initializers.lecun_normal(),
+    "kaiming_normal": jax.nn.initializers.he_normal(),
+}
+
+
+def _bounds(taps: int) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+    """Least and greatest (mu, sigma)."""
+    return np.array([0.0, 4.0 * _WIDTH]), np.array([math.pi, taps * _WIDTH])
+
+
+def _from_mel(sample_rate: int, bins: int, min_freq: float, max_freq: float) -> Float[np.ndarray, "{bins} 2"]:
+    """(mu, sigma) of filters that peak where mel filters do, and are as wide at half the maximum of their magnitude.
+
+    The mel filters are sampled at the frequencies of an FFT, as in audax: of 512 points, or of twice as many, and
+    again, until each has a peak of its own. (512 points are enough for 64 filters at
+    16 kHz; at 44.1 kHz they would make pairs of equal ones.)
+    """
+    for n_fft in (2**power for power in range(9, 17)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mel = np.sqrt(features.melscale_fbanks(n_fft // 2 + 1, min_freq, max_freq, bins, sample_rate))
+        height, peak = mel.max(axis=0), mel.argmax(axis=0)
+        if np.all(height > 0.0) and np.all(np.diff(peak) > 0):
+            width = np.sum(mel >= 0.5 * height[None], axis=0)
+            return np.stack([2.0 * math.pi * peak / n_fft, _WIDTH * n_fft / width], axis=1)
+    raise ValueError(
+        f"LEAF cannot tell {bins} mel filters between {min_freq} and {max_freq} Hz apart at {sample_rate} Hz: take "
+        "fewer bins or a wider range."
+    )
+
+
+def _folded(draw: Array, low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"]) -> Array:
+    """low + |draw|, reflected at both bounds as often as it takes."""
+    width = (high - low)[None]
+    distance = jnp.mod(jnp.abs(draw), 2.0 * width)
+    return jnp.clip(low[None] + width - jnp.abs(distance - width), low[None], high[None])

@@ -1,0 +1,91 @@
+"""COLA, "Contrastive Learning of General-Purpose Audio Representations", Saeed et al., 2021, arXiv:2010.10915.
+
+    frontend -> network -> linear projection z, and then the similarity of an anchor a with a positive p:
+
+    bilinear:  tanh(norm(a)) W tanh(norm(p))
+    dot:       cos(a, p) / temperature
+
+Two crops of one clip are an anchor and its positive; the other clips of the batch are its negatives.
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractFrontend, AbstractNetwork
+from ..layers import LayerNorm, Linear
+from .simclr import cosines
+
+
+class COLA(eqx.Module):
+    """`frontend` and `network` with a projection of `width` numbers and a similarity between projections.
+
+    `temperature` divides the dot product's cosines; the bilinear similarity learns its own scale. Build it inside of
+    `eqx.nn.make_with_state`: networks with BatchNorm carry State.
+    """
+
+    frontend: AbstractFrontend
+    network: AbstractNetwork
+    projection: Linear
+    norm: LayerNorm | None
+    bilinear: Float[Array, "width width"] | None
+    width: int = eqx.field(static=True)
+    temperature: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        frontend: AbstractFrontend,
+        network: AbstractNetwork,
+        width: int = 512,
+        *,
+        similarity: Literal["bilinear", "dot"] = "bilinear",
+        temperature: float = 0.2,
+        key: PRNGKeyArray,
+    ):
+        if temperature <= 0.0:
+            raise ValueError(f"COLA divides cosines by its temperature, which must be > 0: got {temperature}.")
+        projection_key, bilinear_key = jax.random.split(key)
+        self.frontend, self.network = frontend, network
+        self.projection = Linear(network.width, width, bias=False, scale=network.width**-0.5, key=projection_key)
+        bilinear = similarity == "bilinear"
+        self.norm = LayerNorm(width) if bilinear else None
+        self.bilinear = 0.01 * jax.random.normal(bilinear_key, (width, width)) if bilinear else None
+        self.width, self.temperature = width, temperature
+
+    def listen(self, wave: Float[Array, " samples"]) -> Float[Array, "frames bins"]:
+        """The frontend's features, which are float32, in the dtype that the network computes in."""
+        return self.frontend(wave).astype(self.projection.weight.dtype)
+
+    def embed(
+        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
+        """The clip's embedding for other tasks: the network's output, in front of the projection."""
+        return self.network(self.listen(wave), state, key=key)
+
+    def __call__(
+        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        """The projection, in float32, for `similarity`."""
+        return self.project(self.listen(wave), state, key=key)
+
+    def project(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        """The projection of what `listen` gives, for training that augments between frontend and network."""
+        embedding, state = self.network(x, state, key=key)
+        return self.projection(embedding).astype(jnp.float32), state
+
+    def similarity(
+        self,
+        anchors: Float[Array | np.ndarray, "anchors {self.width}"],
+        positives: Float[Array | np.ndarray, "positives {self.width}"],
+    ) -> Float[Array, "anchors positives"]:
+        """Of every anchor's projection with every positive's: the logits of the contrastive loss, in float32."""
+        if self.norm is None or self.bilinear is None:
+            return cosines(anchors, positives) / self.temperature
+        left, right = (jnp.tanh(self.norm(jnp.asarray(each))) for each in (anchors, positives))
+        return left @ self.bilinear.astype(jnp.float32) @ right.T

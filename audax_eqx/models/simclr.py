@@ -1,0 +1,105 @@
+"""SimCLR, "A Simple Framework for Contrastive Learning", Chen et al., 2020, arXiv:2002.05709.
+
+    frontend -> network -> projection: contract(relu(expand(h)))
+
+Two views of a clip are each other's positives, all other views of the batch their negatives; the loss is NT-Xent.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractFrontend, AbstractNetwork
+from ..layers import Linear
+
+
+class MLP(eqx.Module):
+    """Linear, ReLU, linear: the projection of the paper, without biases at its end."""
+
+    expand: Linear
+    contract: Linear
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
+        expand_key, contract_key = jax.random.split(key)
+        self.expand = Linear(inputs, inputs, scale=(2 / inputs) ** 0.5, key=expand_key)
+        self.contract = Linear(inputs, outputs, bias=False, scale=inputs**-0.5, key=contract_key)
+
+    def __call__(self, x: Float[Array, " inputs"]) -> Float[Array, " outputs"]:
+        return self.contract(jax.nn.relu(self.expand(x)))
+
+
+class SimCLR(eqx.Module):
+    """`frontend` and `network` with a projection of `width` numbers, an MLP, or `linear` as in audax.
+
+    `temperature` divides the cosines. Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State.
+    """
+
+    frontend: AbstractFrontend
+    network: AbstractNetwork
+    projection: MLP | Linear
+    width: int = eqx.field(static=True)
+    temperature: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        frontend: AbstractFrontend,
+        network: AbstractNetwork,
+        width: int = 128,
+        *,
+        linear: bool = False,
+        temperature: float = 0.1,
+        key: PRNGKeyArray,
+    ):
+        if temperature <= 0.0:
+            raise ValueError(f"SimCLR divides cosines by its temperature, which must be > 0: got {temperature}.")
+        self.frontend, self.network = frontend, network
+        if linear:
+            self.projection = Linear(network.width, width, bias=False, scale=network.width**-0.5, key=key)
+        else:
+            self.projection = MLP(network.width, width, key=key)
+        self.width, self.temperature = width, temperature
+
+    def listen(self, wave: Float[Array, " samples"]) -> Float[Array, "frames bins"]:
+        """The frontend's features, which are float32, in the dtype that the network computes in."""
+        last = self.projection.contract if isinstance(self.projection, MLP) else self.projection
+        return self.frontend(wave).astype(last.weight.dtype)
+
+    def embed(
+        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
+        """The clip's embedding for other tasks: the network's output, in front of the projection."""
+        return self.network(self.listen(wave), state, key=key)
+
+    def __call__(
+        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        """The projection, in float32, for `similarity`."""
+        return self.project(self.listen(wave), state, key=key)
+
+    def project(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        """The projection of what `listen` gives, for training that augments between frontend and network."""
+        embedding, state = self.network(x, state, key=key)
+        return self.projection(embedding).astype(jnp.float32), state
+
+    def similarity(
+        self,
+        views: Float[Array | np.ndarray, "views {self.width}"],
+        others: Float[Array | np.ndarray, "others {self.width}"],
+    ) -> Float[Array, "views others"]:
+        """Of every view's projection with every other's: cosines divided by the temperature."""
+        return cosines(views, others) / self.temperature
+
+
+def cosines(a: Float[Array | np.ndarray, "n width"], b: Float[Array | np.ndarray, "m width"]) -> Float[Array, "n m"]:
+    """The cosine of the angle between each row of `a` and each of `b`; 0 for a row of zeros."""
+    return _unit(a) @ _unit(b).T
+
+
+def _unit(rows: Array | np.ndarray) -> Array:
+    rows = jnp.asarray(rows)
+    squares = jnp.sum(jnp.square(rows), axis=1, keepdims=True)
+    return rows * jnp.broadcast_to(jax.lax.rsqrt(jnp.maximum(squares, 1e-12)), rows.shape)

@@ -1,0 +1,192 @@
+"""AST: Audio Spectrogram Transformer, Gong et al., 2021, arXiv:2104.01778.
+
+    tokens:  [class, distillation, overlapping 16x16 patches of the fbank] + position embedding
+    block:   x + attention(norm(x)), then x + contract(gelu(expand(norm(x))))
+    end:     LayerNorm -> mean of the class and the distillation token
+
+AudioSet weights: https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593 (BSD-3). The names of the variants are
+DeiT's (Touvron et al., 2021, arXiv:2012.12877), from whose image weights the paper starts.
+"""
+
+from functools import partial
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractNetwork
+from ..layers import Attention, Conv, DropPath, LayerNorm, Linear
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+
+
+class Block(eqx.Module):
+    """Attention over all tokens, then an MLP at each token, on residual branches that begin with a LayerNorm."""
+
+    attention_norm: LayerNorm
+    attention: Attention
+    mlp_norm: LayerNorm
+    expand: Linear
+    contract: Linear
+    drop_path: DropPath
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        *,
+        qkv_bias: bool,
+        eps: float,
+        activation: Activation,
+        drop_path: float,
+        key: PRNGKeyArray,
+    ):
+        keys = jax.random.split(key, 3)
+        self.attention_norm = LayerNorm(width, eps=eps)
+        self.attention = Attention(width, heads, bias=qkv_bias, key=keys[0])
+        self.mlp_norm = LayerNorm(width, eps=eps)
+        self.expand = Linear(width, mlp_width, key=keys[1])
+        self.contract = Linear(mlp_width, width, key=keys[2])
+        self.drop_path = DropPath(drop_path)
+        self.activation = activation
+
+    def __call__(
+        self, x: Float[Array, "tokens width"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "tokens width"]:
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x + self.drop_path(self.attention(self.attention_norm(x)), key=keys[0])
+        y = self.expand(self.mlp_norm(x))
+        match self.activation:
+            case "gelu":
+                y = jax.nn.gelu(y, approximate=False)
+            case "gelu_tanh":
+                y = jax.nn.gelu(y, approximate=True)
+            case "relu":
+                y = jax.nn.relu(y)
+            case "silu":
+                y = jax.nn.silu(y)
+        return x + self.drop_path(self.contract(y), key=keys[1])
+
+
+class AST(AbstractNetwork):
+    """AST over `frames bins`; a step of the feature map is a patch, `stride` (frames, bins) from the one before.
+
+    - `bins`, `frames`: the size of the input for which the position embedding is made. Over any other size it is
+      stretched or shrunk; an input smaller than one patch is filled up with zeros.
+    - `patch`: (frames, bins), or one number for both. What is left over at the end, less than a stride, is cut off.
+    - `mlp_width`: 4 times the width unless given.
+    - `qkv_bias`: whether query, key and value have a bias.
+    - `eps`: of every LayerNorm.
+    - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", in the MLPs.
+    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
+
+    `features` gives the patches only. Raises ValueError for a width that the heads do not divide.
+    """
+
+    patchify: Conv
+    class_token: Float[Array, " width"]
+    distillation_token: Float[Array, " width"]
+    position_embedding: Float[Array, "tokens width"]  # class, distillation, then patches: bin by bin, in each all times
+    blocks: tuple[Block, ...]
+    norm: LayerNorm
+    width: int = eqx.field(static=True)
+    grid: tuple[int, int] = eqx.field(static=True)  # patches over time and over freq in the position embedding
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        bins: int = 128,
+        frames: int = 1024,
+        patch: int | tuple[int, int] = 16,
+        stride: tuple[int, int] = (10, 10),
+        mlp_width: int | None = None,
+        qkv_bias: bool = True,
+        eps: float = 1e-12,
+        activation: Activation = "gelu",
+        drop_path: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        patch = (patch, patch) if isinstance(patch, int) else patch
+        if min(bins, frames, *patch, *stride) < 1:
+            raise ValueError(
+                "AST cuts frames x bins into patches and takes sizes of at least 1, got "
+                f"frames={frames}, bins={bins}, patch={patch} and stride={stride}."
+            )
+        sizes = zip((frames, bins), patch, stride, strict=True)
+        time, freq = (max(size - kernel, 0) // step + 1 for size, kernel, step in sizes)
+        keys = jax.random.split(key, depth + 4)
+        self.patchify = Conv(1, width, patch, stride=stride, padding="valid", scale=0.02, key=keys[0])
+        self.class_token = 0.02 * jax.random.normal(keys[1], (width,))
+        self.distillation_token = 0.02 * jax.random.normal(keys[2], (width,))
+        self.position_embedding = 0.02 * jax.random.normal(keys[3], (2 + freq * time, width))
+        self.blocks = tuple(
+            Block(
+                width,
+                heads,
+                4 * width if mlp_width is None else mlp_width,
+                qkv_bias=qkv_bias,
+                eps=eps,
+                activation=activation,
+                drop_path=rate,
+                key=block_key,
+            )
+            for rate, block_key in zip(np.linspace(0.0, drop_path, depth).tolist(), keys[4:], strict=True)
+        )
+        self.norm = LayerNorm(width, eps=eps)
+        self.width, self.grid = width, (time, freq)
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
+        return self._tokens(x, key)[1], state
+
+    def __call__(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        return jnp.mean(self._tokens(x, key)[0], axis=0), state
+
+    def _tokens(
+        self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "2 {self.width}"], Float[Array, "time freq {self.width}"]]:
+        """What the class and the distillation token became, and the patches."""
+        patches = self.patchify(x[:, :, None])
+        time, freq, width = patches.shape
+        y = jnp.concatenate(
+            [
+                self.class_token[None],
+                self.distillation_token[None],
+                jnp.swapaxes(patches, 0, 1).reshape(freq * time, width),
+            ]
+        )
+        y = y + self._position_embedding(time, freq)
+        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        for block, block_key in zip(self.blocks, keys, strict=True):
+            y = block(y, key=block_key)
+        y = self.norm(y)
+        return y[:2], jnp.swapaxes(y[2:].reshape(freq, time, width), 0, 1)
+
+    def _position_embedding(self, time: int, freq: int) -> Float[Array, "tokens {self.width}"]:
+        if (time, freq) == self.grid:
+            return self.position_embedding
+        tokens, patches = self.position_embedding[:2], self.position_embedding[2:]
+        # As the paper's code: between the centres of the patches, and without the smoothing that `resize` would put in
+        # front of shrinking, for which the weights were never trained. In float32, so that bfloat16 is rounded once.
+        maps = patches.astype(jnp.float32).reshape(self.grid[1], self.grid[0], self.width)
+        maps = jax.image.resize(maps, (freq, time, self.width), "bilinear", antialias=False)
+        return jnp.concatenate([tokens, maps.reshape(freq * time, self.width).astype(patches.dtype)])
+
+    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+        return np.arange(time) * self.patchify.stride[0] + (self.patchify.weight.shape[0] - 1) / 2
+
+
+ast_tiny = partial(AST, 192, 12, 3)
+ast_small = partial(AST, 384, 12, 6)
+ast_base = partial(AST, 768, 12, 12)

@@ -1,0 +1,203 @@
+"""EfficientNet, Tan and Le, 2019, arXiv:1905.11946.
+
+    stem:    3x3 convolution, stride 2 -> BatchNorm -> SiLU
+    MBConv:  x + drop_path(norm(project(excite(silu(norm(depthwise(silu(norm(expand(x)))))))))),
+             without `x +` where the size changes, without `expand` in the first stage
+    end:     1x1 convolution -> BatchNorm -> SiLU -> mean over time and freq
+
+    | stage       | stem |  1 |  2 |  3 |  4 |   5 |   6 |   7 |  end |
+    | channels    |   32 | 16 | 24 | 40 | 80 | 112 | 192 | 320 | 1280 |
+    | blocks      |      |  1 |  2 |  2 |  3 |   3 |   4 |   1 |      |
+    | kernel      |    3 |  3 |  3 |  5 |  3 |   5 |   5 |   3 |    1 |
+    | stride      |    2 |  1 |  2 |  2 |  2 |   1 |   2 |   1 |    1 |
+    | expansion   |      |  1 |  6 |  6 |  6 |   6 |   6 |   6 |      |
+
+ImageNet weights to start from: https://huggingface.co/timm/efficientnet_b0.ra_in1k (Apache-2.0), by
+`zoo.load("timm/efficientnet_b0.ra_in1k")`.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractNetwork
+from ..layers import BatchNorm, Conv, Depthwise, DropPath, Linear, SqueezeExcite
+
+Keys = Iterator[PRNGKeyArray]
+Padding = Literal["symmetric", "same"]
+DEPTHS, WIDTHS = (1, 2, 2, 3, 3, 4, 1), (32, 16, 24, 40, 80, 112, 192, 320)
+KERNELS, STRIDES, EXPANSIONS = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 6, 6, 6, 6, 6, 6)
+
+
+class MBConv(eqx.Module):
+    """Inverted bottleneck: 1x1 to `expansion` times the channels, depthwise, squeeze-and-excitation, 1x1 back."""
+
+    expand: Linear | None
+    expand_norm: BatchNorm | None
+    depthwise: Depthwise
+    depthwise_norm: BatchNorm
+    excite: SqueezeExcite
+    project: Linear
+    project_norm: BatchNorm
+    drop_path: DropPath
+    residual: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        expansion: int,
+        drop_path: float,
+        padding: Padding,
+        excite_bias: bool,
+        norm: "partial[BatchNorm]",
+        keys: Keys,
+    ):
+        inner = expansion * inputs
+        self.expand = _pointwise(inputs, inner, keys) if expansion > 1 else None
+        self.expand_norm = norm(inner) if expansion > 1 else None
+        self.depthwise = Depthwise(
+            inner,
+            (kernel, kernel),
+            stride=(stride, stride),
+            padding=padding,
+            fused=True,
+            bias=False,
+            scale=math.sqrt(2) / kernel,
+            key=next(keys),
+        )
+        self.depthwise_norm = norm(inner)
+        self.excite = SqueezeExcite(inner, max(1, inputs // 4), bias=excite_bias, key=next(keys))
+        self.project = _pointwise(inner, outputs, keys)
+        self.project_norm = norm(outputs)
+        self.drop_path = DropPath(drop_path)
+        self.residual = stride == 1 and inputs == outputs
+
+    def __call__(
+        self, x: Float[Array, "time freq channels"], state: eqx.nn.State, *, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "newtime newfreq newchannels"], eqx.nn.State]:
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y, state = self.expand_norm(self.expand(y), state)
+            y = jax.nn.silu(y)
+        y, state = self.depthwise_norm(self.depthwise(y), state)
+        y, state = self.project_norm(self.project(self.excite(jax.nn.silu(y))), state)
+        return (x + self.drop_path(y, key=key) if self.residual else y), state
+
+
+def _pointwise(inputs: int, outputs: int, keys: Keys) -> Linear:
+    return Linear(inputs, outputs, bias=False, scale=(2 / outputs) ** 0.5, key=next(keys))
+
+
+class EfficientNet(AbstractNetwork):
+    """EfficientNet over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
+
+    - `depths`: the number of blocks of each of the seven stages.
+    - `widths`: the channels of the stem and of the seven stages; the end has four times the last.
+    - `drop_path`: the rate of block i of n is this times i / n.
+    - `padding`: "symmetric" (torch), or "same" (TensorFlow, Flax).
+    - `excite_bias`: whether the squeeze-and-excitations have biases.
+    - `eps`, `momentum`: of every BatchNorm.
+    """
+
+    stem: Conv
+    stem_norm: BatchNorm
+    stages: tuple[tuple[MBConv, ...], ...]
+    end: Linear
+    end_norm: BatchNorm
+    width: int = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+
+    def __init__(
+        self,
+        depths: tuple[int, ...] = DEPTHS,
+        widths: tuple[int, ...] = WIDTHS,
+        *,
+        drop_path: float = 0.0,
+        padding: Padding = "symmetric",
+        excite_bias: bool = True,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        key: PRNGKeyArray,
+    ):
+        if len(depths) != len(DEPTHS) or len(widths) != len(WIDTHS):
+            raise ValueError(f"EfficientNet takes 7 depths and 8 widths, got {depths} and {widths}.")
+        norm, blocks = partial(BatchNorm, eps=eps, momentum=momentum), sum(depths)
+        keys, rates = iter(jax.random.split(key, 5 * blocks + 2)), iter(drop_path * np.arange(blocks) / blocks)
+
+        def stage(index: int) -> tuple[MBConv, ...]:
+            inputs, outputs = widths[index : index + 2]
+            return tuple(
+                MBConv(
+                    inputs if block == 0 else outputs,
+                    outputs,
+                    KERNELS[index],
+                    STRIDES[index] if block == 0 else 1,
+                    EXPANSIONS[index],
+                    float(next(rates)),
+                    padding,
+                    excite_bias,
+                    norm,
+                    keys,
+                )
+                for block in range(depths[index])
+            )
+
+        self.stem = Conv(1, widths[0], (3, 3), stride=(2, 2), padding=padding, bias=False, key=next(keys))
+        self.stem_norm = norm(widths[0])
+        self.stages = tuple(map(stage, range(len(depths))))
+        self.end = _pointwise(widths[-1], 4 * widths[-1], keys)
+        self.end_norm = norm(4 * widths[-1])
+        self.width, self.padding = 4 * widths[-1], padding
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
+        y, state = self.stem_norm(self.stem(x[:, :, None]), state)
+        y = jax.nn.silu(y)
+        blocks = list(itertools.chain(*self.stages))
+        keys = [None] * len(blocks) if key is None else jax.random.split(key, len(blocks))
+        for block, block_key in zip(blocks, keys, strict=True):
+            y, state = block(y, state, key=block_key)
+        y, state = self.end_norm(self.end(y), state)
+        return jax.nn.silu(y), state
+
+    def __call__(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        y, state = self.features(x, state, key=key)
+        return jnp.mean(y, axis=(0, 1)), state
+
+    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+        """With "same" padding the centres depend on the length; these are right to within half a step."""
+        return np.arange(time) * 32 + (0.0 if self.padding == "symmetric" else 31 / 2)
+
+
+def scaled(width: float, depth: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`depths` and `widths` of B0 times two factors: depths are rounded up, widths to multiples of 8 that lose at most
+    a tenth."""
+    depths = tuple(math.ceil(depth * each) for each in DEPTHS)
+    nearest = (max(8, int(width * each + 4) // 8 * 8) for each in WIDTHS)
+    return depths, tuple(
+        each + 8 if each < 0.9 * width * plain else each for each, plain in zip(nearest, WIDTHS, strict=True)
+    )
+
+
+efficientnet_b0 = partial(EfficientNet, *scaled(width=1.0, depth=1.0))
+efficientnet_b1 = partial(EfficientNet, *scaled(width=1.0, depth=1.1))
+efficientnet_b2 = partial(EfficientNet, *scaled(width=1.1, depth=1.2))
+efficientnet_b3 = partial(EfficientNet, *scaled(width=1.2, depth=1.4))
+efficientnet_b4 = partial(EfficientNet, *scaled(width=1.4, depth=1.8))
+efficientnet_b5 = partial(EfficientNet, *scaled(width=1.6, depth=2.2), eps=1e-3, momentum=0.01)
+efficientnet_b6 = partial(EfficientNet, *scaled(width=1.8, depth=2.6), eps=1e-3, momentum=0.01)
+efficientnet_b7 = partial(EfficientNet, *scaled(width=2.0, depth=3.1), eps=1e-3, momentum=0.01)

@@ -1,0 +1,173 @@
+"""ResNet, "Deep Residual Learning for Image Recognition", He et al., 2016, arXiv:1512.03385.
+
+    stem:        7x7 convolution, stride 2 -> BatchNorm -> ReLU -> 3x3 maximum, stride 2
+    basic:       relu(shortcut(x) + norm(3x3(relu(norm(3x3(x))))))
+    bottleneck:  relu(shortcut(x) + norm(1x1(relu(norm(3x3(relu(norm(1x1(x)))))))))
+    end:         mean over time and freq
+
+The stride of a bottleneck is at its 3x3 convolution, as in torchvision and timm. ImageNet weights to start from:
+https://huggingface.co/timm/resnet18.a1_in1k (Apache-2.0), by `zoo.load("timm/resnet18.a1_in1k")`.
+"""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractNetwork
+from ..layers import BatchNorm, Conv, Linear, max_pool
+
+Keys = Iterator[PRNGKeyArray]
+Padding = Literal["symmetric", "same"]
+Map = Float[Array, "time freq channels"]
+Smaller = Float[Array, "newtime newfreq newchannels"]
+
+
+class Shortcut(eqx.Module):
+    """Brings the input to the branch's size: every `stride`-th position through a 1x1 convolution, then BatchNorm."""
+
+    conv: Linear
+    norm: BatchNorm
+    stride: int = eqx.field(static=True)
+
+    def __init__(self, inputs: int, outputs: int, stride: int, keys: Keys):
+        self.conv = _pointwise(inputs, outputs, keys)
+        self.norm = BatchNorm(outputs)
+        self.stride = stride
+
+    def __call__(self, x: Map, state: eqx.nn.State) -> tuple[Smaller, eqx.nn.State]:
+        return self.norm(self.conv(x[:: self.stride, :: self.stride]), state)
+
+
+class Basic(eqx.Module):
+    """Two 3x3 convolutions. The last norm's weight starts at 0, so that training starts from the identity."""
+
+    conv1: Conv
+    norm1: BatchNorm
+    conv2: Conv
+    norm2: BatchNorm
+    shortcut: Shortcut | None
+
+    def __init__(self, inputs: int, width: int, stride: int, padding: Padding, keys: Keys):
+        strides = (stride, stride)
+        self.conv1 = Conv(inputs, width, (3, 3), stride=strides, padding=padding, bias=False, key=next(keys))
+        self.norm1 = BatchNorm(width)
+        self.conv2 = Conv(width, width, (3, 3), padding=padding, bias=False, key=next(keys))
+        self.norm2 = BatchNorm(width, scale=0.0)
+        self.shortcut = Shortcut(inputs, width, stride, keys) if stride > 1 or inputs != width else None
+
+    def __call__(self, x: Map, state: eqx.nn.State) -> tuple[Smaller, eqx.nn.State]:
+        y, state = self.norm1(self.conv1(x), state)
+        y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)
+        if self.shortcut is not None:
+            x, state = self.shortcut(x, state)
+        return jax.nn.relu(x + y), state
+
+
+class Bottleneck(eqx.Module):
+    """1x1 to `width` channels, 3x3, 1x1 to four times as many. The last norm's weight starts at 0."""
+
+    conv1: Linear
+    norm1: BatchNorm
+    conv2: Conv
+    norm2: BatchNorm
+    conv3: Linear
+    norm3: BatchNorm
+    shortcut: Shortcut | None
+
+    def __init__(self, inputs: int, width: int, stride: int, padding: Padding, keys: Keys):
+        strides, outputs = (stride, stride), 4 * width
+        self.conv1 = _pointwise(inputs, width, keys)
+        self.norm1 = BatchNorm(width)
+        self.conv2 = Conv(width, width, (3, 3), stride=strides, padding=padding, bias=False, key=next(keys))
+        self.norm2 = BatchNorm(width)
+        self.conv3 = _pointwise(width, outputs, keys)
+        self.norm3 = BatchNorm(outputs, scale=0.0)
+        self.shortcut = Shortcut(inputs, outputs, stride, keys) if stride > 1 or inputs != outputs else None
+
+    def __call__(self, x: Map, state: eqx.nn.State) -> tuple[Smaller, eqx.nn.State]:
+        y, state = self.norm1(self.conv1(x), state)
+        y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)
+        y, state = self.norm3(self.conv3(jax.nn.relu(y)), state)
+        if self.shortcut is not None:
+            x, state = self.shortcut(x, state)
+        return jax.nn.relu(x + y), state
+
+
+def _pointwise(inputs: int, outputs: int, keys: Keys) -> Linear:
+    return Linear(inputs, outputs, bias=False, scale=(2 / outputs) ** 0.5, key=next(keys))
+
+
+class ResNet(AbstractNetwork):
+    """ResNet over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
+
+    - `depths`: the number of blocks of each stage; every stage but the first halves the map.
+    - `widths`: the channels of each stage's 3x3 convolutions.
+    - `bottleneck`: whether blocks are bottlenecks, which give out four times their width, or basic.
+    - `padding`: "symmetric" (torch), or "same", which Flax pads all but the stem's convolution with.
+    """
+
+    stem: Conv
+    norm: BatchNorm
+    stages: tuple[tuple[Basic | Bottleneck, ...], ...]
+    width: int = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        widths: tuple[int, ...] = (64, 128, 256, 512),
+        *,
+        bottleneck: bool = False,
+        padding: Padding = "symmetric",
+        key: PRNGKeyArray,
+    ):
+        if len(depths) != len(widths):
+            raise ValueError(f"ResNet takes as many depths as widths, got {depths} and {widths}.")
+        keys = iter(jax.random.split(key, 4 * sum(depths) + 1))
+        make, factor = (Bottleneck, 4) if bottleneck else (Basic, 1)
+        self.stem = Conv(1, widths[0], (7, 7), stride=(2, 2), bias=False, key=next(keys))
+        self.norm = BatchNorm(widths[0])
+        inputs = (widths[0], *(factor * width for width in widths))
+        self.stages = tuple(
+            tuple(
+                make(before if block == 0 else factor * width, width, 2 if block == 0 and stage else 1, padding, keys)
+                for block in range(depth)
+            )
+            for stage, (before, width, depth) in enumerate(zip(inputs, widths, depths, strict=False))
+        )
+        self.width, self.padding = inputs[-1], padding
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
+        y, state = self.norm(self.stem(x[:, :, None]), state)
+        y = max_pool(jax.nn.relu(y), 3, 2, self.padding)
+        for block in itertools.chain(*self.stages):
+            y, state = block(y, state)
+        return y, state
+
+    def __call__(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        y, state = self.features(x, state, key=key)
+        return jnp.mean(y, axis=(0, 1)), state
+
+    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+        """With "same" padding the centres depend on the length; these are right to within half a step."""
+        stride = 4 * 2 ** (len(self.stages) - 1)
+        return np.arange(time) * stride + (0.0 if self.padding == "symmetric" else (stride - 1) / 2)
+
+
+resnet18 = partial(ResNet, (2, 2, 2, 2))
+resnet34 = partial(ResNet, (3, 4, 6, 3))
+resnet50 = partial(ResNet, (3, 4, 6, 3), bottleneck=True)
+resnet101 = partial(ResNet, (3, 4, 23, 3), bottleneck=True)
+resnet152 = partial(ResNet, (3, 8, 36, 3), bottleneck=True)
+resnet200 = partial(ResNet, (3, 24, 36, 3), bottleneck=True)

@@ -1,0 +1,120 @@
+"""Entries of models that others published in a layout of their own, from their `config.json`."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._entry import Checkpoint, Entry
+
+READS = "ASTForAudioClassification and timm's ResNet, EfficientNet and ConvNeXt"
+ACTIVATIONS = {  # transformers' names to AST's
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
+    """The entry of the repo "owner/name" or the folder "name" with that `config.json`; `read` gives its other files.
+
+    Raises ValueError for a kind of model that the zoo cannot read, and for files that make no sense.
+    """
+    try:
+        return _describe(name, config, read)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} has a preprocessor_config.json that is not JSON ({error}).") from None
+    except (TypeError, AttributeError):
+        raise ValueError(
+            f"{name} has a field of the wrong type in its config.json or preprocessor_config.json: {dict(config)}."
+        ) from None
+
+
+def _describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
+    if config.get("model_type") == "audio-spectrogram-transformer":
+        return _ast(name, config, read("preprocessor_config.json"))
+    architecture = config.get("architecture", config.get("model_type"))
+    for family in ("resnet", "efficientnet_b", "convnext"):
+        if isinstance(architecture, str) and architecture.startswith(family) and "model_type" not in config:
+            return _timm(name, architecture, f"timm_{family.removesuffix('_b')}", config)
+    raise ValueError(f"{name} holds a model of the kind {architecture!r}: the zoo reads {READS}, and its own.")
+
+
+def foreign(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is transformers' or timm's."""
+    return "model_type" in config or "architecture" in config
+
+
+def _ast(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> Entry:
+    """`ASTForAudioClassification`: defaults are those of transformers' `ASTConfig` and `ASTFeatureExtractor`."""
+    normalised = extractor.get("do_normalize", True)
+    frames, eps = extractor.get("max_length", 1024), config.get("layer_norm_eps", 1e-12)
+    labels = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves these two out
+    if not labels or labels.keys() != {str(index) for index in range(len(labels))}:
+        raise ValueError(f"{name} needs labels 0, 1, ... in the id2label of its config.json, got {sorted(labels)}.")
+    if (activation := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
+        raise ValueError(f"{name} has the activation {activation!r}: the zoo's AST has {', '.join(ACTIVATIONS)}.")
+    kind = config.get("problem_type")
+    multilabel = kind == "multi_label_classification" if kind else len(labels) == 527  # AudioSet's configs name none
+    return Entry(
+        name=name,
+        frontend={
+            "type": "KaldiFbank",
+            "sample_rate": extractor.get("sampling_rate", 16000),
+            "bins": extractor.get("num_mel_bins", 128),
+            "frames": frames,
+            "mean": extractor.get("mean", -4.2677393) if normalised else 0.0,
+            "scale": 2 * extractor.get("std", 4.5689974) if normalised else 1.0,
+        },
+        network={
+            "type": "AST",
+            "width": config.get("hidden_size", 768),
+            "depth": config.get("num_hidden_layers", 12),
+            "heads": config.get("num_attention_heads", 12),
+            "bins": config.get("num_mel_bins", 128),
+            "frames": config.get("max_length", 1024),
+            "patch": config.get("patch_size", 16),
+            "stride": (config.get("time_stride", 10), config.get("frequency_stride", 10)),
+            "mlp_width": config.get("intermediate_size", 3072),
+            "qkv_bias": config.get("qkv_bias", True),
+            "eps": eps,
+            "activation": ACTIVATIONS[activation],
+        },
+        model={"type": "Classifier", "norm": eps},
+        classes=len(labels),
+        labels=tuple(str(labels[str(index)]) for index in range(len(labels))),
+        task="multilabel" if multilabel else "multiclass",
+        window=frames / 100,
+        source=_page(name),
+        paper="https://arxiv.org/abs/2104.01778",
+        checkpoint=Checkpoint(repo=name, table="ast"),
+    )
+
+
+def _timm(name: str, architecture: str, table: str, config: Mapping[str, Any]) -> Entry:
+    """ImageNet weights behind AST's frontend, which gives them numbers around 0."""
+    network = {"type": architecture}
+    if table == "timm_efficientnet":
+        network |= {"eps": 1e-5, "momentum": 0.1}  # timm's own, at every size
+    return Entry(
+        name=name,
+        frontend={
+            "type": "KaldiFbank",
+            "sample_rate": 16000,
+            "bins": 128,
+            "mean": -4.2677393,
+            "scale": 9.1379948,
+        },
+        network=network,
+        classes=config.get("num_classes", 1000),
+        task="multiclass",
+        window=10.0,
+        source=_page(name),
+        checkpoint=Checkpoint(repo=name, table=table),
+    )
+
+
+def _page(name: str) -> str | None:
+    return f"https://huggingface.co/{name}" if "/" in name else None
