@@ -201,6 +201,7 @@ def test_gradients_are_those_of_the_convolution():
 LOUD = {"silence": jnp.zeros(400), "noise": noise(400), "square": jnp.sign(noise(400)), "faint": 1e-20 * noise(400)}
 OUTSIDE = {
     "inside": {},
+    "pole": {"delta": -np.ones(3)},
     "below": {
         "gabor": -5 * np.ones((3, 2)),
         "pooling": -np.ones(3),

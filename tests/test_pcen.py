@@ -163,8 +163,13 @@ def test_out_of_range_parameters_count_as_their_bounds():
 
 def test_gradients_are_finite():
     gradients = eqx.filter_jit(eqx.filter_grad(lambda both: jnp.sum(both[0](both[1]))))
-    for value, scale in itertools.product([-2.0, 0.0, 1.0, 100.0], [0.0, 1e-30, 1.0, 1e6]):
-        norm = with_parameters(EnergyNorm(3), {name: np.full(3, value) for name in NAMES})
+    for value, scale in itertools.product([-2.0, 0.0, 1.0, 100.0, "pole"], [0.0, 1e-30, 1.0, 1e6]):
+        values = (
+            {"alpha": 1.0, "delta": -1.0, "root": 2.0, "smooth": 0.0}
+            if value == "pole"
+            else dict.fromkeys(NAMES, value)
+        )
+        norm = with_parameters(EnergyNorm(3), {name: np.full(3, value) for name, value in values.items()})
         for gradient in jax.tree.leaves(gradients((norm, jnp.asarray(scale * energies(20, 3), jnp.float32)))):
             assert np.all(np.isfinite(gradient))
 

@@ -21,7 +21,7 @@ from ..abstract import AbstractFrontend
 from ..layers import EnergyNorm, bounded
 from ._overlap_save import filter_and_pool, first_centre, window_and_stride
 
-_WIDTH = math.sqrt(2.0 * math.log(2.0)) / math.pi  # sigma / samples of a Gaussian, at the bounds of the paper
+_WIDTH = math.sqrt(2.0 * math.log(2.0)) / math.pi  # times n: the sigma whose spectrum is 2 pi / n wide at half maximum
 
 
 class LEAF(AbstractFrontend):
@@ -34,10 +34,10 @@ class LEAF(AbstractFrontend):
       the filters' distance from `min_freq` and from the least width: "normal" (standard deviation 0.01),
       "lecun_normal", "kaiming_normal". What is drawn past the bounds is folded back. Only these use `key`.
 
-    `gabor` holds (mu, sigma), `pooling` the width of the low-pass in half windows. They are kept in bounds (mu in [0,
-    pi]; 4 to `window` samples between the half maxima of the filter's spectrum; pooling in [2 / window, 0.5]) by
-    `layers.bounded`, so that gradients are finite and no filter is stuck. Raises ValueError for frequencies, windows or
-    a name that make no sense, and for an empty waveform.
+    `gabor` holds (mu, sigma), `pooling` the width of the low-pass in half windows. `layers.bounded` keeps mu in [0,
+    pi], sigma where the filter's spectrum is 2 pi / window to pi / 2 wide at half maximum, and pooling in [2 / window,
+    0.5], so that gradients are finite and lead back from outside. (That by mu is 0 at its bounds: there the energy is
+    even in mu.) Raises ValueError for frequencies, windows or a name that make no sense, and for an empty waveform.
     """
 
     gabor: Float[Array, "bins 2"]

@@ -89,8 +89,7 @@ class SincNet(AbstractFrontend):
         return self.norm(jnp.maximum(jax.nn.leaky_relu(peaks, 0.2), 1e-5))
 
     def _filters(self) -> Float[Array, "{self.bins} {self.window}"]:
-        bands = self.bands.astype(jnp.float32)
-        size = jnp.where(bands < 0, -bands, bands)  # jnp.abs has no gradient at 0, where a band would be stuck
+        size = jnp.abs(self.bands.astype(jnp.float32))  # whose gradient at 0 is 1, in JAX: no band is stuck there
         nyquist = self.sample_rate / 2
         low = bounded(self.min_low_hz + size[:, 0], 0.0, nyquist - self.min_band_hz)
         high = bounded(low + self.min_band_hz + size[:, 1], 0.0, nyquist)
