@@ -59,8 +59,8 @@ def gain(
     wave: Float[Array | np.ndarray, " samples"], *, low: float, high: float, key: PRNGKeyArray
 ) -> Float[Array, " samples"]:
     """The wave, amplified by a number of decibels drawn uniformly from `low` to `high` (20 dB is a factor of 10)."""
-    decibels = _between(low, high, "A gain in dB", key)
-    return jnp.asarray(wave) * (10.0 ** (decibels / 20)).astype(wave.dtype)
+    decibels, wave = _between(low, high, "A gain in dB", key), jnp.asarray(wave)
+    return wave * (10.0 ** (decibels / 20)).astype(wave.dtype)
 
 
 def add_noise(
@@ -112,6 +112,8 @@ def time_stretch(
     """
     if not 0 < rate < math.inf:
         raise ValueError(f"time_stretch takes a positive rate, 2 for twice as fast, got {rate}.")
+    if round(wave.size / rate) < 1:
+        raise ValueError(f"time_stretch at a rate of {rate} leaves nothing of {wave.size} samples: take a lower rate.")
     # Zeros around the clip suit any length, and cost a tone up to 1.2 dB; mirrored edges put it out of step by 10 dB.
     spectrum = features.stft(wave, n_fft, hop_length, pad_mode="constant")
     spectrum = features.phase_vocoder(spectrum, rate)

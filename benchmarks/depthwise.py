@@ -1,45 +1,82 @@
-"""Depthwise 7x7 convolution at ConvNeXt-Tiny's four stages, forward and backward: shifted products against XLA's own.
+"""Depthwise convolution, forward and backward: shifted products, in blocks of rows or fused, against XLA's own, at
+ConvNeXt-Tiny's four stages (7x7) and at EfficientNet-B0's strided layers.
 
     python benchmarks/depthwise.py [--batch 4] [--dtype float32] [--rounds 15]
 
-Prints medians in milliseconds, the two roads taking turns, and writes `benchmarks/results/depthwise-DEVICE.json`. The
-faster road on a device is the one `audax_eqx.layers.conv.depthwise` should take there.
+Prints medians in milliseconds, the roads taking turns, and writes `benchmarks/results/depthwise-DEVICE.json`. The
+faster road on a device is the one `audax_eqx.layers.depthwise.depthwise` should take there.
 """
 
 import argparse
 import json
 import pathlib
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from audax_eqx.layers import conv
+from audax_eqx.layers import depthwise
 
-STAGES = {"stage 0": (250, 16, 96), "stage 1": (125, 8, 192), "stage 2": (62, 4, 384), "stage 3": (31, 2, 768)}
+STAGES = {  # frames, bins, channels; kernel; stride
+    "ConvNeXt-Tiny stage 0": ((250, 16, 96), 7, 1),
+    "ConvNeXt-Tiny stage 1": ((125, 8, 192), 7, 1),
+    "ConvNeXt-Tiny stage 2": ((62, 4, 384), 7, 1),
+    "ConvNeXt-Tiny stage 3": ((31, 2, 768), 7, 1),
+    "EfficientNet-B0 stage 1": ((501, 32, 96), 3, 2),
+    "EfficientNet-B0 stage 2": ((251, 16, 144), 5, 2),
+    "EfficientNet-B0 stage 3": ((126, 8, 240), 3, 2),
+    "EfficientNet-B0 stage 5": ((63, 4, 672), 5, 2),
+}
 
 
-def shifts_backward(x, weight, gradient):
-    flipped = weight[::-1, ::-1]
-    return conv._shifts(gradient, flipped), conv._shifts_weight_gradient(x, gradient, weight)
+def roads(kernel, stride):
+    """The roads of each direction over a batch, with torch's padding."""
+    strides, around = (stride, stride), ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2))
+
+    def padded(x):
+        return jnp.pad(x, (*around, (0, 0)))
+
+    def shifts(x, weight, fused=False):
+        return depthwise._shifts(padded(x), weight, strides, fused)
+
+    def grouped(x, weight):
+        return depthwise._grouped(x, weight, strides, around)
+
+    def shifts_backward(x, weight, gradient, fused=False):
+        dx = depthwise._shifts_input_gradient(x, weight, gradient, strides, around, fused)
+        return dx, depthwise._shifts_weight_gradient(padded(x), weight, gradient, strides)
+
+    def grouped_backward(x, weight, gradient):
+        return jax.vjp(grouped, x, weight)[1](gradient)
+
+    return {
+        "forward": {
+            "shifts": forward(shifts),
+            "fused": forward(partial(shifts, fused=True)),
+            "grouped": forward(grouped),
+        },
+        "backward": {
+            "shifts": backward(shifts_backward),
+            "fused": backward(partial(shifts_backward, fused=True)),
+            "grouped": backward(grouped_backward),
+        },
+    }
 
 
-def grouped_backward(x, weight, gradient):
-    return jax.vjp(conv._grouped, x, weight)[1](gradient)
+def forward(road):
+    return jax.jit(lambda x, weight, gradient: jax.vmap(road, (0, None))(x, weight))
 
 
-def over_batch(road):
-    """The road over a batch; a gradient by the weights is the sum over it."""
+def backward(road):
+    """A gradient by the weights is the sum over the batch."""
 
-    def forward(x, weight, gradient):
-        return jax.vmap(road, (0, None))(x, weight)
-
-    def backward(x, weight, gradient):
+    def run(x, weight, gradient):
         dx, dw = jax.vmap(road, (0, None, 0))(x, weight, gradient)
         return dx, jnp.sum(dw, axis=0)
 
-    return jax.jit(backward if "backward" in road.__name__ else forward)
+    return jax.jit(run)
 
 
 def main():
@@ -49,17 +86,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     device = jax.devices()[0]
-    roads = {
-        "forward": {"shifts": over_batch(conv._shifts), "grouped": over_batch(conv._grouped)},
-        "backward": {"shifts": over_batch(shifts_backward), "grouped": over_batch(grouped_backward)},
-    }
     results = {"device": device.device_kind, "jax": jax.__version__, **vars(options)}
-    for stage, (frames, bins, channels) in STAGES.items():
+    for stage, ((frames, bins, channels), kernel, stride) in STAGES.items():
         keys = jax.random.split(jax.random.key(0), 3)
-        shape = (options.batch, frames, bins, channels)
-        x, gradient = (jax.random.normal(key, shape, options.dtype) for key in keys[:2])
-        weight = jax.random.normal(keys[2], (7, 7, 1, channels), options.dtype)
-        for direction, pair in roads.items():
+        shapes = ((size, -(-size // stride)) for size in (frames, bins))
+        inputs, outputs = ((options.batch, *size, channels) for size in zip(*shapes, strict=True))
+        x, gradient = (jax.random.normal(*pair, options.dtype) for pair in zip(keys, (inputs, outputs), strict=False))
+        weight = jax.random.normal(keys[2], (kernel, kernel, 1, channels), options.dtype)
+        for direction, pair in roads(kernel, stride).items():
             times = {name: [] for name in pair}
             for round_ in range(options.rounds + 2):
                 for name, run in pair.items():

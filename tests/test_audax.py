@@ -503,22 +503,22 @@ def test_a_folder_is_no_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     "content, fault",
     [
-        (b"", "is not an audax checkpoint"),
-        (b"\xc1\xff\x00 no msgpack", "is not an audax checkpoint"),
-        (b"PK\x03\x04" + bytes(100), "is not an audax checkpoint"),
+        (b"", "is not a whole audax checkpoint"),
+        (b"\xc1\xff\x00 no msgpack", "is not a whole audax checkpoint"),
+        (b"PK\x03\x04" + bytes(100), "is not a whole audax checkpoint"),
         (msgpack.packb([1, 2]), "holds no train state"),
         (msgpack.packb("text"), "holds no train state"),
         (msgpack.packb({"step": 3}), "holds no train state"),
         (msgpack.packb({"params": None}), "holds no train state"),
         (msgpack.packb({"params": {}}), "as its encoder, but none"),
-        (msgpack.packb({"params": {"fc": {"kernel": msgpack.ExtType(1, b"\xc1")}}}), "is not an audax checkpoint"),
+        (msgpack.packb({"params": {"fc": {"kernel": msgpack.ExtType(1, b"\xc1")}}}), "is not a whole audax checkpoint"),
         (
             msgpack.packb({"params": {"fc": {"kernel": msgpack.ExtType(1, msgpack.packb(((2, 3), "float32", b"")))}}}),
-            "is not an audax checkpoint",
+            "is not a whole audax checkpoint",
         ),
         (
             msgpack.packb({"params": {"fc": {"kernel": msgpack.ExtType(1, msgpack.packb(((0,), "float99", b"")))}}}),
-            "is not an audax checkpoint",
+            "is not a whole audax checkpoint",
         ),
     ],
 )
@@ -532,7 +532,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path, keep):
     source = write(tmp_path / "cut", tiny())
     content = source.read_bytes()
     source.write_bytes(content[: int(keep * len(content))])
-    assert len(refused(source, "cut is not an audax checkpoint", tmp_path)) < 300
+    assert len(refused(source, "cut is not a whole audax checkpoint", tmp_path)) < 300
 
 
 def test_an_unknown_encoder_is_named(tmp_path):
@@ -583,7 +583,7 @@ def test_an_array_of_another_shape_is_named(tmp_path):
 def test_a_missing_block_is_named(tmp_path, shapes, missing):
     kept = {name: shape for name, shape in shapes.items() if not name.startswith(f"{missing}/")}
     assert len(kept) < len(shapes)
-    refused(write(tmp_path / "gap", seeded(kept | classifier(4, 3))), f"gap.*{missing}.* is missing", tmp_path)
+    refused(write(tmp_path / "gap", seeded(kept | classifier(4, 3))), f"gap.*it has no .*{missing}", tmp_path)
 
 
 def test_an_efficientnet_too_narrow_to_tell_its_stages_apart_is_refused(tmp_path):
@@ -615,3 +615,19 @@ def test_a_folder_below_no_folder_is_not_made(tmp_path):
 def test_text_in_place_of_numbers_is_refused(tmp_path):
     arrays = tiny(**{"fc/bias": np.array(["a", "b", "c"])})
     refused(write(tmp_path / "text", arrays), "text", tmp_path)
+
+
+def test_options_that_contradict_the_checkpoint_are_refused(tmp_path):
+    source = write(tmp_path / "source", tiny())
+    for options, fault in (
+        ({"task": "regression"}, "takes the task 'multiclass' or 'multilabel', got 'regression'"),
+        ({"model": "cola"}, "takes the model 'COLA' or 'SimCLR', got 'cola'"),
+        ({"model": "SimCLR"}, "holds a Classifier, not the SimCLR"),
+        ({"sample_rate": 8000}, "mel filters up to 7800 Hz"),
+        ({"window": float("inf")}, "a window of some seconds"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            zoo.convert(source, tmp_path / "made", **options)
+    assert not (tmp_path / "made").exists()
+    labels = [f"label {index}" for index in range(read(source)["fc/bias"].size)]
+    assert zoo.info(zoo.convert(source, tmp_path / "made", labels=labels)).labels == tuple(labels)

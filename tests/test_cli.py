@@ -457,7 +457,7 @@ def test_convert_without_options_takes_audaxs_own_settings(capsys, here):
 @pytest.mark.parametrize("options, model", [([], "COLA"), (["--model", "SimCLR"], "SimCLR")])
 def test_convert_is_told_which_contrastive_model_it_is(capsys, here, options, model):
     assert main(["convert", checkpoint("checkpoint_7", 0), "made", *options]) == 0
-    assert capsys.readouterr().out == f"made: audax_log_mel, ResNet, {model} with 0 classes\n"
+    assert capsys.readouterr().out == f"made: audax_log_mel, ResNet, {model}\n"
     assert zoo.info("made").model["type"] == model
 
 
@@ -466,7 +466,7 @@ def test_convert_is_told_which_contrastive_model_it_is(capsys, here, options, mo
     [
         ("none", [], "none does not exist"),
         (".", [], "is a folder: name the checkpoint in it"),
-        ("text", [], "text is not an audax checkpoint"),
+        ("text", [], "text is not a whole audax checkpoint"),
         ("source", ["--labels", "none.txt"], "none.txt"),
         ("source", ["--labels", "text"], "2 classes and 1 labels"),
         ("source", ["--window", "0"], "a window of some seconds"),

@@ -236,7 +236,7 @@ def test_weights_begin_at_hes_scale():
 
 @pytest.mark.parametrize(("depths", "widths"), [((1, 1), WIDTHS), (DEPTHS, (4, 4))])
 def test_depths_and_widths_are_seven_and_eight(depths, widths):
-    with pytest.raises(ValueError, match="takes 7 depths and 8 widths, got"):
+    with pytest.raises(ValueError, match="takes 7 depths and 8 widths, all at least 1, got"):
         skeleton(depths, widths)
 
 

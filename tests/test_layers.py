@@ -310,18 +310,22 @@ def test_depthwise_in_bfloat16_adds_up_in_float32():
 
 SIZES = [(9, 6), (1, 1), (2, 5), (6, 8), (1, 7), (4, 1)]
 STRIDED = [  # each kernel, stride and padding, on maps larger and smaller than the kernel
-    (SIZES[index % len(SIZES)], (kernel, kernel), stride, padding)
+    (SIZES[index % len(SIZES)], (kernel, kernel), stride, padding, index // 2 % 2 == 1)
     for index, (kernel, stride, padding) in enumerate(
         itertools.product((3, 5, 7), ((1, 1), (2, 2), (2, 1)), ("symmetric", "same"))
     )
 ]
-STRIDED += [((9, 6), (5, 3), (2, 2), "same"), ((10, 7), (3, 5), (2, 2), "symmetric"), ((9, 7), (3, 3), (3, 2), "same")]
+STRIDED += [
+    ((9, 6), (5, 3), (2, 2), "same", True),
+    ((10, 7), (3, 5), (2, 2), "symmetric", False),
+    ((9, 7), (3, 3), (3, 2), "same", True),
+]
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), STRIDED)
-def test_strided_depthwise_is_a_grouped_convolution_with_its_gradients(size, kernel, stride, padding):
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "fused"), STRIDED)
+def test_strided_depthwise_is_a_grouped_convolution_with_its_gradients(size, kernel, stride, padding, fused):
     around = tuple(zeros_around(*axis, padding) for axis in zip(size, kernel, stride, strict=True))
-    layer = Depthwise(3, kernel, stride=stride, padding=padding, bias=False, key=KEY)
+    layer = Depthwise(3, kernel, stride=stride, padding=padding, bias=False, fused=fused, key=KEY)
     x, weight = noise(*size, 3), noise(*kernel, 1, 3, seed=1)
 
     def ours(x, weight):
@@ -338,7 +342,7 @@ def test_strided_depthwise_is_a_grouped_convolution_with_its_gradients(size, ker
         assert error(mine, theirs) < 1e-5
     assert error(own[0], np.einsum("tfchw,hwc->tfc", windows(x, kernel, stride, padding), weight[:, :, 0])) < 1e-5
     padded = jnp.pad(jnp.asarray(x), (*around, (0, 0)))
-    assert error(_shifts(padded, jnp.asarray(weight), stride), other[0]) < 1e-5
+    assert error(jax.jit(_shifts, static_argnums=(2, 3))(padded, weight, stride, not fused), other[0]) < 1e-5
 
 
 def test_strided_depthwise_in_bfloat16_adds_up_in_float32():

@@ -181,21 +181,30 @@ def test_both_paddings_give_sizes_rounded_up():
             assert shape == (-(-frames // 32), 4, 2)
 
 
-def test_same_padding_differs_where_the_size_is_even():
+@pytest.mark.parametrize("stages", [1, 3])  # with one stage, it is the pooling alone that pads before a stride
+def test_same_padding_differs_where_the_size_is_even(stages):
     x = noise(65, 33)
     for rows, equal in ((65, True), (64, False)):  # 65 -> 33 -> 17 -> 9 -> 5
         maps = []
         for padding in ("symmetric", "same"):
-            network, state = fill(functools.partial(ResNet, (1, 1, 1), (2, 3, 4), padding=padding))
+            network, state = fill(functools.partial(ResNet, (1, 1, 1)[:stages], (2, 3, 4)[:stages], padding=padding))
             maps.append(run(eqx.nn.inference_mode(network), state, x[:rows])[0])
         assert (error(*maps) < 1e-6) == equal and (error(*maps) > 0.1) != equal
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_padding_is_that_of_every_convolution_but_the_stem(bottleneck):
+    network = skeleton((1, 2), (4, 8), bottleneck=bottleneck, padding="same")
+    assert network.stem.padding == "symmetric"
+    for block in (*network.stages[0], *network.stages[1]):
+        assert block.conv2.padding == "same" and (bottleneck or block.conv1.padding == "same")
 
 
 # Bad inputs -----------------------------------------------------------------------------------------------------------
 
 
 def test_depths_and_widths_go_in_pairs():
-    with pytest.raises(ValueError, match=r"as many depths as widths, got \(1, 1\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"as many depths as widths, all at least 1, got \(1, 1\) and \(4,\)"):
         skeleton((1, 1), (4,))
 
 

@@ -76,21 +76,22 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument("--model", default=DEFAULT, metavar="NAME", help=model_help)
     embed.add_argument("--frames", action="store_true", help="one embedding a time step instead of one a file")
 
-    convert = command(
+    conversion = command(
         _convert,
         "turn a checkpoint of audax into a model's folder",
         "The architecture is recognised from the checkpoint; the options tell what no checkpoint does.",
     )
-    convert.add_argument("source", type=pathlib.Path, metavar="SRC", help="path/to/checkpoint_123")
-    convert.add_argument("folder", type=pathlib.Path, metavar="DST", help="the folder to write, for zoo.load")
-    convert.add_argument("--sample-rate", type=_positive, default=16000, metavar="HZ", help="default: 16000")
-    convert.add_argument("--window", type=float, default=5.0, metavar="SECONDS", help="the native length (default: 5)")
-    convert.add_argument("--labels", type=pathlib.Path, metavar="FILE", help="the labels, one a line")
-    convert.add_argument("--task", choices=("multiclass", "multilabel"), help="default: multilabel for 527 classes")
-    convert.add_argument(
+    conversion.add_argument("source", type=pathlib.Path, metavar="SRC", help="path/to/checkpoint_123")
+    conversion.add_argument("folder", type=pathlib.Path, metavar="DST", help="the folder to write, for zoo.load")
+    conversion.add_argument("--sample-rate", type=_positive, default=16000, metavar="HZ", help="default: 16000")
+    conversion.add_argument(
+        "--window", type=float, default=5.0, metavar="SECONDS", help="the native length (default: 5)"
+    )
+    conversion.add_argument("--labels", type=pathlib.Path, metavar="FILE", help="the labels, UTF-8, one a line")
+    conversion.add_argument("--task", choices=("multiclass", "multilabel"), help="default: multilabel for 527 labels")
+    conversion.add_argument(
         "--model",
         choices=("COLA", "SimCLR"),
-        default="COLA",
         help="which it is, for COLA with the dot product and SimCLR keep the same arrays (default: COLA)",
     )
     return parser
@@ -196,12 +197,12 @@ def _embed(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    labels = () if options.labels is None else tuple(options.labels.read_text(encoding="utf-8").splitlines())
+    labels = [] if options.labels is None else options.labels.read_text(encoding="utf-8").splitlines()
     settings = {name: getattr(options, name) for name in ("sample_rate", "window", "task", "model")}
     folder = convert(options.source, options.folder, labels=labels, **settings)
     entry = info(folder)
     parts = (entry.frontend["type"], entry.network["type"], entry.model["type"])
-    print(f"{folder}: {', '.join(parts)} with {entry.classes} classes")
+    print(f"{folder}: {', '.join(parts)}" + (f" with {entry.classes} classes" if entry.classes else ""))
     return 0
 
 

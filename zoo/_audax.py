@@ -7,8 +7,8 @@ rate, the window, the labels.
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import msgpack
@@ -18,6 +18,7 @@ from ._entry import Entry
 from ._load import assemble, save
 
 Shapes = Mapping[str, tuple[int, ...]]
+TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")
 
 
 def convert(
@@ -26,43 +27,51 @@ def convert(
     *,
     sample_rate: int = 16000,
     window: float = 5.0,
-    labels: tuple[str, ...] = (),
-    task: Literal["multiclass", "multilabel"] | None = None,
-    model: Literal["COLA", "SimCLR"] = "COLA",
+    labels: Sequence[str] = (),
+    task: str | None = None,
+    model: str | None = None,
 ) -> pathlib.Path:
     """Reads the audax checkpoint `source` ("path/to/checkpoint_123") and writes a folder for `zoo.load`, which it
     returns: `folder`, or a new one beside the checkpoint, `checkpoint_123_audax_eqx`.
 
     The frontend does exactly what audax did. `window` is the native length in seconds. `task` is that of a classifier:
     "multilabel" for AudioSet's 527 classes and "multiclass" otherwise, unless given. COLA with the dot product and
-    SimCLR keep the same arrays: `model` tells which it is.
+    SimCLR keep the same arrays: they are taken for "COLA" unless `model` is "SimCLR".
 
-    Raises FileNotFoundError, and ValueError for what is not such a checkpoint or of an architecture audax has not.
+    Raises FileNotFoundError, and ValueError for what is not such a checkpoint or of an architecture audax has not, and
+    for options that contradict it.
     """
     source = pathlib.Path(source)
+    folder = source.with_name(f"{source.name}_audax_eqx") if folder is None else pathlib.Path(folder)
+    for what, given, choices in (("task", task, TASKS), ("model", model, MODELS)):
+        if given is not None and given not in choices:
+            raise ValueError(f"convert takes the {what} {' or '.join(map(repr, choices))}, got {given!r}.")
     arrays = read(source)
-    name = f"{source.name}_audax_eqx" if folder is None else pathlib.Path(folder).name
     try:
         arrays = _named(arrays, str(source))
         shapes = {key: array.shape for key, array in arrays.items()}
         described = {
-            "frontend": _frontend(shapes, sample_rate),
+            "frontend": _frontend(shapes, sample_rate, str(source)),
             "network": _network(shapes, str(source)),
             "model": _head(shapes, model, str(source)),
             "classes": shapes["fc/kernel"][-1] if "fc/kernel" in shapes else 0,
         }
-    except (KeyError, IndexError) as missing:
-        raise ValueError(f"{source} is not a whole audax checkpoint: {missing} is missing or of no use.") from None
+    except KeyError as missing:
+        raise ValueError(f"{source} is not a whole audax checkpoint: it has no {missing}.") from None
+    except IndexError:
+        raise ValueError(f"{source} is no audax checkpoint: one of its kernels has too few axes.") from None
     classes = described["classes"]
+    if task is not None and not classes:
+        raise ValueError(f"{source} is a {described['model']['type']} without classes: leave the task {task!r} out.")
+    chosen: Any = task or ("multilabel" if classes == 527 else "multiclass") if classes else "contrastive"
     entry = Entry(
-        name=name,
+        name=folder.resolve().name,
         **described,
-        task=(task or ("multilabel" if classes == 527 else "multiclass")) if classes else "contrastive",
+        task=chosen,
         window=window,
-        labels=labels,
+        labels=tuple(labels),
         source="converted from an audax checkpoint, https://github.com/SarthakYadav/audax",
     )
-    folder = source.with_name(name) if folder is None else pathlib.Path(folder)
     from ._tables import AUDAX  # checking the types of its rules on import would take long
 
     clip = assemble(entry, arrays, shapes, str(source), AUDAX)
@@ -78,9 +87,12 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"{path} does not exist: name an audax checkpoint, path/to/checkpoint_123.") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder: name the checkpoint in it, path/to/checkpoint_123.") from None
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        reason = type(error).__name__  # its text may hold all that was read
-        raise ValueError(f"{path} is not an audax checkpoint, Flax's msgpack of a train state: {reason}.") from None
+    except (ValueError, TypeError, msgpack.UnpackException):
+        # The error's own text may hold all that was read.
+        raise ValueError(
+            f"{path} is not a whole audax checkpoint, which is a train state in Flax's msgpack: name the file "
+            "path/to/checkpoint_123, or copy it again."
+        ) from None
     if not isinstance(tree, dict) or not isinstance(tree.get("params"), dict):
         raise ValueError(f"{path} holds no train state with `params`: audax's checkpoints do.")
     # A linear probe keeps its encoder among the frozen parameters.
@@ -152,10 +164,17 @@ def _block(shapes: Shapes, path: str) -> tuple:
     return expanded, kernel, shapes[f"{path}/ConvNormActivation_{int(expanded) + 1}/Conv_0/kernel"][-1]
 
 
-def _frontend(shapes: Shapes, sample_rate: int) -> dict[str, Any]:
+def _frontend(shapes: Shapes, sample_rate: int, where: str) -> dict[str, Any]:
     for name, kind in (("gabor", "LEAF"), ("sinc", "SincNet")):
         if (kernel := shapes.get(f"frontend/complex_conv/{name}_kernel")) is not None:
+            if kind == "SincNet" and sample_rate != 16000:
+                raise ValueError(
+                    f"{where} has a SincNet, whose filters audax made for 16000 Hz at any sample rate: it converts at "
+                    f"16000 Hz alone, got {sample_rate}."
+                )
             return {"type": kind, "sample_rate": sample_rate, "bins": kernel[0]}
+    if sample_rate < 15600:
+        raise ValueError(f"{where} has mel filters up to 7800 Hz: give the sample rate it had, got {sample_rate} Hz.")
     return {"type": "audax_log_mel", "sample_rate": sample_rate}
 
 
@@ -194,14 +213,17 @@ def _network(shapes: Shapes, where: str) -> dict[str, Any]:
     raise ValueError(f"{where} holds no ResNet, EfficientNet or ConvNeXt as its encoder, but {known or 'none'}.")
 
 
-def _head(shapes: Shapes, model: str, where: str) -> dict[str, Any]:
-    if "fc/kernel" in shapes:
-        return {"type": "Classifier"}
-    if "embedding_fc/kernel" not in shapes:
+def _head(shapes: Shapes, model: str | None, where: str) -> dict[str, Any]:
+    if "fc/kernel" not in shapes and "embedding_fc/kernel" not in shapes:
         raise ValueError(f"{where} has neither a classifier's `fc` nor the `embedding_fc` of COLA and SimCLR.")
-    width = shapes["embedding_fc/kernel"][-1]
-    if "similarity_layer/bilinear_product_weight" in shapes:
-        return {"type": "COLA", "width": width, "similarity": "bilinear"}
-    if model == "COLA":
-        return {"type": "COLA", "width": width, "similarity": "dot"}
-    return {"type": "SimCLR", "width": width, "linear": True}
+    if "fc/kernel" in shapes:
+        head = {"type": "Classifier"}
+    elif "similarity_layer/bilinear_product_weight" in shapes:
+        head = {"type": "COLA", "width": shapes["embedding_fc/kernel"][-1], "similarity": "bilinear"}
+    elif model == "SimCLR":
+        head = {"type": "SimCLR", "width": shapes["embedding_fc/kernel"][-1], "linear": True}
+    else:
+        head = {"type": "COLA", "width": shapes["embedding_fc/kernel"][-1], "similarity": "dot"}
+    if model not in (None, head["type"]):
+        raise ValueError(f"{where} holds a {head['type']}, not the {model} that was asked for: leave `model` out.")
+    return head

@@ -2,14 +2,7 @@
 
 from ._entry import Checkpoint, Entry
 
-AST_FRONTEND = {
-    "type": "KaldiFbank",
-    "sample_rate": 16000,
-    "bins": 128,
-    "frames": 1024,
-    "mean": -4.2677393,
-    "scale": 9.1379948,
-}
+AST_FRONTEND = {"type": "ast_fbank", "sample_rate": 16000}
 AST_MODEL = {"type": "Classifier", "norm": 1e-12}
 
 ENTRIES = (
@@ -90,7 +83,7 @@ ENTRIES = (
     *(
         Entry(
             name=f"timm/{weights}",
-            frontend={key: value for key, value in AST_FRONTEND.items() if key != "frames"},
+            frontend=AST_FRONTEND | {"frames": None},
             network={"type": network},
             classes=1000,
             task="multiclass",

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ class Entry:
 
     def __post_init__(self):
         rate = self.frontend.get("sample_rate")
-        if not (isinstance(rate, int) and rate > 0 and self.classes >= 0 and self.window > 0):
+        if not (isinstance(rate, int) and rate > 0 and self.classes >= 0 and 0 < self.window < math.inf):
             raise ValueError(
                 f"{self.name} needs a frontend with a sample_rate in Hz, classes and a window of some seconds, got "
                 f"{rate}, {self.classes} and {self.window}."
@@ -148,7 +149,7 @@ def _construct(registry, abstract: type, description: Mapping[str, Any], name: s
     options = dict(description)
     kind = options.pop("type", None)
     known = {each: made for each, made in vars(registry).items() if _constructs(made, abstract)}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         choices = ", ".join(sorted(known))
         raise ValueError(f"{name} names {kind!r}, which is not in {registry.__name__}: it has {choices}.")
     constructor = known[kind]
@@ -162,8 +163,8 @@ def _construct(registry, abstract: type, description: Mapping[str, Any], name: s
         raise ValueError(f"{name} gives options that {kind} does not take: {error}.") from None
     try:
         return constructor(**options, **keywords)
-    except TypeError:
-        raise ValueError(f"{name} gives {kind} an option of the wrong type: {options}.") from None
+    except (TypeError, ArithmeticError, LookupError):
+        raise ValueError(f"{name} gives {kind} an option that makes no sense to it: {options}.") from None
 
 
 def _constructs(constructor: Any, abstract: type) -> bool:

@@ -100,13 +100,7 @@ def _timm(name: str, architecture: str, table: str, config: Mapping[str, Any]) -
         network |= {"eps": 1e-5, "momentum": 0.1}  # timm's own, at every size
     return Entry(
         name=name,
-        frontend={
-            "type": "KaldiFbank",
-            "sample_rate": 16000,
-            "bins": 128,
-            "mean": -4.2677393,
-            "scale": 9.1379948,
-        },
+        frontend={"type": "ast_fbank", "sample_rate": 16000, "frames": None},
         network=network,
         classes=config.get("num_classes", 1000),
         task="multiclass",

@@ -162,7 +162,10 @@ def _fetch(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
 
 def _existing(path: pathlib.Path) -> pathlib.Path:
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} holds no {path.name}: a model's folder has {CONFIG} and {WEIGHTS}.")
+        raise FileNotFoundError(
+            f"{path.parent} holds no {path.name}: a model's folder has {CONFIG} and {WEIGHTS}, and transformers' "
+            "preprocessor_config.json beside its models."
+        )
     return path
 
 

@@ -1,5 +1,6 @@
 """A pretrained model as the zoo hands it out: weights, State and entry in one PyTree, in inference mode."""
 
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,7 @@ class Pretrained(eqx.Module):
 
     Every method that takes a wave takes `sample_rate=` too, and raises ValueError when it differs from the model's.
     They raise TypeError or ValueError, with the remedy, for anything but one clip of finite floating-point samples.
+    A model whose frontend takes so many frames, as AST's does, hears the beginning of a longer wave, and warns.
     They compile once for each length; a batch is the user's map: `eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves)`.
     """
 
@@ -60,7 +62,7 @@ class Pretrained(eqx.Module):
         return rank(np.asarray(self.probabilities(wave, sample_rate=sample_rate)), self.labels, k)
 
     def embed(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " width"]:
-        """The clip's embedding: what the head sees."""
+        """The clip's embedding: what the network makes of it."""
         return _embedding(self, self._checked(wave, sample_rate))
 
     def frames(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, "frames width"]:
@@ -113,6 +115,13 @@ class Pretrained(eqx.Module):
             raise ValueError(
                 f"{name} takes at least one frame, {least} samples ({least / rate:.3f} s at {rate} Hz), got "
                 f"{wave.size}: pad the clip with zeros."
+            )
+        most = getattr(self.model.frontend, "max_samples", None)
+        if most is not None and wave.size > most:
+            warnings.warn(
+                f"{name} hears the first {most / rate:.2f} s of a wave, got {wave.size / rate:.2f} s: cut it first, as "
+                f"zoo.windows(path, {rate}, {self.entry.window:g}) does with a file.",
+                stacklevel=3,
             )
         if isinstance(wave, Tracer):
             return wave.astype(jnp.float32)

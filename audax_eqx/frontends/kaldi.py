@@ -61,6 +61,11 @@ class KaldiFbank(AbstractFrontend):
         return int(self.sample_rate * self.frame_length * 0.001)
 
     @property
+    def max_samples(self) -> int | None:
+        """The samples of a clip that count: what lies behind the last of `frames` does not; None for all."""
+        return None if self.frames is None else self.min_samples + self.frames * self._shift - 1
+
+    @property
     def _shift(self) -> int:
         return int(self.sample_rate * self.frame_shift * 0.001)  # Kaldi counts in whole samples
 

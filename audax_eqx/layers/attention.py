@@ -50,14 +50,20 @@ def _at_once(query: Array, key: Array, value: Array) -> Array:
 def _by_heads(query: Array, key: Array, value: Array) -> Array:
     """One head after the other: the scores of one, tokens x tokens, stay in cache, those of all do not.
 
-    That halves the time at 1,214 tokens.
+    A block of the Transformer of width 768 then takes three quarters of the time, at 1,214 tokens.
     """
     heads = tuple(jnp.swapaxes(x, 0, 1) for x in (query, key, value))
     return jnp.swapaxes(jax.lax.map(lambda head: _attend(*head), heads), 0, 1)
 
 
 def _attend(query: Array, key: Array, value: Array) -> Array:
-    """One head, `tokens size`; scores and softmax in float32, as in `jax.nn.dot_product_attention`."""
-    # The scale is the query's: multiplied with large scores it would be rounded unlike their maximum in softmax.
+    """One head, `tokens size`: `jax.nn.dot_product_attention`, in float32 between the two products.
+
+    Softmax's division comes last, when there are fewer numbers to divide. The scale is the query's: multiplied with
+    large scores it would be rounded unlike their maximum.
+    """
     scores = jnp.matmul(query * query.shape[-1] ** -0.5, key.T, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(scores).astype(value.dtype) @ value
+    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))  # for the range of exp; it cancels out
+    weights = jnp.exp(scores - highest)
+    y = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return (y / jnp.sum(weights, axis=-1, keepdims=True)).astype(value.dtype)

@@ -13,8 +13,9 @@ class Classifier(eqx.Module):
     """`frontend` and `network` with a linear head over the embedding.
 
     `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm in front of that, which
-    transformers have. Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With its
-    parameters cast to bfloat16 it computes in bfloat16, behind a float32 frontend.
+    transformers have. Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With the
+    parameters of its network, norm and head cast to bfloat16 it computes in bfloat16; a frontend's own parameters stay
+    in float32, for their last digits are audible.
     """
 
     frontend: AbstractFrontend

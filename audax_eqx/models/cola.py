@@ -87,5 +87,5 @@ class COLA(eqx.Module):
         """Of every anchor's projection with every positive's: the logits of the contrastive loss, in float32."""
         if self.norm is None or self.bilinear is None:
             return cosines(anchors, positives) / self.temperature
-        left, right = (jnp.tanh(self.norm(jnp.asarray(each))) for each in (anchors, positives))
+        left, right = (jnp.tanh(self.norm(jnp.asarray(each, jnp.float32))) for each in (anchors, positives))
         return left @ self.bilinear.astype(jnp.float32) @ right.T

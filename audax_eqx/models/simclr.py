@@ -100,6 +100,6 @@ def cosines(a: Float[Array | np.ndarray, "n width"], b: Float[Array | np.ndarray
 
 
 def _unit(rows: Array | np.ndarray) -> Array:
-    rows = jnp.asarray(rows)
+    rows = jnp.asarray(rows, jnp.float32)
     squares = jnp.sum(jnp.square(rows), axis=1, keepdims=True)
     return rows * jnp.broadcast_to(jax.lax.rsqrt(jnp.maximum(squares, 1e-12)), rows.shape)

@@ -131,7 +131,7 @@ class ConvNeXt(AbstractNetwork):
         gelu: Literal["exact", "tanh"] = "exact",
         key: PRNGKeyArray,
     ):
-        if len(depths) != len(widths):
+        if not len(depths) == len(widths) > 0 or min(widths) < 1:
             raise ValueError(f"ConvNeXt takes as many depths as widths, got {depths} and {widths}.")
         keys = iter(jax.random.split(key, 3 * sum(depths) + len(depths)))
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())

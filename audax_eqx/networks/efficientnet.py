@@ -130,8 +130,8 @@ class EfficientNet(AbstractNetwork):
         momentum: float = 0.1,
         key: PRNGKeyArray,
     ):
-        if len(depths) != len(DEPTHS) or len(widths) != len(WIDTHS):
-            raise ValueError(f"EfficientNet takes 7 depths and 8 widths, got {depths} and {widths}.")
+        if len(depths) != len(DEPTHS) or len(widths) != len(WIDTHS) or min(*depths, *widths) < 1:
+            raise ValueError(f"EfficientNet takes 7 depths and 8 widths, all at least 1, got {depths} and {widths}.")
         norm, blocks = partial(BatchNorm, eps=eps, momentum=momentum), sum(depths)
         keys, rates = iter(jax.random.split(key, 5 * blocks + 2)), iter(drop_path * np.arange(blocks) / blocks)
 

@@ -128,8 +128,8 @@ class ResNet(AbstractNetwork):
         padding: Padding = "symmetric",
         key: PRNGKeyArray,
     ):
-        if len(depths) != len(widths):
-            raise ValueError(f"ResNet takes as many depths as widths, got {depths} and {widths}.")
+        if not len(depths) == len(widths) > 0 or min(*depths, *widths) < 1:
+            raise ValueError(f"ResNet takes as many depths as widths, all at least 1, got {depths} and {widths}.")
         keys = iter(jax.random.split(key, 4 * sum(depths) + 1))
         make, factor = (Bottleneck, 4) if bottleneck else (Basic, 1)
         self.stem = Conv(1, widths[0], (7, 7), stride=(2, 2), bias=False, key=next(keys))
