@@ -234,7 +234,9 @@ def test_weights_begin_at_hes_scale():
 # Bad inputs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("depths", "widths"), [((1, 1), WIDTHS), (DEPTHS, (4, 4))])
+@pytest.mark.parametrize(
+    ("depths", "widths"), [((1, 1), WIDTHS), (DEPTHS, (4, 4)), ((1, 0, 1, 1, 1, 1, 1), WIDTHS), (DEPTHS, (0,) * 8)]
+)
 def test_depths_and_widths_are_seven_and_eight(depths, widths):
     with pytest.raises(ValueError, match="takes 7 depths and 8 widths, all at least 1, got"):
         skeleton(depths, widths)

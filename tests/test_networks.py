@@ -18,23 +18,20 @@ from audax_eqx import networks
 from audax_eqx.networks import AST, ConvNeXt, EfficientNet, ResNet
 
 BINS = 24
-SHALLOW = (
-    (1, 0, 1, 0, 1, 0, 0),
-    (4, 4, 4, 8, 8, 8, 8, 8),
-)  # a residual block, a strided one, a residual one with a rate
+SEVEN = ((1, 1, 1, 1, 1, 1, 1), (4, 4, 4, 4, 4, 4, 4, 4))  # residual at the first, fifth and last block
 NETWORKS = {
     "convnext": functools.partial(ConvNeXt, (1, 0, 0, 1), (4, 4, 4, 8), input_norm=BINS, drop_path=0.5),
     "resnet basic": functools.partial(ResNet, (1, 1), (4, 8)),
     "resnet bottleneck": functools.partial(ResNet, (1, 1), (4, 8), bottleneck=True),
     "resnet same": functools.partial(ResNet, (1, 1), (4, 8), padding="same"),
-    "efficientnet": functools.partial(EfficientNet, *SHALLOW, drop_path=0.5),
-    "efficientnet same": functools.partial(EfficientNet, *SHALLOW, drop_path=0.5, padding="same", excite_bias=False),
+    "efficientnet": functools.partial(EfficientNet, *SEVEN, drop_path=0.5),
+    "efficientnet same": functools.partial(EfficientNet, *SEVEN, drop_path=0.5, padding="same", excite_bias=False),
     "ast": functools.partial(AST, 8, 2, 2, bins=BINS, frames=64, drop_path=0.5),
 }
 STEPS = {  # of the feature map, by frames
     "convnext": {1: 1, 2: 1, 31: 1, 33: 1, 3000: 93},
     "resnet": {1: 1, 2: 1, 31: 4, 33: 5, 3000: 375},
-    "efficientnet": {1: 1, 2: 1, 31: 8, 33: 9, 3000: 750},
+    "efficientnet": {1: 1, 2: 1, 31: 1, 33: 2, 3000: 94},
     "ast": {1: 1, 2: 1, 31: 2, 33: 2, 3000: 299},
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -102,7 +99,7 @@ def test_a_batch_is_a_loop(name):
     network, state = seeded(name)
     x = noise(3, 33, BINS)
     loop = np.stack([embed(network, state, one)[0] for one in x])
-    assert error(loop[1], loop[0]) > 0.01
+    assert error(loop[1], loop[0]) > 1e-3
     assert error(embed_batch(network, state, x)[0], loop) < 1e-5
 
 
@@ -196,7 +193,7 @@ def averaging(build):
     "build",
     [
         functools.partial(ResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
-        functools.partial(EfficientNet, (1, 1, 1, 1, 1, 1, 1), (2, 2, 2, 2, 2, 2, 2, 2)),
+        functools.partial(EfficientNet, *SEVEN),
     ],
     ids=["resnet", "efficientnet"],
 )
