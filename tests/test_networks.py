@@ -23,16 +23,14 @@ NETWORKS = {
     "convnext": functools.partial(ConvNeXt, (1, 0, 0, 1), (4, 4, 4, 8), input_norm=BINS, drop_path=0.5),
     "resnet basic": functools.partial(ResNet, (1, 1), (4, 8)),
     "resnet bottleneck": functools.partial(ResNet, (1, 1), (4, 8), bottleneck=True),
-    "resnet same": functools.partial(ResNet, (1, 1), (4, 8), padding="same"),
     "efficientnet": functools.partial(EfficientNet, *SEVEN, drop_path=0.5),
-    "efficientnet same": functools.partial(EfficientNet, *SEVEN, drop_path=0.5, padding="same", excite_bias=False),
     "ast": functools.partial(AST, 8, 2, 2, bins=BINS, frames=64, drop_path=0.5),
 }
 STEPS = {  # of the feature map, by frames
-    "convnext": {1: 1, 2: 1, 31: 1, 33: 1, 3000: 93},
-    "resnet": {1: 1, 2: 1, 31: 4, 33: 5, 3000: 375},
-    "efficientnet": {1: 1, 2: 1, 31: 1, 33: 2, 3000: 94},
-    "ast": {1: 1, 2: 1, 31: 2, 33: 2, 3000: 299},
+    "convnext": {1: 1, 33: 1, 3000: 93},
+    "resnet": {1: 1, 33: 5, 3000: 375},
+    "efficientnet": {1: 1, 33: 2, 3000: 94},
+    "ast": {1: 1, 33: 2, 3000: 299},
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -80,7 +78,7 @@ def train(network, state, x, keys):
 # One example ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frames", [1, 2, 31, 33, 3000])
+@pytest.mark.parametrize("frames", [1, 33, 3000])
 @every_network
 def test_any_number_of_frames(name, frames):
     network, state = seeded(name)
@@ -139,7 +137,7 @@ def test_wrong_shapes_are_named(name):
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "same" not in name])
+@every_network
 def test_training_has_finite_gradients_and_moves_the_state(name):
     network, state = seeded(name)
     network = eqx.nn.inference_mode(network, value=False)
@@ -188,7 +186,7 @@ def averaging(build):
     return eqx.nn.inference_mode(jax.tree_util.tree_map_with_path(parameter, network)), state
 
 
-@pytest.mark.parametrize(("padding", "frames"), [("symmetric", 320), ("same", 320), ("same", 321)])
+@pytest.mark.parametrize(("padding", "frames"), [("symmetric", 320), ("same", 320)])
 @pytest.mark.parametrize(
     "build",
     [

@@ -203,9 +203,10 @@ def test_padding_is_that_of_every_convolution_but_the_stem(bottleneck):
 # Bad inputs -----------------------------------------------------------------------------------------------------------
 
 
-def test_depths_and_widths_go_in_pairs():
-    with pytest.raises(ValueError, match=r"as many depths as widths, all at least 1, got \(1, 1\) and \(4,\)"):
-        skeleton((1, 1), (4,))
+@pytest.mark.parametrize(("depths", "widths"), [((1, 1), (4,)), ((1, 0), (4, 8)), ((1,), (0,)), ((), ())])
+def test_depths_and_widths_go_in_pairs(depths, widths):
+    with pytest.raises(ValueError, match="as many depths as widths, all at least 1, got"):
+        skeleton(depths, widths)
 
 
 def test_padding_is_one_of_two():
