@@ -1,7 +1,7 @@
 """Augmentations: pure functions of one example and a random key.
 
     wave --random_crop, random_shift, gain, add_noise, time_stretch--> wave
-    frames x bins --spec_augment--> frames x bins
+    frames x bins --random_resize, spec_augment--> frames x bins
     a batch and its targets --mixup--> a batch and its soft targets
 
 One key makes one draw: `vmap` over examples and `jax.random.split(key, batch)` draws for each on its own. All run under
@@ -150,6 +150,28 @@ def _play(spectrum: Complex[Array, "frames freqs"], times: Float[Array, " frames
 
 
 # Features -------------------------------------------------------------------------------------------------------------
+
+
+def random_resize(
+    x: Float[Array | np.ndarray, "frames bins"], *, time: float, freq: float, key: PRNGKeyArray
+) -> Float[Array, "frames bins"]:
+    """Stretches the picture by a factor up to `time` along its frames, and up to `freq` along its bins, or shrinks it.
+
+    The logarithms of the factors are drawn uniformly, from 1 / time to time; then the place, of the part that is kept
+    of a stretched picture, or of a shrunk one on a ground of the mean of `x`. Values in between are interpolated
+    linearly. Over mel bins it stands for changes of tempo and pitch (Niizumi et al., 2021, arXiv:2103.06695, "BYOL-A").
+    """
+    if not (1 <= time < math.inf and 1 <= freq < math.inf):
+        raise ValueError(f"random_resize takes factors of at least 1, got time = {time} and freq = {freq}.")
+    factor_key, place_key = jax.random.split(key)
+    largest = jnp.log(jnp.array([time, freq], jnp.float32))
+    factors = jnp.exp(largest * jax.random.uniform(factor_key, (2,), jnp.float32, -1, 1))
+    room = jnp.array(x.shape, jnp.float32) * (1 - factors)  # negative where the picture is larger than its frame
+    places = room * jax.random.uniform(place_key, (2,), jnp.float32)
+    ground = jnp.mean(x)
+    return ground + jax.image.scale_and_translate(x - ground, x.shape, (0, 1), factors, places, "linear").astype(
+        x.dtype
+    )
 
 
 def spec_augment(

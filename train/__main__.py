@@ -1,86 +1,197 @@
-"""`audax-train RECIPE DATA OUT`: cross-validates a recipe over a manifest's folds, trains it on all clips, saves it.
+"""`audax-train`: from a manifest of recordings to a model of the zoo.
 
-DATA is a folder with a `manifest.csv` of `files,labels,fold`, the files relative to it. OUT is a model's folder for
-`zoo.load`. Everything is seeded.
+    audax-train prepare MANIFEST OUT           sharded TFRecords from a CSV of files and labels
+    audax-train RECIPE DATA OUT [--FIELD ...]  trains, or goes on training; RECIPE is a name or a Python file
+    audax-train cross-validate RECIPE DATA OUT [--FIELD ...]
+                                               once for each value of the recipe's hold-out column, then on all clips
+    audax-train evaluate RUN DATA              the run's model on the clips that it held out
+    audax-train save RUN FOLDER                the run's model as a folder of the zoo
+
+Every field of a recipe is an option, `audax-train esc10 --help` shows all. Several hosts: set JAX_COORDINATOR_ADDRESS,
+JAX_NUM_PROCESSES and JAX_PROCESS_ID on each, or start the command by Slurm or Open MPI, and give all the same folders.
 """
 
-import argparse
-import csv
 import dataclasses
-import importlib
+import os
 import pathlib
-import pkgutil
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
+try:
+    import tyro
+
+    from . import loop, recipe, records
+except ModuleNotFoundError as missing:
+    raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
+
+import jax
 import numpy as np
 
 import zoo
 
-try:
-    from . import loop, recipes
-except ModuleNotFoundError as missing:
-    raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
+Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one recipe and returns the exit code: 0, or 2 with a sentence for what cannot be done."""
-    names = [module.name for module in pkgutil.iter_modules(recipes.__path__)]
-    parser = argparse.ArgumentParser(prog="audax-train", description="Trains a recipe and saves the model.")
-    parser.add_argument("recipe", choices=names)
-    parser.add_argument("data", type=pathlib.Path, help="a folder with manifest.csv (files,labels,fold)")
-    parser.add_argument("out", type=pathlib.Path, help="the model's folder")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
-    options = parser.parse_args(arguments)
-    recipe = importlib.import_module(f"{recipes.__name__}.{options.recipe}").recipe
-    if options.epochs is not None:
-        recipe = dataclasses.replace(recipe, epochs=options.epochs, warmup=min(recipe.warmup, options.epochs // 2))
+    """Runs one command and returns the exit code: 0, 2 with a sentence for what cannot be done, 128 plus the signal."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(f"{__doc__}\nRecipes: {', '.join(recipe.names())}")
+        return 0 if given else 2
+    commands = {"prepare": prepare, "evaluate": evaluate, "save": save}
     try:
-        run(recipe, options.data, options.out)
+        if given[0] in commands:
+            prog = f"audax-train {given[0]}"
+            return tyro.cli(commands[given[0]], prog=prog, args=given[1:], use_underscores=False)
+        function, at = (cross_validate, 1) if given[0] == "cross-validate" else (train, 0)
+        if len(given) <= at:
+            raise ValueError(f"cross-validate takes a recipe: a Python file, or one of {', '.join(recipe.names())}.")
+        return _with_recipe(function, given[at], given[at + 1 :])
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"audax-train: {error}", file=sys.stderr)
         return 2
+    except loop.Stopped as stopped:
+        print(f"audax-train: {stopped}", file=sys.stderr)
+        return stopped.code
+
+
+def prepare(
+    manifest: Folder,
+    out: Folder,
+    sample_rate: int,
+    delimiter: str = ",",
+    label_delimiter: str = ";",
+    shard_size: int = 512,
+    processes: int | None = None,
+    strict: bool = False,
+) -> int:
+    """Sharded TFRecords of 16-bit FLAC from a manifest.
+
+    Args:
+        manifest: CSV with a column `files`, relative to its folder, `labels`, and any others to hold clips out by.
+        out: The folder to write; an interrupted preparation goes on.
+        sample_rate: In Hz; files are resampled and downmixed.
+        delimiter: Between columns.
+        label_delimiter: Between the labels of a clip.
+        shard_size: Clips a shard.
+        processes: That decode; as many as there are cores unless given.
+        strict: Whether an unreadable file is an error.
+    """
+    records.prepare(
+        manifest, out, sample_rate=sample_rate, delimiter=delimiter, label_delimiter=label_delimiter,
+        shard_size=shard_size, processes=processes, strict=strict,
+    )  # fmt: skip
     return 0
 
 
-def run(recipe: loop.Recipe, data: pathlib.Path, out: pathlib.Path) -> None:
-    """Cross-validation, the final model, and its folder, in float16 and with the accuracy in its entry."""
-    if not out.parent.is_dir():
-        raise FileNotFoundError(
-            f"{out.parent} is not a folder, so {out.name} cannot be written there: create it first."
-        )
-    waves, classes, folds, labels = read_manifest(recipe, data)
-    scores = loop.cross_validate(recipe, waves, classes, folds)
-    value = round(float(np.mean(list(scores.values()))), 4)
-    spread = ", ".join(f"{score:.3f}" for score in scores.values())
-    source = f"this project: mean over {len(scores)} folds of {len(waves)} clips, each fold unseen ({spread})"
-    metric = {"dataset": data.resolve().name, "metric": "accuracy", "value": value, "source": source}
-    model, state = loop.fit(recipe, waves, classes, "all clips")
-    zoo.save(out, model, state, dataclasses.replace(recipe.entry, labels=labels, metrics=(metric,)), dtype="float16")
-    print(f"{out}: accuracy {value:.3f} in cross-validation ({spread})")
+def train(recipe: recipe.Recipe, data: pathlib.Path, out: pathlib.Path) -> int:
+    """Trains the recipe on prepared data, or goes on where the run in `out` stopped."""
+    _start(out)
+    found = loop.fit(recipe, data, out)
+    if jax.process_index() == 0:
+        print(f"{out / 'model'}: {_text(found) or 'trained on all clips'}")
+    return 0
 
 
-def read_manifest(
-    recipe: loop.Recipe, data: pathlib.Path
-) -> tuple[loop.Waves, loop.Classes, loop.Classes, tuple[str, ...]]:
-    """All clips, cut or filled up with silence to the recipe's window; their classes, folds, and the classes' labels.
+def cross_validate(recipe: recipe.Recipe, data: pathlib.Path, out: pathlib.Path) -> int:
+    """A run for each value of the hold-out column, and one on all clips, whose model notes the mean of the others."""
+    column = recipe.data.hold_out
+    if column is None:
+        raise ValueError(f"{recipe.name} holds no clips out: name a column, --data.hold-out fold --data.held-out 1.")
+    dataset = loop.Dataset(data)
+    if column not in dataset.columns:
+        dataset.rows(column, recipe.data.held_out, held_out=True)
+    _start(out)
+    found = {}
+    for value in sorted(set(dataset.columns[column])):
+        fold = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, held_out=(value,)))
+        found[value] = loop.fit(fold, data, out / value)
+    everything = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, hold_out=None, held_out=()))
+    loop.fit(everything, data, out / "all")
+    if jax.process_index() == 0:
+        for value, metrics in found.items():
+            print(f"{column} {value}: {_text(metrics)}")
+        _note(out, list(found.values()), f"{len(dataset)} clips", column, data)
+    return 0
 
-    Raises ValueError for a manifest without those columns or with another number of labels than the recipe's classes.
+
+def _note(out: pathlib.Path, found: list[dict[str, float]], clips: str, column: str, data: pathlib.Path) -> None:
+    """Copies the model of all clips, with the mean over the folds as its metrics."""
+    notes = []
+    for name in found[0]:
+        values = [each[name] for each in found]
+        spread = ", ".join(f"{value:.3f}" for value in values)
+        source = f"this project: mean over {len(values)} values of {column}, {clips}, each unseen in turn ({spread})"
+        print(f"mean {name} {np.mean(values):.4f}, standard deviation {np.std(values):.4f}")
+        if name != "loss":
+            value = round(float(np.mean(values)), 4)
+            notes.append({"dataset": data.resolve().name, "metric": name, "value": value, "source": source})
+    clip = zoo.load(out / "all" / "model")
+    zoo.save(out / "model", clip.model, clip.state, dataclasses.replace(clip.entry, metrics=tuple(notes)))
+
+
+def evaluate(run: Folder, data: Folder, which: Literal["model", "best"] = "model") -> int:
+    """The run's model on the clips that it held out, each once.
+
+    Args:
+        run: The folder of the run.
+        data: The prepared data.
+        which: The model at the end, or the best on the way.
     """
-    entry = recipe.entry
-    with open(data / "manifest.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"files", "labels", "fold"} <= set(rows[0]):
-        raise ValueError(f"{data / 'manifest.csv'} needs rows and the columns files, labels and fold.")
-    labels = tuple(sorted({row["labels"] for row in rows}))
-    if len(labels) != entry.classes:
-        raise ValueError(f"{entry.name} has {entry.classes} classes, {data / 'manifest.csv'} has {len(labels)} labels.")
-    waves = np.zeros((len(rows), round(entry.window * entry.sample_rate)), np.float32)
-    for row, wave in zip(rows, waves, strict=True):
-        clip = zoo.read(data / row["files"], entry.sample_rate)[: len(wave)]
-        wave[: len(clip)] = clip
-    classes = np.array([labels.index(row["labels"]) for row in rows])
-    return waves, classes, np.array([int(row["fold"]) for row in rows]), labels
+    found = loop.evaluate(run, data, which)
+    print(f"{run / which}: {_text(found)}")
+    return 0
+
+
+def save(
+    run: Folder,
+    folder: Folder,
+    which: Literal["model", "best"] = "model",
+    dtype: Literal["float32", "float16"] = "float32",
+) -> int:
+    """The run's model as a folder for `zoo.load`.
+
+    Args:
+        run: The folder of the run.
+        folder: The folder to write.
+        which: The model at the end, or the best on the way.
+        dtype: float16 halves the file.
+    """
+    clip = zoo.load(run / which)
+    zoo.save(folder, clip.model, clip.state, dataclasses.replace(clip.entry, name=folder.name), dtype=dtype)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder}: {clip.entry.classes} classes, {size / 1e6:.1f} MB")
+    return 0
+
+
+def _with_recipe(function: Any, name: str, arguments: list[str]) -> int:
+    """Calls `function(recipe, data, out)`, each field of the recipe an option."""
+    default, about = recipe.find(name)
+
+    def command(data: Folder, out: Folder, recipe: Annotated[recipe.Recipe, tyro.conf.arg(name="")] = default) -> int:
+        return function(recipe, data, out)
+
+    command.__doc__ = about
+    return tyro.cli(command, prog=f"audax-train {name}", args=arguments, use_underscores=False)
+
+
+def _start(out: pathlib.Path) -> None:
+    """Joins the other hosts, if there are any, and keeps compiled programs in the run's folder."""
+    environment = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in environment:
+        jax.distributed.initialize(
+            num_processes=int(environment["JAX_NUM_PROCESSES"]), process_id=int(environment["JAX_PROCESS_ID"])
+        )
+    elif int(environment.get("SLURM_NTASKS", environment.get("OMPI_COMM_WORLD_SIZE", 1))) > 1:
+        jax.distributed.initialize()
+    if "JAX_COMPILATION_CACHE_DIR" not in environment:
+        jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
+    out.mkdir(exist_ok=True) if out.parent.is_dir() else None
+
+
+def _text(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in found.items())
 
 
 if __name__ == "__main__":

@@ -1,66 +1,247 @@
-"""The loop over epochs, evaluation, and cross-validation over folds. Everything follows from the recipe's seed."""
+"""The loop: from a recipe and prepared data to a run's folder, in epochs or steps.
+
+    recipe.json   what is trained; the same command goes on with it
+    checkpoints/  by Orbax: written while training goes on, each whole or not at all, the last `keep`
+    log.jsonl     losses, rates, throughput and evaluations, a JSON object a line; tensorboard/ holds the same
+    best/         the best model by the recipe's metric on the clips held out, for `zoo.load`
+    model/        the model at the end, for `zoo.load`
+    profile/      a trace, on request
+
+The number of steps done is the whole position: data, random keys and rates follow from it and the seed. A run that was
+killed and started again ends with the same weights, bit by bit, on the same number of devices.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import signal
+from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-import tqdm
-from jaxtyping import Float, Int
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import zoo
-from audax_eqx.models import Classifier
+from zoo._weights import atomic
 
+from .checkpoints import Checkpoints
+from .data import Batch, Sampler, balanced_weights, to_devices, train_batches
+from .dataset import Dataset
+from .journal import Journal
+from .metrics import Scorer
+from .objectives import DEVICES, views
 from .recipe import Recipe
-from .step import make_step, optimizer
-
-Waves = Float[np.ndarray, "clips samples"]
-Classes = Int[np.ndarray, " clips"]
+from .step import Carry, begin, make_step, trained_model
+from .step import mesh as make_mesh
 
 
-def fit(recipe: Recipe, waves: Waves, classes: Classes, title: str) -> tuple[Classifier, eqx.nn.State]:
-    """The trained model, in inference mode, and its state. Raises ValueError with fewer clips than a batch,
-    and FloatingPointError when the loss is not finite."""
-    steps = len(waves) // recipe.batch
-    if steps == 0:
-        raise ValueError(f"The recipe trains on batches of {recipe.batch} clips and got {len(waves)}: lower `batch`.")
-    init_key, run_key = jax.random.split(jax.random.key(recipe.seed))
-    model, state = zoo.create(recipe.entry, key=init_key)
-    parameters, static = eqx.partition(model, eqx.is_array)
-    update = optimizer(recipe, steps)
-    step = make_step(recipe, update, static)
-    carry = (parameters, state, update.init(parameters))
-    targets = np.eye(recipe.entry.classes, dtype=np.float32)[classes]
-    order = np.random.default_rng(recipe.seed)
-    progress = tqdm.trange(recipe.epochs, desc=title, unit="epoch")
-    for epoch in progress:
-        shuffled = order.permutation(len(waves))[: steps * recipe.batch].reshape(steps, recipe.batch)
-        losses = []
-        for index, chosen in enumerate(shuffled):
-            key = jax.random.fold_in(run_key, epoch * steps + index)
-            carry, loss = step(carry, waves[chosen], targets[chosen], key)
-            losses.append(loss)
-        mean = float(np.mean([np.asarray(loss) for loss in losses]))
-        if not np.isfinite(mean):
-            raise FloatingPointError(f"The loss of epoch {epoch} is {mean}: lower `learning_rate`.")
-        progress.set_postfix(loss=f"{mean:.3f}")
-    parameters, state, _ = carry
-    return eqx.nn.inference_mode(eqx.combine(parameters, static)), state
+class Stopped(Exception):
+    """A signal came; a checkpoint of the step is there."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} after step {step}, with a checkpoint: the same command goes on"
+        )
+        self.code = 128 + number
 
 
-def accuracy(model: Classifier, state: eqx.nn.State, waves: Waves, classes: Classes) -> float:
-    """The share of clips whose largest logit is at their class; `model` is in inference mode."""
-    predict = eqx.filter_jit(lambda model, state, wave: model(wave, state)[0].argmax())
-    predicted = np.asarray([predict(model, state, wave) for wave in waves])
-    return float(np.mean(predicted == classes))
+def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int | None = None) -> dict[str, float]:
+    """Trains, or goes on training, in the folder `out`; gives the metrics at the end on the clips held out, if any.
+
+    `devices` are the first so many devices of all hosts, all by default. Raises ValueError for data or a recipe that do
+    not fit each other, FloatingPointError for a loss that is not finite, and `Stopped` after SIGINT or SIGTERM.
+    """
+    dataset, mesh = Dataset(data), make_mesh(devices)
+    rows, held = select(recipe, dataset)
+    entry = recipe.entry(dataset.labels)
+    check(recipe, entry, dataset, rows, mesh)
+    _claim(recipe, out)
+    carry, static = begin(*build(recipe, entry), recipe, len(rows), mesh)
+    weights = balanced_weights(dataset.targets[rows]) if recipe.data.balanced else None
+    sampler = Sampler(rows, recipe.data.batch, recipe.run.seed, weights)
+    total = recipe.total_steps(len(rows))
+    evaluated, kept = (recipe.steps(each, len(rows)) for each in (recipe.run.evaluate, recipe.run.checkpoint))
+    score = Scorer(entry, dataset, held, mesh, recipe.data.batch // recipe.run.accumulate) if len(held) else None
+    with Checkpoints(out / "checkpoints", recipe.run.keep) as checkpoints, Signals() as signals:
+        carry, record = checkpoints.restore(carry)
+        start = int(carry.step)
+        step = make_step(recipe, static, len(rows), mesh)
+        journal = Journal(out, recipe, dataset, sampler, total, start)
+        with _batches(recipe, dataset, sampler, mesh, start, total) as batches, journal:
+            for done, batch in batches:
+                carry, logs = step(carry, batch)
+                journal.step(done, logs)
+                came = signals.agreed(done)
+                if score is not None and (done % evaluated == 0 or done == total):
+                    journal.settle()
+                    record["metrics"] = score(*trained_model(carry, static))
+                    journal.evaluation(done, record["metrics"])
+                    if _better(recipe, record):
+                        _save(out / "best", recipe, carry, static, entry, record["metrics"], score)
+                if done % kept == 0 or done == total or came:
+                    journal.settle()
+                    checkpoints.save(done, carry, record)
+                if came:
+                    checkpoints.close()
+                    raise Stopped(came, done)
+    _save(out / "model", recipe, carry, static, entry, record["metrics"], score)
+    return record["metrics"]
 
 
-def cross_validate(
-    recipe: Recipe, waves: Waves, classes: Classes, folds: Int[np.ndarray, " clips"]
-) -> dict[int, float]:
-    """Accuracy on each fold of a model trained on the others."""
-    scores = {}
-    for fold in np.unique(folds).tolist():
-        held_out = folds == fold
-        model, state = fit(recipe, waves[~held_out], classes[~held_out], f"without fold {fold}")
-        scores[fold] = accuracy(model, state, waves[held_out], classes[held_out])
-        tqdm.tqdm.write(f"fold {fold}: accuracy {scores[fold]:.3f} on {held_out.sum()} clips")
-    return scores
+def evaluate(run: pathlib.Path, data: pathlib.Path, which: str = "model") -> dict[str, float]:
+    """Metrics of the run's model, "model" or "best", on the clips that its recipe holds out.
+
+    Raises FileNotFoundError where `run` has none, and ValueError where nothing was held out.
+    """
+    note = run / "recipe.json"
+    if not (note.is_file() and (run / which).is_dir()):
+        raise FileNotFoundError(f"{run} is not the folder of a finished run: it has no {note.name} or no {which}.")
+    chosen = json.loads(note.read_text(encoding="utf-8"))["data"]
+    dataset, clip = Dataset(data), zoo.load(run / which)
+    rows = dataset.rows(chosen["hold_out"], chosen["held_out"], held_out=True)
+    if not len(rows):
+        raise ValueError(f"{run} was trained on all clips of {data}, and none is left to evaluate it on.")
+    return Scorer(clip.entry, dataset, rows, make_mesh(), chosen["batch"])(clip.model, clip.state)
+
+
+def select(recipe: Recipe, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The rows to train on and the rows held out."""
+    column, values = recipe.data.hold_out, recipe.data.held_out
+    return dataset.rows(column, values, held_out=False), dataset.rows(column, values, held_out=True)
+
+
+def check(recipe: Recipe, entry: zoo.Entry, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> None:
+    """Raises ValueError where data, recipe and devices do not fit each other."""
+    if entry.sample_rate != dataset.sample_rate:
+        raise ValueError(
+            f"{recipe.name} takes waves at {entry.sample_rate} Hz, {dataset.folder} is at {dataset.sample_rate} Hz: "
+            f"prepare it with --sample-rate {entry.sample_rate}."
+        )
+    parts = recipe.run.accumulate * mesh.size
+    if recipe.data.batch % parts:
+        raise ValueError(
+            f"A batch of {recipe.data.batch} cannot be shared by {mesh.size} devices in {recipe.run.accumulate} parts: "
+            f"take a multiple of {parts}."
+        )
+    if not len(rows):
+        raise ValueError(f"{recipe.name} holds out all {len(dataset)} clips of {dataset.folder}: hold out fewer.")
+    labels = dataset.targets.sum(axis=1)
+    if entry.task == "multiclass" and np.any(labels != 1):
+        raise ValueError(
+            f"{dataset.folder} has {np.sum(labels == 0)} clips without a label and {np.sum(labels > 1)} with several, "
+            f"and {recipe.name} takes one each: leave them out of the manifest, or take --objective.task multilabel."
+        )
+    if entry.task != "contrastive" and not dataset.labels:
+        raise ValueError(f"{dataset.folder} has no labels, and {recipe.name} learns from labels: prepare them too.")
+
+
+def build(recipe: Recipe, entry: zoo.Entry) -> tuple[eqx.Module, eqx.nn.State]:
+    """The model in training mode and its State: with random weights by the seed, or from the zoo with a fresh head."""
+    key = jax.random.key(recipe.run.seed)
+    if recipe.model.start is None:
+        return zoo.create(entry, key=key)
+    return zoo.load(recipe.model.start).thaw(None if entry.task == "contrastive" else entry.classes, key=key)
+
+
+class Signals:
+    """SIGINT and SIGTERM, remembered until the step under way is done; a second one acts at once."""
+
+    def __init__(self):
+        self.came, self.before = 0, {}
+
+    def __enter__(self) -> "Signals":
+        with contextlib.suppress(ValueError):  # only the main thread may listen
+            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: Any) -> None:
+        self.came = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def agreed(self, step: int) -> int:
+        """The signal that came to any host, 0 for none; hosts ask each other at every tenth step."""
+        if jax.process_count() == 1:
+            return self.came
+        if step % 10:
+            return 0
+        from jax.experimental import multihost_utils
+
+        return int(multihost_utils.process_allgather(np.int32(self.came)).max())
+
+
+@contextlib.contextmanager
+def _batches(
+    recipe: Recipe, dataset: Dataset, sampler: Sampler, mesh: Mesh, start: int, total: int
+) -> Iterator[Iterator[tuple[int, Batch]]]:
+    """The batches after step `start`, on the devices, each with the number of steps done after it."""
+    given = train_batches(
+        dataset, sampler, samples=round(recipe.data.seconds * dataset.sample_rate), views=views(recipe.objective),
+        accumulate=recipe.run.accumulate, start=start, stop=total, threads=recipe.data.threads,
+        host=jax.process_index(), hosts=jax.process_count(),
+    )  # fmt: skip
+    batches = to_devices(given, NamedSharding(mesh, P(None, DEVICES)))
+    try:
+        yield enumerate(batches, start + 1)
+    finally:
+        given.close()
+
+
+def _claim(recipe: Recipe, out: pathlib.Path) -> None:
+    """Makes the folder of the run, or raises ValueError where it holds another recipe's run."""
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent} is not a folder, so {out.name} cannot be made there: create it first.")
+    out.mkdir(exist_ok=True)
+    note, text = out / "recipe.json", recipe.to_json()
+    if note.exists() and note.read_text(encoding="utf-8") != text:
+        before, now = json.loads(note.read_text(encoding="utf-8")), json.loads(text)
+        changed = ", ".join(_differences(before, now)) or "nothing but its order"
+        raise ValueError(f"{out} holds a run of another recipe, which differs in {changed}: choose another folder.")
+    if jax.process_index() == 0:
+        with atomic(note) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    elif before != now:
+        yield f"{path} ({before} then, {now} now)"
+
+
+def _better(recipe: Recipe, record: dict[str, Any]) -> bool:
+    """Whether the metrics are better than the best before, which they then are."""
+    found = record["metrics"]
+    name = recipe.run.best or next(iter(found))
+    if name not in found:
+        raise ValueError(f"{recipe.name} keeps the best model by {name!r}, and there are {', '.join(found)}.")
+    better = record["best"] is None or found[name] > record["best"]
+    record["best"] = found[name] if better else record["best"]
+    return better
+
+
+def _save(
+    folder: pathlib.Path, recipe: Recipe, carry: Carry, static: Any, entry: zoo.Entry, found: dict[str, float],
+    score: Scorer | None,
+) -> None:  # fmt: skip
+    """The model's folder for `zoo.load`, its metrics in its entry; the first host writes it."""
+    if jax.process_index():
+        return
+    notes = ()
+    if score is not None:
+        values = ", ".join(recipe.data.held_out)
+        source = f"this project: {len(score.rows)} clips whose {recipe.data.hold_out} is {values}, unseen in training"
+        common = {"dataset": score.dataset.folder.resolve().name, "source": source}
+        notes = tuple(common | {"metric": name, "value": round(found[name], 4)} for name in found if name != "loss")
+    zoo.save(folder, *trained_model(carry, static), dataclasses.replace(entry, metrics=notes))

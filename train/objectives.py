@@ -1,46 +1,217 @@
-"""Objectives: a model and a batch in, a loss out."""
+"""Objectives: a model and a batch in, a loss out.
+
+    objective(model, state, batch, keys) -> (loss, state)
+
+An objective is a function, or a frozen dataclass of its numbers that is called like one. It sees one device's share of
+the batch; `state` is the model's, and `keys` holds one random key for each example, drawn from the example's place in
+the global batch, so that the number of devices changes nothing. The loss is the mean over the share; the step averages
+loss and gradients over the devices. BatchNorm already spans all devices. One of your own, in full:
+
+    def objective(model, state, batch, keys):
+        logits, state = over_batch(lambda wave, key, state: model(wave, state, key=key))(batch.waves[:, 0], keys, state)
+        return optax.softmax_cross_entropy(logits, batch.targets).mean(), state
+
+Waves are in [-1, 1] as they were read, everywhere: in pretraining, fine-tuning, evaluation and in the zoo.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-import audax_eqx
-from audax_eqx.models import Classifier
+from audax_eqx import augment
+from audax_eqx.models import COLA, Classifier, SimCLR
 
-from .recipe import Recipe
+DEVICES = "data"  # the mesh axis over devices and hosts; the batch of one device is the vmapped axis "batch"
 
 
-def supervised(
-    model: Classifier,
-    state: eqx.nn.State,
-    waves: Float[Array, "batch samples"],
-    targets: Float[Array, "batch classes"],
-    recipe: Recipe,
-    *,
-    key: PRNGKeyArray,
-) -> tuple[Float[Array, ""], eqx.nn.State]:
-    """Mean cross-entropy with label smoothing, mixup of the waves and SpecAugment between frontend and network.
+class Examples(NamedTuple):
+    """What an objective sees: one device's share of the batch, in float32 between -1 and 1, zero-padded at the end."""
 
-    `targets` are rows of class probabilities. Every clip is rolled to a random start first.
+    waves: Float[Array, "batch views samples"]
+    lengths: Int[Array, "batch views"]
+    """Valid samples."""
+    targets: Float[Array, "batch classes"]
+    """1 for each label of the example."""
+
+
+def over_batch(function: Callable) -> Callable:
+    """`function(*example, state) -> (output, state)` over the batch: everything but `state` has a leading axis."""
+
+    def mapped(*arguments):
+        axes = (*(0 for _ in arguments[:-1]), None)
+        return jax.vmap(function, in_axes=axes, out_axes=(0, None), axis_name="batch")(*arguments)
+
+    return mapped
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """What each example goes through on its own, first as a wave, then as features; 0 leaves a part out."""
+
+    shift: bool = False
+    """Rolls the crop to a random start."""
+    gain: float = 0.0
+    """Up to so many decibels louder or quieter."""
+    noise: float = 0.0
+    """White noise at a signal-to-noise ratio from so many decibels to 30 more."""
+    resize: float = 1.0
+    """Stretches or shrinks features up to so many times along time and frequency, 1.2 for a fifth; 1 does not."""
+    frames: int = 0
+    """Largest mask of SpecAugment over time, in frames."""
+    bins: int = 0
+    """Largest mask of SpecAugment over frequency, in bins."""
+    masks: int = 2
+    """Masks of each kind."""
+
+    def wave(
+        self, wave: Float[Array, " samples"], length: Int[Array, ""], *, key: PRNGKeyArray
+    ) -> Float[Array, " samples"]:
+        gain_key, noise_key, shift_key = jax.random.split(key, 3)
+        if self.gain:
+            wave = augment.gain(wave, low=-self.gain, high=self.gain, key=gain_key)
+        if self.noise:
+            wave = augment.add_noise(wave, low=self.noise, high=self.noise + 30, length=length, key=noise_key)
+        return augment.random_shift(wave, key=shift_key) if self.shift else wave
+
+    def features(
+        self, x: Float[Array, "frames bins"], share: Float[Array, ""], *, key: PRNGKeyArray
+    ) -> Float[Array, "frames bins"]:
+        """`share` is that of the frames which are valid; what is rolled or resized has its padding anywhere."""
+        resize_key, mask_key = jax.random.split(key)
+        if self.resize > 1:
+            x = augment.random_resize(x, time=self.resize, freq=self.resize, key=resize_key)
+        if not (self.frames or self.bins):
+            return x
+        whole = self.shift or self.resize > 1
+        length = None if whole else jnp.ceil(share * len(x)).astype(jnp.int32)
+        return augment.spec_augment(x, time=self.frames, freq=self.bins, masks=self.masks, length=length, key=mask_key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised:
+    """Cross-entropy against the labels, averaged over the batch, and in the multilabel case over the classes too.
+
+    Mixup is that of the waves (Zhang et al., 2018, arXiv:1710.09412): example 2i with 2i + 1, which the data's
+    shuffling pairs anew in each epoch, so that it takes no exchange between devices.
     """
-    mix_key, keys = _first_and_rest(key, len(waves))
-    targets = optax.smooth_labels(targets, recipe.label_smoothing)
-    if recipe.mixup > 0.0:
-        waves, targets = audax_eqx.augment.mixup(waves, targets, alpha=recipe.mixup, key=mix_key)
 
-    def logits(wave, state, key):
-        shift_key, mask_key, network_key = jax.random.split(key, 3)
-        x = model.listen(audax_eqx.augment.random_shift(wave, key=shift_key))
-        x = audax_eqx.augment.spec_augment(x, time=recipe.mask_frames, freq=recipe.mask_bins, key=mask_key)
-        return model.classify(x, state, key=network_key)
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    """Softmax over the classes, or a sigmoid each."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over the classes; with sigmoids, that is drawn to one half."""
+    mixup: float = 0.0
+    """Alpha of the Beta distribution that shares are drawn from; 0 for none."""
+    augment: Augment = Augment()
 
-    over_batch = jax.vmap(logits, in_axes=(0, None, 0), out_axes=(0, None), axis_name="batch")
-    predictions, state = over_batch(waves, state, keys)
-    return jnp.mean(optax.softmax_cross_entropy(predictions, targets)), state
+    def __call__(
+        self, model: Classifier, state: eqx.nn.State, batch: Examples, keys: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], eqx.nn.State]:
+        samples = batch.waves.shape[-1]
+        targets = self._smooth(batch.targets)
+        shift_keys, mix_keys, keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+        waves = jax.vmap(lambda wave, length, key: self.augment.wave(wave, length, key=key))(
+            batch.waves[:, 0], batch.lengths[:, 0], shift_keys
+        )
+        lengths = batch.lengths[:, 0]
+        if self.mixup:
+            if len(waves) % 2:
+                raise ValueError(f"Mixup takes pairs, and each device has {len(waves)} examples: give an even number.")
+            partner = jnp.arange(len(waves), dtype=jnp.int32) ^ 1
+            share = jax.vmap(lambda key: jax.random.beta(key, self.mixup, self.mixup, dtype=jnp.float32))(mix_keys)
+            share = share[:, None]
+            waves = share * waves + (1 - share) * waves[partner]
+            targets = share * targets + (1 - share) * targets[partner]
+            lengths = jnp.maximum(lengths, lengths[partner])
+
+        def logits(wave, length, key, state):
+            mask_key, network_key = jax.random.split(key)
+            x = self.augment.features(model.listen(wave), length / samples, key=mask_key)
+            return model.classify(x, state, key=network_key)
+
+        predictions, state = over_batch(logits)(waves, lengths.astype(jnp.float32), keys, state)
+        if self.task == "multiclass":
+            return jnp.mean(optax.softmax_cross_entropy(predictions, targets)), state
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(predictions, targets)), state
+
+    def _smooth(self, targets: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
+        spread = 1 / targets.shape[-1] if self.task == "multiclass" else 0.5
+        return (1 - self.label_smoothing) * targets + self.label_smoothing * spread
 
 
-def _first_and_rest(key: PRNGKeyArray, count: int) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    first, rest = jax.random.split(key)
-    return first, jax.random.split(rest, count)
+@dataclasses.dataclass(frozen=True)
+class Matching:
+    """COLA (Saeed et al., 2021, arXiv:2010.10915): which of the batch's other crops is of the same clip?
+
+    Cross-entropy over the similarity of each anchor with the positives of the whole global batch. SpecAugment masks the
+    positives only, unless `both`; waves are augmented alike.
+    """
+
+    augment: Augment = Augment()
+    both: bool = False
+    """Whether anchors are masked too."""
+    task: Literal["contrastive"] = dataclasses.field(default="contrastive", init=False)
+
+    def __call__(
+        self, model: COLA, state: eqx.nn.State, batch: Examples, keys: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], eqx.nn.State]:
+        anchors, positives, state = _projections(model, state, batch, keys, self.augment, mask_first=self.both)
+        logits = model.similarity(anchors, jax.lax.all_gather(positives, DEVICES, tiled=True))
+        labels = jax.lax.axis_index(DEVICES) * len(anchors) + jnp.arange(len(anchors), dtype=jnp.int32)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), state
+
+
+@dataclasses.dataclass(frozen=True)
+class NTXent:
+    """SimCLR's normalised temperature-scaled cross-entropy (Chen et al., 2020, arXiv:2002.05709).
+
+    Both crops of a clip look for each other among all other crops of the global batch.
+    """
+
+    augment: Augment = Augment()
+    task: Literal["contrastive"] = dataclasses.field(default="contrastive", init=False)
+
+    def __call__(
+        self, model: SimCLR, state: eqx.nn.State, batch: Examples, keys: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], eqx.nn.State]:
+        first, second, state = _projections(model, state, batch, keys, self.augment, mask_first=True)
+        views, count = jnp.concatenate([first, second]), 2 * len(first)
+        logits = model.similarity(views, jax.lax.all_gather(views, DEVICES, tiled=True))
+        row = jnp.arange(count, dtype=jnp.int32)
+        start = jax.lax.axis_index(DEVICES) * count
+        logits = logits.at[row, start + row].set(-jnp.inf)  # a view is not its own negative
+        labels = start + (row + len(first)) % count
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), state
+
+
+def views(objective: Callable) -> int:
+    """How many crops of a clip the objective compares."""
+    return 2 if getattr(objective, "task", None) == "contrastive" else 1
+
+
+def _projections(
+    model: COLA | SimCLR, state: eqx.nn.State, batch: Examples, keys: PRNGKeyArray, chain: Augment, *, mask_first: bool
+) -> tuple[Float[Array, "batch width"], Float[Array, "batch width"], eqx.nn.State]:
+    """The projections of each clip's two views, which go through the network as one batch."""
+    samples = batch.waves.shape[-1]
+
+    def project(wave, length, masked, key, state):
+        wave_key, mask_key, network_key = jax.random.split(key, 3)
+        x = model.listen(chain.wave(wave, length, key=wave_key))
+        share = length.astype(jnp.float32) / samples
+        x = jnp.where(masked, chain.features(x, share, key=mask_key), x)
+        return model.project(x, state, key=network_key)
+
+    def both(leaf):
+        return jnp.concatenate([leaf[:, 0], leaf[:, 1]])
+
+    keys = both(jax.vmap(lambda key: jax.random.split(key, 2))(keys))
+    masked = jnp.arange(len(keys), dtype=jnp.int32) >= (0 if mask_first else len(batch.waves))
+    z, state = over_batch(project)(both(batch.waves), both(batch.lengths), masked, keys, state)
+    first, second = jnp.split(z, 2)
+    return first, second, state

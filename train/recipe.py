@@ -1,31 +1,220 @@
-"""A recipe: the model and every number that its training depends on."""
+"""A recipe: the model and every number that its training depends on, as frozen dataclasses.
+
+A file with one `recipe = Recipe(...)` is a recipe of the command line, `audax-train FILE.py DATA OUT`, as those in
+`train/recipes` are by name; every field is an option there, `--optimizer.learning-rate 1e-3`.
+"""
 
 import dataclasses
+import importlib.util
+import json
+import math
+import pathlib
+import pkgutil
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
 
 import zoo
+
+from . import recipes
+from .objectives import Supervised
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is trained: a model with random weights, or one from the zoo."""
+
+    frontend: dict = dataclasses.field(default_factory=dict)
+    """`{"type": NAME, ...}` from `audax_eqx.frontends` with its options, as in `zoo.Entry`."""
+    network: dict = dataclasses.field(default_factory=dict)
+    """The same from `audax_eqx.networks`."""
+    head: dict = dataclasses.field(default_factory=lambda: {"type": "Classifier"})
+    """The same from `audax_eqx.models`: what the embedding is trained for."""
+    dropout: float = 0.0
+    """Rate in front of a classifier's head."""
+    start: str | None = None
+    """A name of the zoo, a folder or a Hub repo to start from, with a fresh head, instead of frontend and network."""
+    paper: str | None = None
+    """Where the architecture is described."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which clips are trained on, and how they become batches."""
+
+    seconds: float
+    """Length of a crop; the model's native length."""
+    batch: int = 256
+    """Examples of a step, over all devices and hosts."""
+    hold_out: str | None = None
+    """The manifest's column that says which clips are kept for evaluation; None trains on all clips."""
+    held_out: tuple[str, ...] = ()
+    """That column's values of the clips that are kept."""
+    balanced: bool = False
+    """Whether rare labels are drawn as often as frequent ones."""
+    threads: int | None = None
+    """Threads that decode; None for as many as there are cores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101), or SGD with a momentum of `b1`, and the schedule.
+
+    Weight decay leaves out norms, biases, layer scale, position embeddings and all parameters of a frontend.
+    """
+
+    learning_rate: float
+    """The highest rate for a batch of 256; it grows with the batch (Goyal et al., 2017, arXiv:1706.02677)."""
+    method: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
+    """After the linear warm-up: a cosine to zero; or times `decay` every `decay_epochs`, at once or continuously."""
+    warmup: float = 0.0
+    """In epochs."""
+    decay: float = 0.1
+    decay_epochs: float = 30.0
+    weight_decay: float = 0.05
+    b1: float = 0.9
+    b2: float = 0.999
+    clip: float = 1.0
+    """Largest global norm of the gradient; 0 for no clipping."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which is evaluated and saved instead of the weights; 0 for none."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of field paths that are not trained, as "network.*"; modules under them run in inference mode."""
+    rates: tuple[tuple[str, float], ...] = ()
+    """Factors of the learning rate by pattern, the first that matches counts, as ("head.*", 10.0)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How long, how precisely, and what is kept of it."""
+
+    epochs: float = 50.0
+    steps: int | None = None
+    """Instead of epochs."""
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other; BatchNorm and negatives see one part."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What network and head compute in; parameters, frontend, norms' statistics and losses are float32."""
+    evaluate: float = 1.0
+    """Epochs between evaluations on the clips held out."""
+    checkpoint: float = 1.0
+    """Epochs between checkpoints; one is made at the end and at a signal too."""
+    keep: int = 2
+    """Checkpoints that are kept; the best model by `best` is kept beside them."""
+    best: str | None = None
+    """The metric that the best model has the most of: accuracy, mAP, AUC; None for the first that there is."""
+    log: int = 50
+    """Steps between lines of the log."""
+    profile: int = 0
+    """Steps, from the tenth on, to write a profile of for TensorBoard and Perfetto."""
+    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What `train.loop` needs to train `entry` with supervision.
+    """A training run but for the data's folder.
 
-    Rates are for AdamW, which decays matrices and kernels alone; the learning rate rises linearly over
-    `warmup` epochs and falls to zero along a cosine. `mixup` is the alpha of its Beta distribution, 0 for none;
-    `mask_frames` and `mask_bins` are SpecAugment's largest masks.
+    `objective(model, state, batch, keys) -> (loss, state)` is one of `train.objectives` or a function of your own.
     """
 
-    entry: zoo.Entry
-    epochs: int
-    batch: int
-    learning_rate: float
-    warmup: int
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    mixup: float = 0.0
-    mask_frames: int = 0
-    mask_bins: int = 0
-    seed: int = 0
+    name: str
+    model: Model
+    data: Data
+    optimizer: Optimizer
+    objective: Callable = dataclasses.field(default_factory=Supervised)
+    run: Run = dataclasses.field(default_factory=Run)
 
     def __post_init__(self):
-        if not 0 <= self.warmup < self.epochs:
-            raise ValueError(f"A recipe warms up for fewer epochs than it has, got {self.warmup} of {self.epochs}.")
+        if not 0 < self.data.seconds < math.inf or self.data.batch < 1 or self.run.accumulate < 1:
+            raise ValueError(
+                f"{self.name} needs crops of some seconds, a batch and accumulation of at least 1, got "
+                f"{self.data.seconds}, {self.data.batch} and {self.run.accumulate}."
+            )
+        if bool(self.data.hold_out) != bool(self.data.held_out):
+            raise ValueError(
+                f"{self.name} holds out the clips whose column `hold_out` is one of `held_out`, give both or none: got "
+                f"{self.data.hold_out!r} and {self.data.held_out!r}."
+            )
+        chosen = self.model.frontend or self.model.network or self.model.dropout or self.model.paper
+        if self.model.start is not None and (chosen or self.model.head != Model().head):
+            raise ValueError(
+                f"{self.name} starts from {self.model.start}, which brings its frontend, network, head, dropout and "
+                "paper: leave them out."
+            )
+        if self.model.start is None and not (self.model.frontend and self.model.network):
+            raise ValueError(
+                f"{self.name} needs a model: give `model.start`, a name of the zoo or a folder, or frontend and "
+                "network."
+            )
+
+    def total_steps(self, examples: int) -> int:
+        """Steps of the whole run over so many examples an epoch."""
+        return self.run.steps or max(1, math.ceil(self.run.epochs * examples / self.data.batch))
+
+    def steps(self, epochs: float, examples: int) -> int:
+        """So many epochs in steps, at least one."""
+        return max(1, round(epochs * examples / self.data.batch))
+
+    def to_json(self) -> str:
+        """Every number of it: two runs with the same text are the same run."""
+        fields = dataclasses.asdict(self) | {"objective": _described(self.objective)}
+        return json.dumps(fields, indent=2, default=repr) + "\n"
+
+    def entry(self, labels: tuple[str, ...]) -> zoo.Entry:
+        """The zoo's description of the model; `labels` are the data's. Raises ValueError where it is none."""
+        task = getattr(self.objective, "task", "multiclass")
+        contrastive = task == "contrastive"
+        common: dict[str, Any] = {
+            "name": self.name,
+            "classes": 0 if contrastive else len(labels),
+            "labels": () if contrastive else labels,
+            "task": task,
+            "window": self.data.seconds,
+        }
+        if self.model.start is None:
+            return zoo.Entry(
+                frontend=self.model.frontend, network=self.model.network, model=self.model.head,
+                dropout=self.model.dropout, license="Apache-2.0", source="trained with audax-train",
+                paper=self.model.paper, **common,
+            )  # fmt: skip
+        start = zoo.info(self.model.start)
+        classifier = start.model if start.model["type"] == "Classifier" else {"type": "Classifier"}
+        return dataclasses.replace(
+            start, model=start.model if contrastive else classifier, checkpoint=None, metrics=(),
+            dropout=0.0 if contrastive else start.dropout,
+            source=f"trained with audax-train from {self.model.start}", **common,
+        )  # fmt: skip
+
+
+def _described(objective: Callable) -> Any:
+    if dataclasses.is_dataclass(objective) and not isinstance(objective, type):
+        return {"type": type(objective).__qualname__} | dataclasses.asdict(objective)
+    return getattr(objective, "__qualname__", repr(objective))
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
+
+
+def find(name: str) -> tuple[Recipe, str]:
+    """The recipe of that name in `train/recipes`, or in the Python file of that path, and what the file says of it.
+
+    Raises ValueError for anything else, and for a file without a `recipe = Recipe(...)`.
+    """
+    path = pathlib.Path(name)
+    if name in names():
+        path = pathlib.Path(recipes.__path__[0]) / f"{name}.py"
+        module = importlib.import_module(f"{recipes.__name__}.{name}")
+    elif path.suffix == ".py" and path.is_file():
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        raise ValueError(f"There is no recipe {name!r}: give a Python file, or one of {', '.join(names())}.")
+    recipe = getattr(module, "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{path} has no `recipe = Recipe(...)` at its top level.")
+    return recipe, module.__doc__ or recipe.name

@@ -1,50 +1,251 @@
-"""One step of training on one device."""
+"""One step of training: one program over a mesh of devices, which gives the same losses on any number of them.
 
+    share of the batch --objective--> loss, gradient --mean over devices--> clip, AdamW --> parameters, moving average
+
+Each device has a share of the batch and a copy of the parameters, `jax.shard_map` over the axis "data". BatchNorm's
+statistics and the negatives of contrastive losses span the global batch; random keys come from an example's place in
+it.
+"""
+
+import copy
+import fnmatch
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from audax_eqx.models import Classifier
+from audax_eqx.layers import BatchNorm
 
-from .objectives import supervised
-from .recipe import Recipe
+from .objectives import DEVICES, Examples
+from .recipe import Optimizer, Recipe
 
-Carry = tuple[Any, eqx.nn.State, optax.OptState]
+UNDECAYED = ("frontend.*", "*position_embedding")  # beside all vectors: norms, biases, layer scale
 
 
-def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-    """AdamW with linear warm-up and cosine decay; norms, biases and layer scale (all vectors) are not decayed."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, recipe.learning_rate, recipe.warmup * steps_per_epoch, recipe.epochs * steps_per_epoch
+class Carry(NamedTuple):
+    """All that a run is made of between two steps; `average` is None where no moving average is kept."""
+
+    step: Int[Array, ""]
+    parameters: Any
+    frozen: Any
+    state: eqx.nn.State
+    moments: optax.OptState
+    average: Any
+
+
+def mesh(devices: int | None = None) -> Mesh:
+    """The first `devices` devices, all by default, as the axis "data"."""
+    chosen = jax.devices()[:devices]
+    return jax.make_mesh((len(chosen),), (DEVICES,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
+
+
+def names(tree: Any) -> Any:
+    """The tree with each leaf's field path, "network.stages.0.blocks.1.depthwise.weight", in its place."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="."), tree
     )
 
+
+def schedule(recipe: Recipe, examples: int) -> optax.Schedule:
+    """The learning rate by step."""
+    optimizer, total = recipe.optimizer, recipe.total_steps(examples)
+    peak = optimizer.learning_rate * recipe.data.batch / 256
+    warmup = min(round(optimizer.warmup * examples / recipe.data.batch), total - 1)
+    every = recipe.steps(optimizer.decay_epochs, examples)
+    after = {
+        "cosine": lambda: optax.cosine_decay_schedule(peak, total - warmup),
+        "step": lambda: optax.exponential_decay(peak, every, optimizer.decay, staircase=True),
+        "exponential": lambda: optax.exponential_decay(peak, every, optimizer.decay),
+        "constant": lambda: optax.constant_schedule(peak),
+    }[optimizer.schedule]()
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
+
+
+def transformation(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Clipping, AdamW or SGD at that rate, and the factors of single layers."""
+
     def decayed(parameters):
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, parameters)
+        return jax.tree.map(lambda leaf, name: leaf.ndim > 1 and not _matches(name, UNDECAYED), *_named(parameters))
 
-    adamw = optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=decayed)
-    return optax.chain(optax.clip_by_global_norm(1.0), adamw)
+    def scaled(updates, _):
+        return jax.tree.map(lambda leaf, name: leaf * _factor(name, optimizer.rates), *_named(updates))
+
+    if optimizer.method == "adamw":
+        update = optax.adamw(rate, optimizer.b1, optimizer.b2, weight_decay=optimizer.weight_decay, mask=decayed)
+    else:
+        decay = optax.add_decayed_weights(optimizer.weight_decay, mask=decayed)
+        update = optax.chain(decay, optax.sgd(rate, optimizer.b1))
+    clip = optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity()
+    return optax.chain(clip, update, optax.stateless(scaled))
 
 
-def make_step(recipe: Recipe, update: optax.GradientTransformation, static: Classifier) -> Callable[..., tuple]:
-    """The jitted `(carry, waves, targets, key) -> (carry, loss)`, where `carry` is parameters, state and optimizer's.
+def _named(tree: Any) -> tuple[Any, Any]:
+    return tree, names(tree)
 
-    `static` is the model without its arrays, as `eqx.partition` gives it.
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _factor(name: str, rates: tuple[tuple[str, float], ...]) -> float:
+    return next((factor for pattern, factor in rates if fnmatch.fnmatchcase(name, pattern)), 1.0)
+
+
+def freeze(model: eqx.Module, patterns: tuple[str, ...]) -> tuple[eqx.Module, Any]:
+    """The model with every module under the patterns in inference mode, and which of its leaves are trained.
+
+    Raises ValueError for a pattern that matches nothing, unless it is of a part without parameters, and where nothing
+    is left to train.
     """
+    known = jax.tree.leaves(names(eqx.filter(model, eqx.is_array)))
+    for pattern in patterns:
+        part = getattr(model, pattern.split(".")[0], None)
+        bare = isinstance(part, eqx.Module) and not jax.tree.leaves(eqx.filter(part, eqx.is_array))
+        if not bare and not any(_matches(name, (pattern,)) for name in known):
+            parts = ", ".join(sorted({name.split(".")[0] for name in known}))
+            raise ValueError(f"`freeze` names {pattern!r}, and the model has no such parameter: it has {parts}.")
 
-    def loss(parameters, state, waves, targets, key):
-        return supervised(eqx.combine(parameters, static), state, waves, targets, recipe, key=key)
+    def inferring(leaf, name):
+        return True if name.split(".")[-1] == "inference" and _matches(name, patterns) else leaf
 
-    def step(
-        carry: Carry, waves: Float[Array, "batch samples"], targets: Float[Array, "batch classes"], key: PRNGKeyArray
-    ) -> tuple[Carry, Float[Array, ""]]:
-        parameters, state, moments = carry
-        (value, state), gradients = jax.value_and_grad(loss, has_aux=True)(parameters, state, waves, targets, key)
+    model = jax.tree.map(inferring, model, names(model))
+    trained = jax.tree.map(lambda leaf, name: eqx.is_array(leaf) and not _matches(name, patterns), model, names(model))
+    if not any(jax.tree.leaves(trained)):
+        raise ValueError(f"`freeze` leaves nothing to train: {', '.join(patterns)}.")
+    return model, trained
+
+
+def across(model: eqx.Module) -> eqx.Module:
+    """The model with the batch of every BatchNorm over all devices."""
+
+    def wider(norm):
+        if isinstance(norm, BatchNorm):
+            norm = copy.copy(norm)
+            object.__setattr__(norm, "axis_name", (DEVICES, "batch"))
+        return norm
+
+    return jax.tree.map(wider, model, is_leaf=lambda node: isinstance(node, BatchNorm))
+
+
+def begin(model: eqx.Module, state: eqx.nn.State, recipe: Recipe, examples: int, mesh: Mesh) -> tuple[Carry, Any]:
+    """The carry in front of the first step, on every device of the mesh, and the model without its arrays."""
+    model, trained = freeze(across(model), recipe.optimizer.freeze)
+    parameters, rest = eqx.partition(model, trained)
+    frozen, static = eqx.partition(rest, eqx.is_array)
+    update = transformation(recipe.optimizer, schedule(recipe, examples))
+    average = jax.tree.map(jnp.copy, parameters) if recipe.optimizer.ema else None
+    carry = Carry(jnp.zeros((), jnp.int32), parameters, frozen, state, update.init(parameters), average)
+    return jax.device_put(carry, NamedSharding(mesh, P())), static
+
+
+def trained_model(carry: Carry, static: Any) -> tuple[Any, eqx.nn.State]:
+    """The model of the carry, of its moving average if there is one, in inference mode, and its State."""
+    parameters = carry.parameters if carry.average is None else carry.average
+    return eqx.nn.inference_mode(eqx.combine(parameters, carry.frozen, static)), carry.state
+
+
+def make_step(recipe: Recipe, static: Any, examples: int, mesh: Mesh) -> Callable:
+    """The jitted `(carry, batch) -> (carry, {"loss", "gradient_norm"})`; it takes the carry's buffers for its own.
+
+    `batch` is a `train.data.Batch` with leaves `[accumulate, batch, ...]`, the second axis over the mesh.
+    """
+    update = transformation(recipe.optimizer, schedule(recipe, examples))
+    run_key = jax.random.key(recipe.run.seed + 1)  # the seed itself draws the initial weights
+    parts, decay = recipe.run.accumulate, recipe.optimizer.ema
+
+    def loss(parameters, frozen, state, examples: Examples, keys):
+        model = eqx.combine(parameters, frozen, static)
+        if recipe.run.precision == "bfloat16":
+            model = half(model)
+        return recipe.objective(model, state, examples, keys)
+
+    def share(parameters, frozen, state, batch, step):
+        """One device's work: the mean gradient and loss over all of them, and the new State."""
+        local = batch.waves.shape[1]
+        place = jax.lax.axis_index(DEVICES) * local + jnp.arange(local, dtype=jnp.int32)
+        size = local * jax.lax.axis_size(DEVICES)
+
+        def part(carry, given):
+            (state, total, gradients), (index, batch) = carry, given
+            keys = _example_keys(jax.random.fold_in(run_key, step), index * size + place)
+            seen = Examples(batch.waves.astype(jnp.float32) / 32768, batch.lengths, batch.targets)
+            (value, state), new = jax.value_and_grad(loss, has_aux=True)(parameters, frozen, state, seen, keys)
+            return (state, total + value, jax.tree.map(jnp.add, gradients, new)), None
+
+        start = (state, jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, parameters))
+        if parts == 1:
+            (state, total, gradients), _ = part(start, (jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], batch)))
+        else:
+            (state, total, gradients), _ = jax.lax.scan(part, start, (jnp.arange(parts, dtype=jnp.int32), batch))
+        mean = jax.tree.map(lambda leaf: jax.lax.pmean(leaf, DEVICES) / parts, (gradients, total))
+        return *mean, state
+
+    everywhere = jax.shard_map(
+        share, mesh=mesh, in_specs=(P(), P(), P(), P(None, DEVICES), P()), out_specs=P(), check_vma=False
+    )
+
+    def step(carry: Carry, batch) -> tuple[Carry, dict[str, Float[Array, ""]]]:
+        gradients, value, state = everywhere(carry.parameters, carry.frozen, carry.state, batch, carry.step)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes whole numbers and floats
-            updates, moments = update.update(gradients, moments, parameters)
-        return (optax.apply_updates(parameters, updates), state, moments), value
+            updates, moments = update.update(gradients, carry.moments, carry.parameters)
+        parameters = optax.apply_updates(carry.parameters, updates)
+        average = carry.average
+        if decay:
+            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, parameters)
+        logs = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
+        return Carry(carry.step + 1, parameters, carry.frozen, state, moments, average), logs
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _example_keys(key: PRNGKeyArray, places: Int[Array, " batch"]) -> PRNGKeyArray:
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
+
+
+def half(model: Any) -> Any:
+    """The model with all its parameters but the frontend's in bfloat16."""
+
+    def cast(leaf):
+        return leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf
+
+    return eqx.tree_at(lambda tree: tree.frontend, jax.tree.map(cast, model), model.frontend)
+
+
+def make_predict(mesh: Mesh, *, project: bool = False) -> Callable:
+    """The jitted `(model, state, batch) -> [batch, views, outputs]`: logits, or projections of a contrastive model.
+
+    `batch` is a `train.data.Batch` with leaves `[batch, ...]` over the mesh; the result is spread likewise.
+    """
+
+    def share(arrays, state, waves, static):
+        model = eqx.combine(arrays, static)
+        flat = waves.reshape(-1, waves.shape[-1]).astype(jnp.float32) / 32768
+        outputs = jax.lax.map(lambda wave: model(wave, state)[0], flat, batch_size=min(len(flat), 32))
+        return outputs.reshape(*waves.shape[:2], -1)
+
+    @eqx.filter_jit
+    def predict(model, state, batch):
+        arrays, static = eqx.partition(model, eqx.is_array)
+        everywhere = jax.shard_map(
+            lambda arrays, state, waves: share(arrays, state, waves, static),
+            mesh=mesh, in_specs=(P(), P(), P(DEVICES)), out_specs=P(DEVICES), check_vma=False,
+        )  # fmt: skip
+        return everywhere(arrays, state, batch.waves)
+
+    return predict
+
+
+def gathered(values: Float[Array, "batch ..."]) -> Float[np.ndarray, "batch ..."]:
+    """What is spread over devices and hosts, whole on every host."""
+    if jax.process_count() == 1:
+        return np.asarray(values)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(values, tiled=True))

@@ -10,6 +10,7 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._audio import windows as windows
     from ._entry import Checkpoint as Checkpoint
     from ._entry import Entry as Entry
+    from ._entry import Model as Model
     from ._entry import create as create
     from ._load import info as info
     from ._load import list_models as list_models

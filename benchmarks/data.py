@@ -1,0 +1,111 @@
+"""Clips a second that training reads from a prepared dataset, against soundfile alone on the same FLAC in memory.
+
+    python benchmarks/data.py [--seconds 5] [--clips 2000] [--threads 1 2] [--rounds 5]
+
+Prints medians, the two taking turns, and writes `benchmarks/results/data.json`. Training's stream is timed from before
+it is made to its last batch, and should reach 0.8 of soundfile. The clips are 1/f noise of moving level, at 16 kHz.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+import tempfile
+import threading
+import time
+
+import numpy as np
+import soundfile
+
+from train.data import Dataset, Sampler, train_batches
+from train.records import prepare
+
+SAMPLE_RATE = 16000
+BATCH = 64
+
+
+def write_clips(folder: pathlib.Path, clips: int, seconds: float) -> pathlib.Path:
+    """WAV files and their manifest."""
+    generator = np.random.default_rng(0)
+    samples = round(seconds * SAMPLE_RATE)
+    slope = 1 / np.sqrt(np.arange(1, samples // 2 + 2))
+    names = [f"{number}.wav" for number in range(clips)]
+    for name in names:
+        spectrum = slope * np.exp(2j * np.pi * generator.random(len(slope)))
+        noise = np.fft.irfft(spectrum, samples)
+        level = np.interp(np.arange(samples), np.linspace(0, samples, 11), generator.uniform(0.01, 0.3, 11))
+        soundfile.write(folder / name, level * noise / np.abs(noise).max(), SAMPLE_RATE)
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["files"], *([name] for name in names)])
+    return folder / "manifest.csv"
+
+
+def soundfile_alone(flacs: list[bytes], threads: int) -> None:
+    def decode(part):
+        for flac in part:
+            soundfile.read(io.BytesIO(flac), dtype="int16")
+
+    workers = [threading.Thread(target=decode, args=(flacs[first::threads],)) for first in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def stream(dataset: Dataset, threads: int) -> None:
+    sampler = Sampler(dataset.rows(held_out=False), BATCH, seed=0)
+    samples, steps = int(dataset.samples.max()), len(dataset) // BATCH
+    for _ in train_batches(dataset, sampler, samples=samples, stop=steps, threads=threads):
+        pass
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--clips", type=int, default=2000)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    results = {"cores": os.cpu_count(), "batch": BATCH, **vars(options)}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        manifest = write_clips(folder, options.clips, options.seconds)
+        with contextlib.redirect_stderr(io.StringIO()):
+            prepare(manifest, folder / "dataset", sample_rate=SAMPLE_RATE)
+        dataset = Dataset(folder / "dataset")
+        flacs = []
+        for row in range(len(dataset) // BATCH * BATCH):
+            flac = io.BytesIO()
+            soundfile.write(flac, dataset.read(row), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            flacs.append(flac.getvalue())
+        for threads in options.threads:
+            speeds = {"soundfile": [], "training": []}
+            roads = {
+                "soundfile": lambda n=threads: soundfile_alone(flacs, n),
+                "training": lambda n=threads: stream(dataset, n),
+            }
+            for round_ in range(options.rounds + 1):
+                for name, run in roads.items():
+                    start = time.perf_counter()
+                    run()
+                    if round_:  # the first round warms up
+                        speeds[name].append(len(flacs) / (time.perf_counter() - start))
+            medians = {name: float(np.median(found)) for name, found in speeds.items()}
+            medians["ratio"] = float(np.median(np.divide(speeds["training"], speeds["soundfile"])))
+            results[f"{threads} threads"] = medians
+            print(
+                f"{threads} threads  soundfile {medians['soundfile']:7.0f} clips/s  "
+                f"training {medians['training']:7.0f} clips/s  ratio {medians['ratio']:.2f}",
+                flush=True,
+            )
+    out = pathlib.Path(__file__).parent / "results" / "data.json"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(results, indent=2) + "\n")
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

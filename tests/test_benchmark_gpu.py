@@ -1,0 +1,153 @@
+"""The benchmark for a GPU runs on CPU, with no package that the machine with the GPU lacks; no time is asserted."""
+
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+from audax_eqx import networks
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+BLOCK = """
+import sys
+
+class Absent:
+    names = {names}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{{name}} is not on the machine with the GPU", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+ABSENT = {"soundfile", "soxr", "msgpack", "tensorflow", "tyro", "huggingface_hub", "tensorboard", "orbax", "sklearn"}
+ABSENT |= {"beartype", "matplotlib", "torch", "timm"}
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    spec = importlib.util.spec_from_file_location("benchmark_gpu", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_small_run_writes_every_kind_of_row(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(BLOCK.format(names=ABSENT))
+    out = tmp_path / "results" / "gpu.json"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    check = subprocess.run([sys.executable, "-c", "import soxr"], env=environment, capture_output=True, check=False)
+    assert b"not on the machine" in check.stderr
+    run = subprocess.run(
+        [sys.executable, SCRIPT, "--small", "--output", out],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    results = json.loads(out.read_text())
+    assert results["jax"] == jax.__version__
+    assert {"device", "torch", "date", "python", "peak_flops", "seconds"} <= set(results)
+    rows = results["rows"]
+    assert list(rows) == ["train small", "forward small", "frontend LogMel"]
+    assert not [row for row in rows.values() if "error" in row]
+    train = rows["train small"]
+    assert set(train["batches"]) == {"4"}
+    assert {"samples_per_second", "compile_seconds", "gflop", "step_ms", "loss", "gib"} <= set(train)
+    assert math.isclose(train["samples_per_second"], train["batches"]["4"], rel_tol=1e-3)
+    forward = rows["forward small"]
+    assert {"ours_ms", "samples_per_second", "compile_seconds", "gflop"} <= set(forward)
+    assert forward["peer"] == "left out of --small"
+    assert all(name in run.stdout for name in rows)
+    assert [path.name for path in out.parent.iterdir()] == ["gpu.json"]
+
+
+@pytest.mark.parametrize(("name", "published"), [("resnet18", 1.814e9), ("efficientnet_b0", 0.386e9)])
+def test_operations_are_the_published_multiply_adds(gpu, name, published):
+    """torchvision's, at 224 x 224, less two of the stem's three channels and the 1000 classes."""
+    network, state = eqx.filter_eval_shape(eqx.nn.make_with_state(getattr(networks, name)), key=jax.random.key(0))
+    network = eqx.nn.inference_mode(network)
+    wave = jax.ShapeDtypeStruct((224, 224), jnp.float32)
+    jaxpr, _, _ = eqx.filter_make_jaxpr(lambda network, state, x: network(x, state)[0])(network, state, wave)
+    stem = network.stem.weight.shape
+    absent = 112 * 112 * math.prod(stem) * 2 + 1000 * network.width
+    assert math.isclose(gpu.flops(jaxpr), 2 * (published - absent), rel_tol=2e-3)
+
+
+class Pretend:
+    """A worker by numbers: samples/s at each batch, or an error."""
+
+    def __init__(self, rates):
+        self.rates, self.asked = rates, []
+
+    def ask(self, until, *, do, name, batch):
+        self.asked.append(batch)
+        if isinstance(rate := self.rates[batch], str):
+            return {"error": rate}
+        return {"samples_per_second": float(rate), "gflop": 3.0, "bytes": batch, "batch": batch, "compile_seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rates", "limit", "asked", "best"),
+    [
+        ({256: 100, 512: 200, 1024: 201}, None, [256, 512, 1024], 1024),  # no faster any more
+        ({256: 100, 512: 200, 1024: 100}, None, [256, 512, 1024], 512),
+        ({256: 100, 512: "out of memory: 9 GiB"}, None, [256, 512], 256),
+        ({256: 100, 512: 200}, 900, [256, 512], 512),  # 1024 would not fit
+        ({256: "out of memory", 128: "its process ended, -6", 64: 50}, None, [256, 128, 64], 64),
+        ({256: "ValueError: odd"}, None, [256], None),
+    ],
+)
+def test_batches_double_while_it_pays(gpu, tmp_path, rates, limit, asked, best):
+    worker, report = Pretend(rates), gpu.Report(tmp_path / "gpu.json", False)
+    row = gpu.Training("train resnet18", worker, report, 990e12, limit)
+    later = time.monotonic() + 1000
+    row.first(256, later)
+    while not row.done:
+        row.double(later)
+    written = json.loads((tmp_path / "gpu.json").read_text())["rows"]["train resnet18"]
+    assert worker.asked == asked
+    assert list(written["batches"]) == [str(batch) for batch in asked]
+    assert written.get("batch") == best
+    assert ("error" in written) == (best is None)
+    if best is not None:
+        assert math.isclose(written["ratio"], rates[best] / 7500, rel_tol=1e-3)
+        assert math.isclose(written["utilisation"], 3e9 * rates[best] / 990e12, rel_tol=1e-3)
+
+
+def test_a_row_without_time_is_tried_at_the_end(gpu, tmp_path):
+    worker, report = Pretend({256: 100}), gpu.Report(tmp_path / "gpu.json", False)
+    row = gpu.Training("train resnet18", worker, report, None, 300)
+    row.first(256, time.monotonic() + 5)
+    assert (worker.asked, row.row["error"]) == ([], "no time was left")
+    row.double(time.monotonic() + 1000)
+    assert (worker.asked, row.done, "error" in row.row) == ([256], True, False)
+
+
+def test_what_a_worker_does_wrong_is_an_error_of_its_row(gpu):
+    hanging = gpu.Worker(sys.executable, "ours")
+    hanging.command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert "time was over" in hanging.ask(time.monotonic() + 1, do="train")["error"]
+    ending = gpu.Worker(sys.executable, "ours")
+    ending.command = [sys.executable, "-c", "raise SystemExit(3)"]
+    assert ending.ask(time.monotonic() + 60, do="train")["error"] == "its process ended, 3"
+    absent = gpu.Worker(sys.executable, "theirs")
+    absent.command = [sys.executable, "-c", 'print(\'{"error": "no torch"}\')']
+    assert absent.ask(time.monotonic() + 60, do="prepare")["error"] == "no torch"
+    assert hanging.process is ending.process is absent.process is None
+
+
+def test_earlier_rows_are_kept_for_the_same_device_and_jax(gpu, tmp_path):
+    path = tmp_path / "gpu.json"
+    gpu.Report(path, False, device="a", jax="1").row("one", {"batch": 1})
+    gpu.Report(path, True, device="a", jax="1").row("two", {"batch": 2})
+    assert set(json.loads(path.read_text())["rows"]) == {"one", "two"}
+    gpu.Report(path, True, device="b", jax="1").row("three", {"batch": 3})
+    assert set(json.loads(path.read_text())["rows"]) == {"three"}

@@ -1,0 +1,445 @@
+"""Prepared datasets: what is read back, which examples a step has on which host, and what goes wrong."""
+
+import csv
+import gc
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from train.data import (
+    Batch,
+    Dataset,
+    Sampler,
+    balanced_weights,
+    evaluation_batches,
+    to_devices,
+    train_batches,
+)
+from train.records import prepare
+
+ROOT = pathlib.Path(__file__).parents[1]
+LENGTHS = [800, 1000, 350, 803, 4000, 1, 1600, 799, 801, 2400, 5000, 1200, 77]  # some below, at and above 800
+LABELS = ["a", "b", "a;c", "", "a", "c", "b", "a", "a", "a", "b;a", "a", "a"]
+
+
+def make(folder, lengths, labels):
+    """A prepared dataset and the int16 clips that are in it."""
+    clips = [
+        np.random.default_rng(number).integers(-20000, 20000, length, dtype=np.int16)
+        for number, length in enumerate(lengths)
+    ]
+    for number, clip in enumerate(clips):
+        soundfile.write(folder / f"{number}.wav", clip, 8000)
+    rows = [(f"{number}.wav", label, number % 3) for number, label in enumerate(labels)]
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("files", "labels", "fold"), *rows])
+    prepare(folder / "manifest.csv", folder / "out", sample_rate=8000, shard_size=5, processes=1)
+    return folder / "out", clips
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("data"), LENGTHS, LABELS)
+
+
+@pytest.fixture(scope="module")
+def dataset(prepared):
+    return Dataset(prepared[0])
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A dataset of six clips that a test may break."""
+    return make(tmp_path, [900] * 6, ["a"] * 6)[0]
+
+
+def same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        for name, leaf in one._asdict().items():
+            np.testing.assert_array_equal(leaf, getattr(other, name), err_msg=name)
+            assert leaf.dtype == getattr(other, name).dtype
+
+
+def test_a_dataset_is_what_was_prepared(prepared, dataset):
+    assert dataset.folder == prepared[0] and dataset.sample_rate == 8000
+    assert len(dataset) == len(LENGTHS)
+    assert dataset.ids == [f"{number}.wav" for number in range(len(LENGTHS))]
+    assert dataset.labels == ("a", "b", "c") and dataset.multilabel
+    assert dataset.samples.tolist() == LENGTHS and dataset.samples.dtype == np.int64
+    assert dataset.targets.dtype == np.float32
+    assert dataset.targets.tolist() == [[float(name in label.split(";")) for name in "abc"] for label in LABELS]
+    assert dataset.columns["fold"].tolist() == [str(number % 3) for number in range(len(LENGTHS))]
+
+
+def test_read_gives_any_part_of_an_example(prepared, dataset):
+    for row in (12, 0, 5, 10):
+        clip = prepared[1][row]
+        for start, samples in [(0, None), (0, 10), (3, None), (40, 700), (len(clip) - 1, 5), (len(clip), 1)]:
+            wave = dataset.read(row, start, samples)
+            assert wave.dtype == np.int16
+            np.testing.assert_array_equal(wave, clip[start:][:samples])
+
+
+def test_threads_read_at_once(prepared, dataset):
+    wrong = []
+
+    def read(seed):
+        for row in np.random.default_rng(seed).integers(len(dataset), size=50).tolist():
+            if not np.array_equal(dataset.read(row), prepared[1][row]):
+                wrong.append(row)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_rows_of_a_column(dataset):
+    held_out = dataset.rows("fold", ["1", "2"], held_out=True)
+    assert held_out.tolist() == [1, 2, 4, 5, 7, 8, 10, 11]
+    assert dataset.rows("fold", ["1", "2"], held_out=False).tolist() == [0, 3, 6, 9, 12]
+    assert dataset.rows(held_out=False).tolist() == list(range(13))
+    assert dataset.rows(held_out=True).tolist() == []
+
+
+@pytest.mark.parametrize(
+    "column, values, sentence",
+    [
+        ("split", ["1"], "has no column split: it has fold"),
+        ("fold", ["1", "9"], "has 0, 1, 2 in its column fold, not 1, 9"),
+        ("fold", [], "has 0, 1, 2 in its column fold, not nothing"),
+    ],
+)
+def test_rows_that_are_not_there_raise(dataset, column, values, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dataset.rows(column, values, held_out=True)
+
+
+def test_a_folder_that_is_not_prepared_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match="prepare it first: audax-train prepare MANIFEST"):
+        Dataset(tmp_path)
+
+
+def test_a_missing_and_a_cut_shard_raise(own):
+    shard = own / "shard-00001-of-00002.tfrecord"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=rf"00002\.tfrecord has {len(content) - 1} bytes instead of {len(content)}"):
+        Dataset(own)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=r"shard-00001-of-00002\.tfrecord is missing"):
+        Dataset(own)
+
+
+def test_another_version_raises(own):
+    about = json.loads((own / "dataset.json").read_text())
+    (own / "dataset.json").write_text(json.dumps(about | {"version": 0}))
+    with pytest.raises(ValueError, match="is of version 0"):
+        Dataset(own)
+
+
+def flip(folder, row, place):
+    """Changes bytes of a record, `place` of the way into it."""
+    number, inside = divmod(row, 5)
+    shard = folder / f"shard-0000{number}-of-00002.tfrecord"
+    example = json.loads(shard.with_suffix(".json").read_text())["examples"][inside]
+    content = bytearray(shard.read_bytes())
+    start = example["offset"] + int(place * example["size"])
+    for byte in range(start, start + 4):
+        content[byte] ^= 0xFF
+    shard.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.4, 0.7])
+def test_a_corrupt_record_raises(own, place):
+    flip(own, 3, place)
+    dataset = Dataset(own)
+    with pytest.raises(ValueError, match=r"3\.wav cannot be read from .*shard-00000-of-00002\.tfrecord"):
+        dataset.read(3)
+    assert len(dataset.read(2)) == 900
+
+
+def test_the_record_of_another_example_raises(own):
+    index = own / "shard-00000-of-00002.json"
+    content = json.loads(index.read_text())
+    first, second = content["examples"][:2]
+    first["offset"], first["size"] = second["offset"], second["size"]
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"0\.wav cannot be read from .* \(it is another example's\)"):
+        Dataset(own).read(0)
+
+
+def test_a_corrupt_record_raises_in_a_stream_when_it_is_reached(own):
+    flip(own, 5, 0.5)
+    dataset = Dataset(own)
+    batches = evaluation_batches(dataset, np.arange(6), batch=2, samples=900)
+    assert next(batches).rows.tolist() == [0, 1] and next(batches).rows.tolist() == [2, 3]
+    with pytest.raises(ValueError, match=r"5\.wav cannot be read from .*shard-00001-of-00002\.tfrecord"):
+        next(batches)
+    batches = train_batches(dataset, Sampler(np.arange(6), 6, seed=0), samples=100, threads=4)
+    with pytest.raises(ValueError, match=r"5\.wav cannot be read"):
+        next(batches)
+
+
+@pytest.mark.parametrize("batch, hosts", [(1, 1), (4, 1), (4, 2), (6, 3), (64, 1), (40, 2)])
+def test_evaluation_sees_every_window_once_and_in_order(prepared, dataset, batch, hosts):
+    rows = dataset.rows("fold", ["1", "2"], held_out=True)
+    every = [
+        list(evaluation_batches(dataset, rows, batch=batch, samples=800, host=host, hosts=hosts))
+        for host in range(hosts)
+    ]
+    assert len({len(found) for found in every}) == 1
+    whole = [
+        Batch(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True))) for parts in zip(*every, strict=True)
+    ]
+    assert all(found.waves.shape == (batch, 1, 800) and found.lengths.shape == (batch, 1) for found in whole)
+    found = Batch(*(np.concatenate(leaves) for leaves in zip(*whole, strict=True)))
+    expected = [(row, start) for row in rows.tolist() for start in range(0, LENGTHS[row], 800)]
+    assert 0 <= len(found.rows) - len(expected) < batch
+    assert found.rows.tolist() == [row for row, _ in expected] + [-1] * (len(found.rows) - len(expected))
+    for place, (row, start) in enumerate(expected):
+        window = prepared[1][row][start : start + 800]
+        assert found.lengths[place, 0] == len(window)
+        np.testing.assert_array_equal(found.waves[place, 0, : len(window)], window)
+        assert not found.waves[place, 0, len(window) :].any()
+        np.testing.assert_array_equal(found.targets[place], dataset.targets[row])
+    assert not found.waves[len(expected) :].any() and not found.targets[len(expected) :].any()
+    assert not found.lengths[len(expected) :].any()
+
+
+def test_evaluation_of_no_rows_is_no_batch(dataset):
+    assert list(evaluation_batches(dataset, np.arange(0), batch=4, samples=800)) == []
+
+
+def test_evaluation_with_views_sees_each_clip_once(prepared, dataset):
+    batches = list(evaluation_batches(dataset, np.arange(13), batch=4, samples=300, views=2))
+    assert [found.waves.shape for found in batches] == [(4, 2, 300)] * 4
+    found = Batch(*(np.concatenate(leaves) for leaves in zip(*batches, strict=True)))
+    assert found.rows.tolist() == [*range(13), -1, -1, -1]
+    differ = 0
+    for row, clip in enumerate(prepared[1]):
+        pieces = [found.waves[row, view, : found.lengths[row, view]] for view in range(2)]
+        assert all(piece.tobytes() in clip.tobytes() and len(piece) == min(300, len(clip)) for piece in pieces)
+        differ += not np.array_equal(*pieces)
+    assert differ == sum(length > 300 for length in LENGTHS)
+    again = evaluation_batches(dataset, np.arange(12, -1, -1), batch=13, samples=300, views=2)
+    np.testing.assert_array_equal(next(again).waves[::-1], found.waves[:13])
+    other = evaluation_batches(dataset, np.arange(13), batch=13, samples=300, views=2, seed=1)
+    assert not np.array_equal(next(other).waves, found.waves[:13])
+
+
+def stream(dataset, sampler, **settings):
+    return list(train_batches(dataset, sampler, **{"samples": 800, "stop": 7, **settings}))
+
+
+def test_training_crops_and_pads_the_examples_of_its_step(prepared, dataset):
+    sampler = Sampler(np.arange(13), 4, seed=3)
+    for step, found in enumerate(stream(dataset, sampler)):
+        assert found.waves.shape == (1, 4, 1, 800) and found.lengths.shape == (1, 4, 1)
+        assert found.rows[0].tolist() == sampler.rows_of(step).tolist()
+        np.testing.assert_array_equal(found.targets[0], dataset.targets[found.rows[0]])
+        for row, length, wave in zip(found.rows[0], found.lengths[0, :, 0], found.waves[0, :, 0], strict=True):
+            clip = prepared[1][row]
+            assert length == min(800, len(clip))
+            assert wave[:length].tobytes() in clip.tobytes() and not wave[length:].any()
+
+
+def test_each_epoch_has_each_row_once_in_another_order(dataset):
+    rows = dataset.rows("fold", ["0"], held_out=False)  # 8 of them, which batches of 3 do not divide
+    sampler = Sampler(rows, 3, seed=0)
+    order = np.concatenate([sampler.rows_of(step) for step in range(16)]).reshape(6, 8)
+    assert all(sorted(epoch) == rows.tolist() for epoch in order.tolist())
+    assert len({tuple(epoch) for epoch in order.tolist()}) == 6
+    other = Sampler(rows, 3, seed=1)
+    assert not np.array_equal(order[0], np.concatenate([other.rows_of(step) for step in range(3)])[:8])
+    np.testing.assert_array_equal(sampler.rows_of(1_000_000), Sampler(rows, 3, seed=0).rows_of(1_000_000))
+
+
+def test_a_batch_larger_than_an_epoch_spans_several():
+    found = Sampler(np.array([5, 6]), 8, seed=0).rows_of(3)
+    assert np.sort(found.reshape(4, 2), axis=1).tolist() == [[5, 6]] * 4
+
+
+@pytest.mark.parametrize("start", [1, 3, 6])
+def test_training_goes_on_from_any_step(dataset, start):
+    sampler = Sampler(np.arange(13), 4, seed=5)  # the first epoch ends in step 3
+    same(stream(dataset, Sampler(np.arange(13), 4, seed=5), start=start), stream(dataset, sampler)[start:])
+
+
+def test_training_without_a_stop_goes_on(dataset):
+    sampler = Sampler(np.arange(13), 4, seed=5)
+    endless = train_batches(dataset, sampler, samples=800)
+    same([next(endless) for _ in range(7)], stream(dataset, sampler))
+    far = train_batches(dataset, sampler, samples=800, start=10**9)
+    assert next(far).rows[0].tolist() == sampler.rows_of(10**9).tolist()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_hosts_share_the_batches_of_one(dataset, accumulate):
+    sampler = Sampler(np.arange(13), 8, seed=5)
+    settings = {"accumulate": accumulate, "views": 2, "samples": 300}
+    hosts = [stream(dataset, sampler, host=host, hosts=2, **settings) for host in range(2)]
+    joined = [
+        Batch(*(np.concatenate(leaves, 1) for leaves in zip(*pair, strict=True))) for pair in zip(*hosts, strict=True)
+    ]
+    same(joined, stream(dataset, sampler, **settings))
+
+
+def test_accumulation_only_reshapes(dataset):
+    sampler = Sampler(np.arange(13), 36, seed=5)  # more than a thread decodes at a time
+    one, three = stream(dataset, sampler, stop=3), stream(dataset, sampler, stop=3, accumulate=3)
+    assert three[0].waves.shape == (3, 12, 1, 800)
+    same([Batch(*(leaf.reshape(1, 36, *leaf.shape[2:]) for leaf in found)) for found in three], one)
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_threads_change_nothing(dataset, threads):
+    sampler = Sampler(np.arange(13), 36, seed=5)
+    same(stream(dataset, sampler, threads=threads), stream(dataset, sampler, threads=2))
+
+
+def test_every_offset_is_reached_and_views_and_visits_differ(prepared, dataset):
+    clip, window = prepared[1][3], 800  # 803 samples
+    sampler = Sampler(np.array([3]), 50, seed=0)
+    waves = np.concatenate([found.waves[0] for found in stream(dataset, sampler, stop=2, views=2)])
+    offsets = np.array(
+        [[next(k for k in range(4) if np.array_equal(wave, clip[k : k + window])) for wave in pair] for pair in waves]
+    )
+    assert set(offsets[:, 0]) == set(offsets[:, 1]) == {0, 1, 2, 3}
+    assert 0.1 < np.mean(offsets[:, 0] == offsets[:, 1]) < 0.45
+    assert all(20 < np.sum(offsets == offset) < 85 for offset in range(4))
+
+
+def test_balanced_weights_are_those_of_psla():
+    targets = np.array([[1, 0], [1, 0], [1, 1], [1, 0], [0, 0]], np.float32)
+    weights = np.array([1 / 4, 1 / 4, 1 / 4 + 1, 1 / 4, 1 / 4])
+    np.testing.assert_allclose(balanced_weights(targets), weights / weights.sum(), rtol=1e-12)
+
+
+def test_balanced_weights_without_labels_raise():
+    with pytest.raises(ValueError, match="none of 3 examples has a label"):
+        balanced_weights(np.zeros((3, 2), np.float32))
+
+
+def test_balanced_sampling_draws_by_weight_anew_in_each_epoch():
+    targets = np.repeat(np.eye(2, dtype=np.float32), [90, 10], axis=0)
+    sampler = Sampler(np.arange(100) + 7, 100, seed=0, weights=balanced_weights(targets))
+    drawn = np.array([sampler.rows_of(step) for step in range(100)]) - 7
+    assert abs(np.mean(drawn >= 90) - 0.5) < 0.02  # four standard deviations
+    assert len({tuple(epoch) for epoch in drawn.tolist()}) == 100
+    np.testing.assert_array_equal(drawn[9], sampler.rows_of(9) - 7)
+
+
+@pytest.mark.parametrize(
+    "rows, batch, weights, sentence",
+    [
+        (0, 4, None, "0 rows in batches of 4"),
+        (3, 0, None, "3 rows in batches of 0"),
+        (3, 4, np.ones(2), r"weights of shape \(2,\) for 3 rows"),
+        (2, 4, np.array([1.0, -1.0]), "none of them negative"),
+        (2, 4, np.zeros(2), "weights of shape"),
+        (2, 4, np.array([1.0, np.nan]), "weights of shape"),
+    ],
+)
+def test_a_sampler_of_nothing_raises(rows, batch, weights, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Sampler(np.arange(rows), batch, seed=0, weights=weights)
+
+
+def test_batches_that_do_not_split_raise_at_once(dataset):
+    with pytest.raises(ValueError, match=r"a batch of 12 does not split into 2 x 4 equal parts .* a multiple of 8"):
+        train_batches(dataset, Sampler(np.arange(13), 12, seed=0), samples=800, accumulate=2, hosts=4)
+    with pytest.raises(ValueError, match="a batch of 3 does not split"):
+        evaluation_batches(dataset, np.arange(13), batch=3, samples=800, hosts=2)
+    with pytest.raises(ValueError, match="host 2 is not one of 2"):
+        evaluation_batches(dataset, np.arange(13), batch=4, samples=800, host=2, hosts=2)
+
+
+def test_batches_on_devices_are_the_same_batches(dataset):
+    sampler = Sampler(np.arange(13), 16, seed=5)
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec(None, "data"))
+    expected = stream(dataset, sampler, accumulate=2)
+    found = list(to_devices(iter(expected), sharding))
+    assert all(leaf.sharding == sharding and len(leaf.addressable_shards) == 8 for leaf in found[0])
+    same([Batch(*map(np.asarray, batch)) for batch in found], expected)
+
+
+def test_devices_are_fed_ahead(dataset):
+    taken = []
+
+    def source():
+        for batch in stream(dataset, Sampler(np.arange(13), 2, seed=5)):
+            taken.append(batch)
+            yield batch
+
+    batches = to_devices(source(), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    next(batches)
+    assert len(taken) == 3
+    assert len(list(batches)) == 6
+
+
+def test_a_closed_stream_gives_up_its_threads(dataset):
+    def count():
+        return len(os.listdir("/proc/self/task")) if os.path.exists("/proc/self/task") else threading.active_count()
+
+    sampler = Sampler(np.arange(13), 16, seed=5)
+    first = train_batches(dataset, sampler, samples=800, threads=2)
+    next(first)
+    first.close()
+    before = count()
+    for _ in range(10):
+        batches = train_batches(dataset, sampler, samples=800, threads=2)
+        next(batches)
+        batches.close()
+    deadline = time.monotonic() + 20
+    while count() > before + 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_closed_stream_gives_up_its_memory(own):
+    dataset = Dataset(own)
+    batches = train_batches(dataset, Sampler(np.arange(6), 4, seed=0), samples=800)
+    next(batches)
+    batches.close()
+    held = weakref.ref(dataset)
+    del dataset, batches
+    deadline = time.monotonic() + 20
+    while held() is not None:  # until the thread that decoded last is done
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        gc.collect()
+
+
+ABANDONED = """
+import sys
+import numpy as np
+from train.data import Dataset, Sampler, evaluation_batches, train_batches
+dataset = Dataset(sys.argv[1])
+streams = [train_batches(dataset, Sampler(np.arange(13), 64, seed=0), samples=800, threads=4) for _ in range(3)]
+streams.append(evaluation_batches(dataset, np.arange(13), batch=2, samples=100))
+for stream in streams:
+    next(stream)
+"""
+
+
+def test_a_process_ends_well_with_streams_that_are_open(prepared):
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED, prepared[0]], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Fatal" not in done.stderr

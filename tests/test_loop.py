@@ -1,0 +1,276 @@
+"""The loop: runs of a tiny recipe on real files, by the command and by real processes that are killed."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+import zoo
+from train import loop, records
+from train.__main__ import main
+from train.dataset import Dataset
+from train.metrics import Scorer
+from train.recipe import find
+from train.step import mesh
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPE = '''
+"""Three kinds of sound, and next to no network."""
+
+from train.objectives import Augment, Supervised
+from train.recipe import Data, Model, Optimizer, Recipe, Run
+
+recipe = Recipe(
+    name="tiny",
+    model=Model(
+        frontend={"type": "LogMel", "sample_rate": 8000, "bins": 16, "n_fft": 256, "hop_length": 160, "floor": 1e-5},
+        network={"type": "ResNet", "depths": (1,), "widths": (8,)},
+        dropout=0.1,
+    ),
+    data=Data(seconds=0.25, batch=16, hold_out="fold", held_out=("4",), threads=2),
+    optimizer=Optimizer(learning_rate=0.3, ema=0.8),
+    objective=Supervised(mixup=0.2, augment=Augment(frames=3, bins=3)),
+    run=Run(steps=90, evaluate=4.0, checkpoint=4.0, log=1),
+)
+'''
+LABELS = ("buzz", "hiss", "hum")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A manifest of 48 files of three kinds and four folds, prepared, and the recipe."""
+    folder = tmp_path_factory.mktemp("loop")
+    rng = np.random.default_rng(0)
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["files", "labels", "fold"])
+        for index in range(48):
+            label = LABELS[index % 3]
+            seconds = np.arange(rng.integers(1500, 4500)) / 8000
+            noise, pitch = rng.normal(size=seconds.shape), rng.uniform(100, 300)
+            hum = np.sin(2 * np.pi * pitch * seconds)
+            wave = {"hiss": 0.1 * noise, "hum": 0.3 * hum, "buzz": 0.2 * np.sign(np.sin(12 * np.pi * pitch * seconds))}
+            soundfile.write(folder / f"{index}.wav", wave[label] + 0.001 * noise, 8000)
+            writer.writerow([f"{index}.wav", label, index // 12 + 1])
+    records.prepare(folder / "manifest.csv", folder / "data", sample_rate=8000, shard_size=20, processes=1)
+    (folder / "tiny.py").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(folder):
+    return find(str(folder / "tiny.py"))[0]
+
+
+@pytest.fixture(scope="module")
+def done(folder, recipe):
+    """A run from beginning to end, on eight devices."""
+    metrics = loop.fit(recipe, folder / "data", folder / "done")
+    return folder / "done", metrics
+
+
+def weights(run):
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_a_model_that_the_zoo_loads(done, folder):
+    run, metrics = done
+    clip = zoo.load(run / "model")
+    assert clip.labels == LABELS and clip.entry.window == 0.25
+    assert metrics["accuracy"] > 0.6
+    (note,) = clip.entry.metrics
+    assert note["metric"] == "accuracy" and note["value"] == round(metrics["accuracy"], 4)
+    assert "12 clips whose fold is 4, unseen" in note["source"]
+    top = [clip.top(zoo.read(folder / f"{index}.wav", 8000)[:2000], k=1)[0][0] for index in range(36, 48)]
+    assert np.mean([label == LABELS[index % 3] for index, label in enumerate(top)]) > 0.6
+    best = max(line["evaluation/accuracy"] for line in lines(run) if "evaluation/accuracy" in line)
+    assert zoo.load(run / "best").entry.metrics[0]["value"] == round(best, 4)
+
+
+def test_the_log_has_every_step_once(done):
+    run, _ = done
+    logged = lines(run)
+    assert [line["step"] for line in logged if "loss" in line] == list(range(1, 91))
+    losses = [line["loss"] for line in logged if "loss" in line]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    assert {"learning_rate", "gradient_norm", "clips_per_second", "epoch"} <= set(logged[0])
+    assert [line["step"] for line in logged if "evaluation/loss" in line] == [*range(9, 90, 9), 90]
+    assert any((run / "tensorboard").iterdir())
+
+
+def test_evaluation_has_every_clip_once_in_batches_of_any_size(done, folder):
+    """The mean over each clip's windows, weighted by their samples, computed here clip by clip."""
+    dataset, clip = Dataset(folder / "data"), zoo.load(done[0] / "model")
+    rows = np.arange(len(dataset))
+    found = []
+    for devices, batch in ((1, 7), (2, 4), (8, 64)):
+        scorer = Scorer(clip.entry, dataset, rows, mesh(devices), batch)
+        outputs = scorer._outputs(clip.model, clip.state)
+        assert sorted(outputs) == rows.tolist()
+        found.append(np.stack([outputs[row] for row in rows]))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+    row = int(np.argmax(dataset.samples))  # three windows, the last of them shorter
+    wave = dataset.read(row).astype(np.float32) / 32768
+    windows = [np.pad(wave[start : start + 2000], (0, max(0, start + 2000 - len(wave)))) for start in (0, 2000, 4000)]
+    sizes = [2000, 2000, len(wave) - 4000]
+    assert sizes[-1] > 0
+    expected = np.average([np.asarray(clip.probabilities(window)) for window in windows], axis=0, weights=sizes)
+    np.testing.assert_allclose(found[0][row], expected, atol=1e-5)
+
+
+def start(folder, out, **environment):
+    command = [sys.executable, "-m", "train", str(folder / "tiny.py"), str(folder / "data"), str(out)]
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "PYTHONPATH": str(ROOT)}
+    # Strict promotion is what this process compiled with, and would be another program
+    return subprocess.Popen(
+        command, env=os.environ | compiled | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def steps_logged(out):
+    with contextlib.suppress(FileNotFoundError):
+        return (out / "log.jsonl").read_text().count("clips_per_second")
+    return 0
+
+
+def writing(out):
+    """Whether a checkpoint is being written."""
+    return any(out.glob("checkpoints/*tmp*"))
+
+
+def wait(process, condition):
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+
+
+def test_a_run_that_is_killed_ends_with_the_same_weights(done, folder):
+    out = folder / "killed"
+    for condition in (lambda: steps_logged(out) >= 5, lambda: writing(out), lambda: steps_logged(out) >= 40):
+        process = start(folder, out)
+        wait(process, condition)
+        process.kill()
+        process.communicate()
+    process = start(folder, out)
+    wait(process, lambda: steps_logged(out) >= 60)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, text
+    assert "the same command goes on" in text
+    process = start(folder, out)
+    text, _ = process.communicate()
+    assert process.returncode == 0, text
+    assert weights(out) == weights(done[0])
+    assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, 91))
+
+
+def test_two_processes_are_one(done, folder):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
+    hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": flags}
+    processes = [start(folder, folder / "hosts", JAX_PROCESS_ID=str(number), **hosts) for number in range(2)]
+    for process in processes:
+        text, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, text
+    one, two = (zoo.load(run / "model") for run in (done[0], folder / "hosts"))
+    for a, b in zip(
+        *(jax.tree.leaves(eqx.filter((clip.model, clip.state), eqx.is_array)) for clip in (one, two)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-3)
+    losses = [np.array([line["loss"] for line in lines(run) if "loss" in line]) for run in (done[0], folder / "hosts")]
+    np.testing.assert_allclose(losses[1][:20], losses[0][:20], rtol=1e-4)
+
+
+def test_a_finished_run_is_left_as_it_is(done, folder, recipe):
+    run, metrics = done
+    before = weights(run)
+    assert loop.fit(recipe, folder / "data", run) == metrics
+    assert weights(run) == before
+
+
+def test_another_recipe_does_not_go_on_with_a_run(done, folder, recipe):
+    other = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=0.5))
+    with pytest.raises(ValueError, match=r"differs in optimizer.learning_rate \(0.3 then, 0.5 now\): choose another"):
+        loop.fit(other, folder / "data", done[0])
+
+
+def changed(recipe, **parts):
+    """The recipe with fields of its parts replaced, `data={"batch": 8}`."""
+    fields = {name: dataclasses.replace(getattr(recipe, name), **values) for name, values in parts.items()}
+    return dataclasses.replace(recipe, **fields)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_its_clips(folder, recipe, tmp_path):
+    broken = changed(recipe, optimizer={"learning_rate": 1e30, "clip": 0.0, "method": "sgd"}, run={"steps": 20})
+    with pytest.raises(FloatingPointError, match=r"loss of step \d+ is (nan|inf).*They were \d+\.wav, ") as error:
+        loop.fit(broken, folder / "data", tmp_path / "run")
+    assert str(error.value).count(".wav") == 16
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"data": {"batch": 12}}, "batch of 12 cannot be shared by 8 devices in 1 parts: take a multiple of 8"),
+        ({"data": {"hold_out": "speaker"}}, "has no column speaker: it has fold"),
+        ({"data": {"held_out": ("9",)}}, "has 1, 2, 3, 4 in its column fold, not 9"),
+        ({"data": {"held_out": ("1", "2", "3", "4")}}, "holds out all 48 clips"),
+        ({"model": {"frontend": {"type": "LogMel", "sample_rate": 16000}}}, "prepare it with --sample-rate 16000"),
+        ({"model": {"network": {"type": "ResNeXt"}}}, "names 'ResNeXt', which is not in"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(parts, sentence, folder, recipe, tmp_path):
+    with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
+        loop.fit(changed(recipe, **parts), folder / "data", tmp_path / "run")
+
+
+def test_the_command_prepares_trains_evaluates_and_saves(folder, tmp_path, capsys):
+    data, run, model = (str(tmp_path / name) for name in ("data", "run", "model"))
+    prepare = ["prepare", str(folder / "manifest.csv"), data, "--sample-rate", "8000", "--processes", "1"]
+    assert main(prepare) == 0
+    few = ["--run.steps", "8", "--data.batch", "8", "--optimizer.ema", "0", "--objective.mixup", "0"]
+    assert main([str(folder / "tiny.py"), data, run, *few]) == 0
+    assert main(["evaluate", run, data]) == 0
+    assert main(["save", run, model, "--dtype", "float16"]) == 0
+    printed = capsys.readouterr().out
+    (trained,) = {line.partition(": ")[2] for line in printed.splitlines() if "accuracy" in line and "model:" in line}
+    assert f"{trained}" in printed and "3 classes" in printed
+    assert zoo.load(model).entry.name == "model"
+    assert main(["fsdd", data, str(tmp_path / "other")]) == 2
+    assert main(["no_such_recipe", data, run]) == 2
+    assert "There is no recipe 'no_such_recipe'" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path), data]) == 2
+    assert "is not the folder of a finished run" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_cross_validation_holds_each_fold_out_and_then_none(folder, tmp_path, capsys):
+    out = tmp_path / "folds"
+    few = ["--run.steps", "4", "--run.evaluate", "100"]
+    assert main(["cross-validate", str(folder / "tiny.py"), str(folder / "data"), str(out), *few]) == 0
+    held = [json.loads((out / fold / "recipe.json").read_text())["data"]["held_out"] for fold in "1234"]
+    assert held == [["1"], ["2"], ["3"], ["4"]]
+    values = [zoo.load(out / fold / "model").entry.metrics[0]["value"] for fold in "1234"]
+    (note,) = zoo.load(out / "model").entry.metrics
+    assert note["value"] == pytest.approx(np.mean(values), abs=1e-4)
+    assert "mean over 4 values of fold, 48 clips" in note["source"]
+    assert "mean accuracy" in capsys.readouterr().out

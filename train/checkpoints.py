@@ -1,0 +1,67 @@
+"""Checkpoints by Orbax: the carry as named arrays, and a record of metrics beside it.
+
+They are written while training goes on, under a temporary name that is renamed when all is there: a process killed at
+any moment leaves whole checkpoints only.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from .step import Carry
+
+
+class Checkpoints:
+    """The last `keep` checkpoints in a folder."""
+
+    def __init__(self, folder: pathlib.Path, keep: int):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def restore(self, carry: Carry) -> tuple[Carry, dict[str, Any]]:
+        """The last checkpoint, on the devices of `carry`, and its record; `carry` itself where there is none.
+
+        Raises ValueError where the checkpoint is of another model.
+        """
+        step = self.manager.latest_step()
+        if step is None:
+            return carry, {"metrics": {}, "best": None}
+        leaves, structure = jax.tree.flatten(carry)
+        wanted = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in zip(_names(carry), leaves, strict=True)
+        }
+        try:
+            args = ocp.args.Composite(carry=ocp.args.StandardRestore(wanted), record=ocp.args.JsonRestore())
+            found = self.manager.restore(step, args=args)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{self.manager.directory}/{step} is not a checkpoint of this model: {error}") from None
+        # Copies: the step takes these buffers for its own, and Orbax may hold on to what it has read.
+        carry = jax.tree.unflatten(structure, [jnp.copy(found["carry"][name]) for name in wanted])
+        return carry, found["record"]
+
+    def save(self, step: int, carry: Carry, record: dict[str, Any]) -> None:
+        """Begins to write; returns when the carry may be overwritten."""
+        if step in self.manager.all_steps():
+            return
+        arrays = dict(zip(_names(carry), map(jnp.copy, jax.tree.leaves(carry)), strict=True))
+        args = ocp.args.Composite(carry=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record))
+        self.manager.save(step, args=args)
+
+    def close(self) -> None:
+        """Waits until all is written."""
+        self.manager.close()
+
+
+def _names(carry: Carry) -> list[str]:
+    paths, _ = zip(*jax.tree_util.tree_leaves_with_path(carry), strict=True)
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]

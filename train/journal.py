@@ -1,0 +1,134 @@
+"""What a run tells: progress bar, `log.jsonl`, TensorBoard, a profile on request; and the watch over its losses."""
+
+import collections
+import json
+import math
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from tensorboard.summary import Writer
+
+from zoo._weights import atomic
+
+from .data import Sampler
+from .dataset import Dataset
+from .recipe import Recipe
+from .step import schedule
+
+AHEAD = 2  # steps whose losses may still be under way, so that the devices never wait
+WARM = 10  # steps before a profile
+
+
+class Journal:
+    """The run's own record, from step `start` on; the first host writes.
+
+    Lines that an earlier process wrote after its last checkpoint are taken back: the steps come again.
+    """
+
+    def __init__(self, out: pathlib.Path, recipe: Recipe, dataset: Dataset, sampler: Sampler, total: int, start: int):
+        self.out, self.recipe, self.dataset, self.sampler = out, recipe, dataset, sampler
+        self.total, self.start, self.first = total, start, jax.process_index() == 0
+        rate = schedule(recipe, len(sampler.rows))
+        self.rate = lambda done: float(np.asarray(rate(done - 1)))
+        self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self.losses: list[float] = []
+        self.since = time.perf_counter()
+        self.profiling = False
+
+    def __enter__(self) -> "Journal":
+        self.bar = tqdm.tqdm(
+            total=self.total * self.recipe.data.batch, initial=self.start * self.recipe.data.batch, unit="clip",
+            unit_scale=True, desc=self.recipe.name, disable=not self.first,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a file gets a line twice a minute
+        )  # fmt: skip
+        if self.first:
+            path = self.out / "log.jsonl"
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            with atomic(path) as temporary:
+                temporary.write_text("".join(filter(self._past, lines)), encoding="utf-8")
+            self.lines = open(path, "a", encoding="utf-8", buffering=1)
+            self.board = Writer(str(self.out / "tensorboard"))
+        return self
+
+    def _past(self, line: str) -> bool:
+        try:
+            return json.loads(line)["step"] <= self.start
+        except (ValueError, KeyError):  # a line that the killed process did not finish
+            return False
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.settle()
+        finally:
+            if self.profiling:
+                jax.profiler.stop_trace()
+            self.bar.close()
+            if self.first:
+                self.lines.close()
+                self.board.close()
+
+    def step(self, done: int, logs: dict[str, Any]) -> None:
+        """Takes note of the step's logs, which need not be computed yet.
+
+        Raises FloatingPointError, with the step and the ids of its batch, when a loss turns out not to be finite.
+        """
+        self.pending.append((done, logs))
+        if self.recipe.run.profile and done == self.start + WARM:
+            jax.profiler.start_trace(str(self.out / "profile"))
+            self.profiling = True
+        if self.profiling and done == self.start + WARM + self.recipe.run.profile:
+            self.settle()
+            jax.profiler.stop_trace()
+            self.profiling = False
+        while len(self.pending) > AHEAD:
+            self._settle_one()
+
+    def settle(self) -> None:
+        """Waits for all losses."""
+        while self.pending:
+            self._settle_one()
+
+    def _settle_one(self) -> None:
+        done, logs = self.pending.popleft()
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            ids = ", ".join(self.dataset.ids[row] for row in self.sampler.rows_of(done - 1))
+            raise FloatingPointError(
+                f"The loss of step {done} is {loss}: lower the learning rate, or look at its clips. They were {ids}."
+            )
+        self.losses.append(loss)
+        self.bar.update(self.recipe.data.batch)
+        if done % self.recipe.run.log and done != self.total:
+            return
+        seconds = time.perf_counter() - self.since
+        mean = float(np.mean(self.losses))
+        self.bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
+        self._write(done, {
+            "loss": mean, "gradient_norm": float(logs["gradient_norm"]), "learning_rate": self.rate(done),
+            "clips_per_second": len(self.losses) * self.recipe.data.batch / seconds,
+        })  # fmt: skip
+        self.losses, self.since = [], time.perf_counter()
+
+    def evaluation(self, done: int, found: dict[str, float]) -> None:
+        """Takes note of the metrics after a step."""
+        text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        if self.first:
+            tqdm.tqdm.write(f"{self.recipe.name}, epoch {self._epoch(done):.1f}: {text}")
+        self._write(done, {f"evaluation/{name}": value for name, value in found.items()})
+        self.since = time.perf_counter()
+
+    def _epoch(self, done: int) -> float:
+        return done * self.recipe.data.batch / len(self.sampler.rows)
+
+    def _write(self, done: int, values: dict[str, float]) -> None:
+        if not self.first:
+            return
+        self.lines.write(json.dumps({"step": done, "epoch": round(self._epoch(done), 3)} | values) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, done)

@@ -1,0 +1,33 @@
+"""A pretrained network learns other sounds: a new head, and a tenth of its rate for all that is pretrained.
+
+Data: recordings of your own, listed in a CSV of `files,labels,split`, prepared at the model's sample rate; the clips
+whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's sample rate and native length:
+
+    audax-train prepare path/to/manifest.csv sounds --sample-rate 32000
+    audax-train finetune sounds runs/finetuned
+    audax-train finetune sounds runs/tagger --model.start convnext_audioset --data.seconds 10
+
+`--optimizer.freeze 'network.stages.0.*'` keeps a part as it was. What `linear_probe` says of other models and of clips
+with several labels holds here too.
+"""
+
+from dataclasses import replace
+
+from ..objectives import Augment, Supervised
+from . import linear_probe
+
+base = linear_probe.recipe
+
+recipe = replace(
+    base,
+    name="finetune",
+    optimizer=replace(
+        base.optimizer,
+        learning_rate=4e-3,
+        warmup=2.0,
+        weight_decay=0.05,
+        freeze=(),
+        rates=(("network.*", 0.1), ("frontend.*", 0.1)),
+    ),
+    objective=Supervised(label_smoothing=0.1, mixup=0.3, augment=Augment(frames=25, bins=8, masks=2)),
+)

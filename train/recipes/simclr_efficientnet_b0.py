@@ -1,0 +1,24 @@
+"""EfficientNet-B0 learns from AudioSet without labels: SimCLR (Chen et al., 2020, arXiv:2002.05709).
+
+Two crops of 0.96 s of a clip, both masked, look for each other among all others of the batch.
+
+    audax-train prepare path/to/audioset/manifest.csv audioset --sample-rate 16000
+    audax-train simclr_efficientnet_b0 audioset runs/simclr_efficientnet_b0
+
+Data: https://research.google.com/audioset, or any other recordings, listed in a CSV of `files,split`. But for head and
+loss as `cola_efficientnet_b0`.
+"""
+
+from dataclasses import replace
+
+from ..objectives import NTXent
+from . import cola_efficientnet_b0
+
+base = cola_efficientnet_b0.recipe
+
+recipe = replace(
+    base,
+    name="simclr_efficientnet_b0",
+    model=replace(base.model, head={"type": "SimCLR", "width": 128, "temperature": 0.1}),
+    objective=NTXent(augment=base.objective.augment),
+)
