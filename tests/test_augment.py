@@ -14,6 +14,7 @@ from audax_eqx.augment import (
     gain,
     mixup,
     random_crop,
+    random_resize,
     random_shift,
     random_time_stretch,
     spec_augment,
@@ -76,6 +77,7 @@ FUNCTIONS = {
     "add_noise, recorded": functools.partial(add_noise, low=0, high=20, noise=noise(99), length=500),
     "time_stretch": lambda wave, *, key: time_stretch(wave, 1.3, 128),
     "random_time_stretch": functools.partial(random_time_stretch, low=0.8, high=1.25, n_fft=128),
+    "random_resize": lambda wave, *, key: random_resize(wave.reshape(30, 20), time=1.5, freq=1.3, key=key),
     "spec_augment": lambda wave, *, key: spec_augment(wave.reshape(30, 20), time=9, freq=5, length=0, key=key),
 }
 
@@ -113,6 +115,7 @@ def test_gradients_are_finite_at_silence(name):
         (ValueError, "positive rate.* got -1", lambda x: time_stretch(x, -1.0)),
         (ValueError, "rates .* low = 0 and", lambda x: random_time_stretch(x, low=0, high=1, key=KEYS[0])),
         (ValueError, "rates .* high = 0.5", lambda x: random_time_stretch(x, low=1, high=0.5, key=KEYS[0])),
+        (ValueError, "time = 0.5 and freq", lambda x: random_resize(x[:, None], time=0.5, freq=1.0, key=KEYS[0])),
         (ValueError, "time = -1", lambda x: spec_augment(x[:, None], time=-1, freq=0, key=KEYS[0])),
         (ValueError, "share = 1.5", lambda x: spec_augment(x[:, None], time=1, freq=0, max_share=1.5, key=KEYS[0])),
         (ValueError, "got 'noise'", lambda x: spec_augment(x[:, None], time=1, freq=0, fill="noise", key=KEYS[0])),
@@ -390,6 +393,44 @@ def test_padding_takes_no_part_in_the_mean():
 
 def test_no_masks_leave_the_example_untouched():
     assert not masked(noise(10, 7), time=10, freq=7, masks=0).any()
+
+
+# Resizing -------------------------------------------------------------------------------------------------------------
+
+
+def boxes(time, freq):
+    """A bright box of 20 x 10 in a dark picture of 100 x 40, resized by every key: its height, width and corner."""
+    x = np.zeros((100, 40), np.float32)
+    x[40:60, 15:25] = 1
+    many = jit(jax.vmap(lambda key: random_resize(x, time=time, freq=freq, key=key)))(KEYS[:500])
+    bright = np.asarray(many) > 0.5
+    return bright.any(axis=2), bright.any(axis=1)
+
+
+def test_resizing_stretches_by_factors_uniform_in_their_logarithm():
+    in_time, in_freq = boxes(1.5, 1.25)
+    whole = (~in_time[:, [0, -1]]).all(axis=1) & (~in_freq[:, [0, -1]]).all(axis=1) & in_time.any(axis=1)
+    assert whole.mean() > 0.7
+    frames, bins = in_time[whole].sum(axis=1) / 20, in_freq[whole].sum(axis=1) / 10
+    assert 0.6 < frames.min() < 0.75 and 1.35 < frames.max() <= 1.55
+    assert 0.7 <= bins.min() <= 0.9 and 1.1 <= bins.max() <= 1.3
+    assert abs(np.log(frames).mean()) < 0.05 and abs(np.corrcoef(frames, bins)[0, 1]) < 0.15
+
+
+def test_resizing_moves_the_picture_within_its_frame():
+    in_time, _ = boxes(1.5, 1.0)
+    starts = in_time.argmax(axis=1)[in_time.any(axis=1)]
+    assert starts.min() < 30 and starts.max() > 50
+    still_time, still_freq = boxes(1.0, 1.0)
+    assert (still_time == still_time[0]).all() and still_time[0].sum() == 20 and still_freq[0].sum() == 10
+
+
+def test_a_shrunk_picture_lies_on_the_mean():
+    x = noise(80, 24) + 7
+    y = np.asarray(jit(jax.vmap(lambda key: random_resize(x, time=2.0, freq=1.0, key=key)))(KEYS[:50]))
+    ground = np.isclose(y, x.mean(), atol=1e-4).all(axis=2)
+    assert ground.any() and (ground.sum(axis=1) <= 41).all()
+    assert abs(y.mean() - x.mean()) < 0.2
 
 
 # Mixup ----------------------------------------------------------------------------------------------------------------

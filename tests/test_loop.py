@@ -139,7 +139,6 @@ def test_evaluation_has_every_clip_once_in_batches_of_any_size(done, folder):
 def start(folder, out, **environment):
     command = [sys.executable, "-m", "train", str(folder / "tiny.py"), str(folder / "data"), str(out)]
     compiled = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "PYTHONPATH": str(ROOT)}
-    # Strict promotion is what this process compiled with, and would be another program
     return subprocess.Popen(
         command, env=os.environ | compiled | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -164,7 +163,7 @@ def wait(process, condition):
 
 def test_a_run_that_is_killed_ends_with_the_same_weights(done, folder):
     out = folder / "killed"
-    for condition in (lambda: steps_logged(out) >= 5, lambda: writing(out), lambda: steps_logged(out) >= 40):
+    for condition in (lambda: steps_logged(out) >= 12, lambda: steps_logged(out) >= 30 and writing(out)):
         process = start(folder, out)
         wait(process, condition)
         process.kill()
@@ -210,7 +209,7 @@ def test_a_finished_run_is_left_as_it_is(done, folder, recipe):
 
 def test_another_recipe_does_not_go_on_with_a_run(done, folder, recipe):
     other = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=0.5))
-    with pytest.raises(ValueError, match=r"differs in optimizer.learning_rate \(0.3 then, 0.5 now\): choose another"):
+    with pytest.raises(ValueError, match=r"differs in optimizer.learning_rate \(0.3 then, 0.5 now\): choose"):
         loop.fit(other, folder / "data", done[0])
 
 
@@ -267,9 +266,9 @@ def test_cross_validation_holds_each_fold_out_and_then_none(folder, tmp_path, ca
     out = tmp_path / "folds"
     few = ["--run.steps", "4", "--run.evaluate", "100"]
     assert main(["cross-validate", str(folder / "tiny.py"), str(folder / "data"), str(out), *few]) == 0
-    held = [json.loads((out / fold / "recipe.json").read_text())["data"]["held_out"] for fold in "1234"]
+    held = [json.loads((out / f"fold-{fold}" / "recipe.json").read_text())["data"]["held_out"] for fold in "1234"]
     assert held == [["1"], ["2"], ["3"], ["4"]]
-    values = [zoo.load(out / fold / "model").entry.metrics[0]["value"] for fold in "1234"]
+    values = [zoo.load(out / f"fold-{fold}" / "model").entry.metrics[0]["value"] for fold in "1234"]
     (note,) = zoo.load(out / "model").entry.metrics
     assert note["value"] == pytest.approx(np.mean(values), abs=1e-4)
     assert "mean over 4 values of fold, 48 clips" in note["source"]

@@ -40,6 +40,16 @@ def test_readme_runs_and_its_fine_tuning_lowers_the_loss(sound):
     np.testing.assert_array_equal(saved.model.head.weight, names["model"].head.weight)
 
 
+def test_the_recipe_in_the_docs_is_one():
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    names = {}
+    exec(compile(block, "docs/training.md", "exec"), names)
+    entry = names["recipe"].entry(("robin", "wren"))
+    assert (entry.classes, entry.network["type"], entry.window) == (2, "efficientnet_b0", 5.0)
+
+
 def test_the_demo_sound_is_audible_and_does_not_clip(sound):
     import zoo
 

@@ -106,7 +106,7 @@ def cross_validate(recipe: recipe.Recipe, data: pathlib.Path, out: pathlib.Path)
     found = {}
     for value in sorted(set(dataset.columns[column])):
         fold = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, held_out=(value,)))
-        found[value] = loop.fit(fold, data, out / value)
+        found[value] = loop.fit(fold, data, out / f"{column}-{value}".replace(os.sep, "_"))
     everything = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, hold_out=None, held_out=()))
     loop.fit(everything, data, out / "all")
     if jax.process_index() == 0:
@@ -180,14 +180,15 @@ def _start(out: pathlib.Path) -> None:
     """Joins the other hosts, if there are any, and keeps compiled programs in the run's folder."""
     environment = os.environ
     if "JAX_COORDINATOR_ADDRESS" in environment:
+        if not {"JAX_NUM_PROCESSES", "JAX_PROCESS_ID"} <= environment.keys():
+            raise ValueError("JAX_COORDINATOR_ADDRESS is set: set JAX_NUM_PROCESSES and JAX_PROCESS_ID too.")
         jax.distributed.initialize(
             num_processes=int(environment["JAX_NUM_PROCESSES"]), process_id=int(environment["JAX_PROCESS_ID"])
         )
-    elif int(environment.get("SLURM_NTASKS", environment.get("OMPI_COMM_WORLD_SIZE", 1))) > 1:
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("OMPI_COMM_WORLD_SIZE", 1))) > 1:
         jax.distributed.initialize()
     if "JAX_COMPILATION_CACHE_DIR" not in environment:
         jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
-    out.mkdir(exist_ok=True) if out.parent.is_dir() else None
 
 
 def _text(found: dict[str, float]) -> str:

@@ -1,6 +1,7 @@
 """What `prepare` wrote, opened: an index in memory, and every example at random."""
 
 import functools
+import hashlib
 import io
 import json
 import os
@@ -21,8 +22,9 @@ class Dataset:
     """A folder that `prepare` wrote: its index in memory, its audio on disk, read by any number of threads.
 
     `ids`, `samples` (lengths at `sample_rate` Hz), `targets` (1 at each of an example's `labels`, else 0) and `columns`
-    (the manifest's others, as text) are in the order of the manifest. Raises FileNotFoundError for a folder that is not
-    prepared or lacks a shard, and ValueError for a shard that is not what it was.
+    (the manifest's others, as text) are in the order of the manifest; `digest` is one of all shards. Raises
+    FileNotFoundError for a folder that is not prepared or lacks a shard, and ValueError for a shard that is not what it
+    was.
     """
 
     ids: list[str]
@@ -45,6 +47,7 @@ class Dataset:
         self.sample_rate: int = about["sample_rate"]
         self.labels: tuple[str, ...] = tuple(about["labels"])
         self.multilabel: bool = about["multilabel"]
+        self.digest = hashlib.sha256(json.dumps(about["shards"]).encode()).hexdigest()
         self._shards = [self.folder / shard["file"] for shard in about["shards"]]
         indices = [_index(shard) for shard in self._shards]
         examples = [example for index in indices for example in index]

@@ -37,7 +37,7 @@ class Journal:
         self.rate = lambda done: float(np.asarray(rate(done - 1)))
         self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         self.losses: list[float] = []
-        self.since = time.perf_counter()
+        self.since = self.settled = time.perf_counter()
         self.profiling = False
 
     def __enter__(self) -> "Journal":
@@ -76,7 +76,7 @@ class Journal:
     def step(self, done: int, logs: dict[str, Any]) -> None:
         """Takes note of the step's logs, which need not be computed yet.
 
-        Raises FloatingPointError, with the step and the ids of its batch, when a loss turns out not to be finite.
+        Raises FloatingPointError, with the step and the ids of its batch, when a loss or a gradient is not finite.
         """
         self.pending.append((done, logs))
         if self.recipe.run.profile and done == self.start + WARM:
@@ -93,14 +93,16 @@ class Journal:
         """Waits for all losses."""
         while self.pending:
             self._settle_one()
+        self.settled = time.perf_counter()
 
     def _settle_one(self) -> None:
         done, logs = self.pending.popleft()
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
+        loss, norm = float(logs["loss"]), float(logs["gradient_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             ids = ", ".join(self.dataset.ids[row] for row in self.sampler.rows_of(done - 1))
             raise FloatingPointError(
-                f"The loss of step {done} is {loss}: lower the learning rate, or look at its clips. They were {ids}."
+                f"The loss of step {done} is {loss}, the norm of its gradient {norm}: lower the learning rate, or look "
+                f"at its clips. They were {ids}."
             )
         self.losses.append(loss)
         self.bar.update(self.recipe.data.batch)
@@ -110,7 +112,7 @@ class Journal:
         mean = float(np.mean(self.losses))
         self.bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
         self._write(done, {
-            "loss": mean, "gradient_norm": float(logs["gradient_norm"]), "learning_rate": self.rate(done),
+            "loss": mean, "gradient_norm": norm, "learning_rate": self.rate(done),
             "clips_per_second": len(self.losses) * self.recipe.data.batch / seconds,
         })  # fmt: skip
         self.losses, self.since = [], time.perf_counter()
@@ -121,7 +123,7 @@ class Journal:
         if self.first:
             tqdm.tqdm.write(f"{self.recipe.name}, epoch {self._epoch(done):.1f}: {text}")
         self._write(done, {f"evaluation/{name}": value for name, value in found.items()})
-        self.since = time.perf_counter()
+        self.since += time.perf_counter() - self.settled  # the rate is that of training
 
     def _epoch(self, done: int) -> float:
         return done * self.recipe.data.batch / len(self.sampler.rows)

@@ -2,7 +2,7 @@
 
     recipe.json   what is trained; the same command goes on with it
     checkpoints/  by Orbax: written while training goes on, each whole or not at all, the last `keep`
-    log.jsonl     losses, rates, throughput and evaluations, a JSON object a line; tensorboard/ holds the same
+    log.jsonl     losses, rates, throughput and evaluations, a JSON object a line; tensorboard/ shows the same
     best/         the best model by the recipe's metric on the clips held out, for `zoo.load`
     model/        the model at the end, for `zoo.load`
     profile/      a trace, on request
@@ -32,11 +32,13 @@ from .checkpoints import Checkpoints
 from .data import Batch, Sampler, balanced_weights, to_devices, train_batches
 from .dataset import Dataset
 from .journal import Journal
-from .metrics import Scorer
+from .metrics import NAMES, Scorer
 from .objectives import DEVICES, views
 from .recipe import Recipe
 from .step import Carry, begin, make_step, trained_model
 from .step import mesh as make_mesh
+
+FREE = ("data.threads", "run.log", "run.keep", "run.checkpoint", "run.profile")  # may change while a run goes on
 
 
 class Stopped(Exception):
@@ -53,13 +55,14 @@ def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int |
     """Trains, or goes on training, in the folder `out`; gives the metrics at the end on the clips held out, if any.
 
     `devices` are the first so many devices of all hosts, all by default. Raises ValueError for data or a recipe that do
-    not fit each other, FloatingPointError for a loss that is not finite, and `Stopped` after SIGINT or SIGTERM.
+    not fit each other, FloatingPointError for a loss or gradient that is not finite, and `Stopped` after SIGINT or
+    SIGTERM.
     """
     dataset, mesh = Dataset(data), make_mesh(devices)
     rows, held = select(recipe, dataset)
+    check(recipe, dataset, rows, mesh)
     entry = recipe.entry(dataset.labels)
-    check(recipe, entry, dataset, rows, mesh)
-    _claim(recipe, out)
+    _claim(recipe, dataset, out)
     carry, static = begin(*build(recipe, entry), recipe, len(rows), mesh)
     weights = balanced_weights(dataset.targets[rows]) if recipe.data.balanced else None
     sampler = Sampler(rows, recipe.data.batch, recipe.run.seed, weights)
@@ -114,12 +117,18 @@ def select(recipe: Recipe, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return dataset.rows(column, values, held_out=False), dataset.rows(column, values, held_out=True)
 
 
-def check(recipe: Recipe, entry: zoo.Entry, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> None:
+def check(recipe: Recipe, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> None:
     """Raises ValueError where data, recipe and devices do not fit each other."""
-    if entry.sample_rate != dataset.sample_rate:
+    rate = recipe.model.frontend.get("sample_rate") or zoo.info(recipe.model.start or "").sample_rate
+    if rate != dataset.sample_rate:
         raise ValueError(
-            f"{recipe.name} takes waves at {entry.sample_rate} Hz, {dataset.folder} is at {dataset.sample_rate} Hz: "
-            f"prepare it with --sample-rate {entry.sample_rate}."
+            f"{recipe.name} takes waves at {rate} Hz, {dataset.folder} is at {dataset.sample_rate} Hz: "
+            f"prepare it with --sample-rate {rate}."
+        )
+    task = recipe.task
+    if recipe.run.best not in (None, *NAMES[task]):
+        raise ValueError(
+            f"{recipe.name} keeps the best model by {recipe.run.best!r}: a {task} one has {', '.join(NAMES[task])}."
         )
     parts = recipe.run.accumulate * mesh.size
     if recipe.data.batch % parts:
@@ -129,14 +138,15 @@ def check(recipe: Recipe, entry: zoo.Entry, dataset: Dataset, rows: np.ndarray, 
         )
     if not len(rows):
         raise ValueError(f"{recipe.name} holds out all {len(dataset)} clips of {dataset.folder}: hold out fewer.")
+    if task != "contrastive" and not dataset.labels:
+        raise ValueError(f"{dataset.folder} has no labels, and {recipe.name} learns from labels: prepare them too.")
     labels = dataset.targets.sum(axis=1)
-    if entry.task == "multiclass" and np.any(labels != 1):
+    if task == "multiclass" and np.any(labels != 1):
         raise ValueError(
             f"{dataset.folder} has {np.sum(labels == 0)} clips without a label and {np.sum(labels > 1)} with several, "
-            f"and {recipe.name} takes one each: leave them out of the manifest, or take --objective.task multilabel."
+            f"and {recipe.name} takes one each: leave them out of the manifest, or take an objective whose task is "
+            "multilabel."
         )
-    if entry.task != "contrastive" and not dataset.labels:
-        raise ValueError(f"{dataset.folder} has no labels, and {recipe.name} learns from labels: prepare them too.")
 
 
 def build(recipe: Recipe, entry: zoo.Entry) -> tuple[eqx.Module, eqx.nn.State]:
@@ -197,25 +207,26 @@ def _batches(
         given.close()
 
 
-def _claim(recipe: Recipe, out: pathlib.Path) -> None:
-    """Makes the folder of the run, or raises ValueError where it holds another recipe's run."""
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"{out.parent} is not a folder, so {out.name} cannot be made there: create it first.")
-    out.mkdir(exist_ok=True)
-    note, text = out / "recipe.json", recipe.to_json()
-    if note.exists() and note.read_text(encoding="utf-8") != text:
-        before, now = json.loads(note.read_text(encoding="utf-8")), json.loads(text)
-        changed = ", ".join(_differences(before, now)) or "nothing but its order"
-        raise ValueError(f"{out} holds a run of another recipe, which differs in {changed}: choose another folder.")
+def _claim(recipe: Recipe, dataset: Dataset, out: pathlib.Path) -> None:
+    """Makes the folder of the run, or raises ValueError where a run of another recipe or other data has begun in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    note = out / "recipe.json"
+    now = {"dataset": dataset.digest} | json.loads(recipe.to_json())
+    if note.exists() and any(out.glob("checkpoints/[0-9]*")):
+        changed = ", ".join(_differences(json.loads(note.read_text(encoding="utf-8")), now))
+        if changed:
+            raise ValueError(f"{out} holds another run, which differs in {changed}: choose another folder.")
     if jax.process_index() == 0:
         with atomic(note) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+            name = f"{path}.{key}".lstrip(".")
+            if name not in FREE:
+                yield from _differences(before.get(key), now.get(key), name)
     elif before != now:
         yield f"{path} ({before} then, {now} now)"
 
@@ -223,10 +234,8 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
 def _better(recipe: Recipe, record: dict[str, Any]) -> bool:
     """Whether the metrics are better than the best before, which they then are."""
     found = record["metrics"]
-    name = recipe.run.best or next(iter(found))
-    if name not in found:
-        raise ValueError(f"{recipe.name} keeps the best model by {name!r}, and there are {', '.join(found)}.")
-    better = record["best"] is None or found[name] > record["best"]
+    name = recipe.run.best or NAMES[recipe.task][0]
+    better = not np.isnan(found[name]) and (record["best"] is None or found[name] > record["best"])
     record["best"] = found[name] if better else record["best"]
     return better
 

@@ -24,6 +24,8 @@ from .step import gathered, make_predict
 BLOCK = 1024  # clips that a contrastive model tells apart at a time
 SMALLEST = 1e-30  # of a probability, in front of its logarithm
 
+NAMES = {"multiclass": ("accuracy",), "multilabel": ("mAP", "AUC", "d_prime"), "contrastive": ("accuracy",)}
+
 Table = Float[np.ndarray, "clips classes"]
 
 

@@ -11,10 +11,13 @@ loss and gradients over the devices. BatchNorm already spans all devices. One of
         logits, state = over_batch(lambda wave, key, state: model(wave, state, key=key))(batch.waves[:, 0], keys, state)
         return optax.softmax_cross_entropy(logits, batch.targets).mean(), state
 
-Waves are in [-1, 1] as they were read, everywhere: in pretraining, fine-tuning, evaluation and in the zoo.
+Its attribute `task`, "multiclass" unless it has one, says how the model is evaluated and saved, `objective.task =
+"multilabel"`; "contrastive" gives it two crops of each clip. Waves are in [-1, 1] as they were read, everywhere: in
+pretraining, fine-tuning, evaluation and in the zoo.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -69,6 +72,10 @@ class Augment:
     masks: int = 2
     """Masks of each kind."""
 
+    def __post_init__(self):
+        if not 1 <= self.resize < math.inf or min(self.gain, self.noise, self.frames, self.bins, self.masks) < 0:
+            raise ValueError(f"Augmentation takes a resize of at least 1 and no negative numbers, got {self}.")
+
     def wave(
         self, wave: Float[Array, " samples"], length: Int[Array, ""], *, key: PRNGKeyArray
     ) -> Float[Array, " samples"]:
@@ -80,17 +87,20 @@ class Augment:
         return augment.random_shift(wave, key=shift_key) if self.shift else wave
 
     def features(
-        self, x: Float[Array, "frames bins"], share: Float[Array, ""], *, key: PRNGKeyArray
+        self, x: Float[Array, "frames bins"], share: Float[Array, ""], *, mask: bool | Array = True, key: PRNGKeyArray
     ) -> Float[Array, "frames bins"]:
-        """`share` is that of the frames which are valid; what is rolled or resized has its padding anywhere."""
+        """Resized, and masked where `mask` says so; `share` is that of the frames which are valid."""
         resize_key, mask_key = jax.random.split(key)
         if self.resize > 1:
             x = augment.random_resize(x, time=self.resize, freq=self.resize, key=resize_key)
         if not (self.frames or self.bins):
             return x
-        whole = self.shift or self.resize > 1
+        whole = self.shift or self.resize > 1  # what is rolled or resized has its padding anywhere
         length = None if whole else jnp.ceil(share * len(x)).astype(jnp.int32)
-        return augment.spec_augment(x, time=self.frames, freq=self.bins, masks=self.masks, length=length, key=mask_key)
+        masked = augment.spec_augment(
+            x, time=self.frames, freq=self.bins, masks=self.masks, length=length, key=mask_key
+        )
+        return jnp.where(mask, masked, x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +118,12 @@ class Supervised:
     mixup: float = 0.0
     """Alpha of the Beta distribution that shares are drawn from; 0 for none."""
     augment: Augment = Augment()
+
+    def __post_init__(self):
+        if not (0 <= self.label_smoothing <= 1 and 0 <= self.mixup < math.inf):
+            raise ValueError(
+                f"Label smoothing is a share and mixup an alpha from 0 on, got {self.label_smoothing} and {self.mixup}."
+            )
 
     def __call__(
         self, model: Classifier, state: eqx.nn.State, batch: Examples, keys: PRNGKeyArray
@@ -204,7 +220,7 @@ def _projections(
         wave_key, mask_key, network_key = jax.random.split(key, 3)
         x = model.listen(chain.wave(wave, length, key=wave_key))
         share = length.astype(jnp.float32) / samples
-        x = jnp.where(masked, chain.features(x, share, key=mask_key), x)
+        x = chain.features(x, share, mask=masked, key=mask_key)
         return model.project(x, state, key=network_key)
 
     def both(leaf):

@@ -5,7 +5,9 @@ A file with one `recipe = Recipe(...)` is a recipe of the command line, `audax-t
 """
 
 import dataclasses
+import functools
 import importlib.util
+import inspect
 import json
 import math
 import pathlib
@@ -78,7 +80,9 @@ class Optimizer:
     clip: float = 1.0
     """Largest global norm of the gradient; 0 for no clipping."""
     ema: float = 0.0
-    """Decay of the moving average of the weights, which is evaluated and saved instead of the weights; 0 for none."""
+    """Decay of a moving average of weights and statistics, which is evaluated and saved instead of them; 0 for none.
+
+    The first steps average less: the decay of step n is at most (1 + n) / (10 + n)."""
     freeze: tuple[str, ...] = ()
     """Patterns of field paths that are not trained, as "network.*"; modules under them run in inference mode."""
     rates: tuple[tuple[str, float], ...] = ()
@@ -126,10 +130,20 @@ class Recipe:
     run: Run = dataclasses.field(default_factory=Run)
 
     def __post_init__(self):
-        if not 0 < self.data.seconds < math.inf or self.data.batch < 1 or self.run.accumulate < 1:
+        run, ema = self.run, self.optimizer.ema
+        counts = {
+            "data.batch": self.data.batch,
+            "run.accumulate": run.accumulate,
+            "run.log": run.log,
+            "run.keep": run.keep,
+            "run.steps": 1 if run.steps is None else run.steps,
+        }
+        if low := [f"{name} {count}" for name, count in counts.items() if count < 1]:
+            raise ValueError(f"{self.name} has {', '.join(low)}: they count from 1.")
+        if not (0 < self.data.seconds < math.inf and 0 < run.epochs < math.inf and 0 <= ema < 1):
             raise ValueError(
-                f"{self.name} needs crops of some seconds, a batch and accumulation of at least 1, got "
-                f"{self.data.seconds}, {self.data.batch} and {self.run.accumulate}."
+                f"{self.name} needs crops of some seconds, some epochs and an average's decay from 0 to below 1, got "
+                f"{self.data.seconds}, {run.epochs} and {ema}."
             )
         if bool(self.data.hold_out) != bool(self.data.held_out):
             raise ValueError(
@@ -148,6 +162,11 @@ class Recipe:
                 "network."
             )
 
+    @property
+    def task(self) -> str:
+        """What the objective teaches: multiclass unless it has another `task`."""
+        return getattr(self.objective, "task", "multiclass")
+
     def total_steps(self, examples: int) -> int:
         """Steps of the whole run over so many examples an epoch."""
         return self.run.steps or max(1, math.ceil(self.run.epochs * examples / self.data.batch))
@@ -163,7 +182,7 @@ class Recipe:
 
     def entry(self, labels: tuple[str, ...]) -> zoo.Entry:
         """The zoo's description of the model; `labels` are the data's. Raises ValueError where it is none."""
-        task = getattr(self.objective, "task", "multiclass")
+        task = self.task
         contrastive = task == "contrastive"
         common: dict[str, Any] = {
             "name": self.name,
@@ -187,10 +206,16 @@ class Recipe:
         )  # fmt: skip
 
 
-def _described(objective: Callable) -> Any:
+def _described(objective: Any) -> Any:
+    """The objective's numbers if it is a dataclass, its source if it is a function: what it computes, in JSON."""
     if dataclasses.is_dataclass(objective) and not isinstance(objective, type):
         return {"type": type(objective).__qualname__} | dataclasses.asdict(objective)
-    return getattr(objective, "__qualname__", repr(objective))
+    if isinstance(objective, functools.partial):
+        return {"partial": _described(objective.func), "args": list(objective.args), "keywords": objective.keywords}
+    try:
+        return inspect.getsource(objective)
+    except (TypeError, OSError):  # typed in, or made by a class: by its name then
+        return getattr(objective, "__qualname__", type(objective).__qualname__)
 
 
 def names() -> list[str]:
@@ -208,9 +233,9 @@ def find(name: str) -> tuple[Recipe, str]:
         path = pathlib.Path(recipes.__path__[0]) / f"{name}.py"
         module = importlib.import_module(f"{recipes.__name__}.{name}")
     elif path.suffix == ".py" and path.is_file():
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
         assert spec is not None and spec.loader is not None
-        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     else:
         raise ValueError(f"There is no recipe {name!r}: give a Python file, or one of {', '.join(names())}.")

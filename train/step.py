@@ -30,7 +30,7 @@ UNDECAYED = ("frontend.*", "*position_embedding")  # beside all vectors: norms, 
 
 
 class Carry(NamedTuple):
-    """All that a run is made of between two steps; `average` is None where no moving average is kept."""
+    """All that a run is made of between two steps; `average` is of parameters and State, None where none is kept."""
 
     step: Int[Array, ""]
     parameters: Any
@@ -42,8 +42,8 @@ class Carry(NamedTuple):
 
 def mesh(devices: int | None = None) -> Mesh:
     """The first `devices` devices, all by default, as the axis "data"."""
-    chosen = jax.devices()[:devices]
-    return jax.make_mesh((len(chosen),), (DEVICES,), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen)
+    inorder = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))  # as hosts share the batch
+    return Mesh(np.array(inorder[:devices]), (DEVICES,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
 def names(tree: Any) -> Any:
@@ -104,13 +104,7 @@ def freeze(model: eqx.Module, patterns: tuple[str, ...]) -> tuple[eqx.Module, An
     Raises ValueError for a pattern that matches nothing, unless it is of a part without parameters, and where nothing
     is left to train.
     """
-    known = jax.tree.leaves(names(eqx.filter(model, eqx.is_array)))
-    for pattern in patterns:
-        part = getattr(model, pattern.split(".")[0], None)
-        bare = isinstance(part, eqx.Module) and not jax.tree.leaves(eqx.filter(part, eqx.is_array))
-        if not bare and not any(_matches(name, (pattern,)) for name in known):
-            parts = ", ".join(sorted({name.split(".")[0] for name in known}))
-            raise ValueError(f"`freeze` names {pattern!r}, and the model has no such parameter: it has {parts}.")
+    _check(model, patterns)
 
     def inferring(leaf, name):
         return True if name.split(".")[-1] == "inference" and _matches(name, patterns) else leaf
@@ -120,6 +114,17 @@ def freeze(model: eqx.Module, patterns: tuple[str, ...]) -> tuple[eqx.Module, An
     if not any(jax.tree.leaves(trained)):
         raise ValueError(f"`freeze` leaves nothing to train: {', '.join(patterns)}.")
     return model, trained
+
+
+def _check(model: eqx.Module, patterns: tuple[str, ...]) -> None:
+    known = jax.tree.leaves(names(eqx.filter(model, eqx.is_array)))
+    bare = [name for name in vars(model) if not any(each.startswith(f"{name}.") or each == name for each in known)]
+    for pattern in patterns:
+        if not any(_matches(name, (pattern,)) for name in known) and pattern.split(".")[0] not in bare:
+            raise ValueError(
+                f"{pattern!r} is no parameter of the model: they are called as {known[0]} and {known[-1]}, so that "
+                "'network.*' is all of the network."
+            )
 
 
 def across(model: eqx.Module) -> eqx.Module:
@@ -136,19 +141,20 @@ def across(model: eqx.Module) -> eqx.Module:
 
 def begin(model: eqx.Module, state: eqx.nn.State, recipe: Recipe, examples: int, mesh: Mesh) -> tuple[Carry, Any]:
     """The carry in front of the first step, on every device of the mesh, and the model without its arrays."""
+    _check(model, tuple(pattern for pattern, _ in recipe.optimizer.rates))
     model, trained = freeze(across(model), recipe.optimizer.freeze)
     parameters, rest = eqx.partition(model, trained)
     frozen, static = eqx.partition(rest, eqx.is_array)
     update = transformation(recipe.optimizer, schedule(recipe, examples))
-    average = jax.tree.map(jnp.copy, parameters) if recipe.optimizer.ema else None
+    average = jax.tree.map(jnp.copy, (parameters, state)) if recipe.optimizer.ema else None
     carry = Carry(jnp.zeros((), jnp.int32), parameters, frozen, state, update.init(parameters), average)
     return jax.device_put(carry, NamedSharding(mesh, P())), static
 
 
 def trained_model(carry: Carry, static: Any) -> tuple[Any, eqx.nn.State]:
     """The model of the carry, of its moving average if there is one, in inference mode, and its State."""
-    parameters = carry.parameters if carry.average is None else carry.average
-    return eqx.nn.inference_mode(eqx.combine(parameters, carry.frozen, static)), carry.state
+    parameters, state = (carry.parameters, carry.state) if carry.average is None else carry.average
+    return eqx.nn.inference_mode(eqx.combine(parameters, carry.frozen, static)), state
 
 
 def make_step(recipe: Recipe, static: Any, examples: int, mesh: Mesh) -> Callable:
@@ -198,7 +204,8 @@ def make_step(recipe: Recipe, static: Any, examples: int, mesh: Mesh) -> Callabl
         parameters = optax.apply_updates(carry.parameters, updates)
         average = carry.average
         if decay:
-            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, parameters)
+            kept = jnp.minimum(decay, (carry.step + 1) / (carry.step + 10)).astype(jnp.float32)
+            average = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, (parameters, state))
         logs = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
         return Carry(carry.step + 1, parameters, carry.frozen, state, moments, average), logs
 
@@ -218,7 +225,7 @@ def half(model: Any) -> Any:
     return eqx.tree_at(lambda tree: tree.frontend, jax.tree.map(cast, model), model.frontend)
 
 
-def make_predict(mesh: Mesh, *, project: bool = False) -> Callable:
+def make_predict(mesh: Mesh) -> Callable:
     """The jitted `(model, state, batch) -> [batch, views, outputs]`: logits, or projections of a contrastive model.
 
     `batch` is a `train.data.Batch` with leaves `[batch, ...]` over the mesh; the result is spread likewise.

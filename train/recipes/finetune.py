@@ -27,7 +27,7 @@ recipe = replace(
         warmup=2.0,
         weight_decay=0.05,
         freeze=(),
-        rates=(("network.*", 0.1), ("frontend.*", 0.1)),
+        rates=(("head.*", 1.0), ("*", 0.1)),
     ),
     objective=Supervised(label_smoothing=0.1, mixup=0.3, augment=Augment(frames=25, bins=8, masks=2)),
 )

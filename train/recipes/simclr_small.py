@@ -1,6 +1,6 @@
 """SimCLR on the small network and the recordings of `cola_small`.
 
-Data: as for `cola_small`, in the same prepared folder:
+Data: a CSV of `files`, as for `cola_small` and in the same prepared folder:
 
     audax-train prepare path/to/sounds.csv sounds --sample-rate 16000
     audax-train simclr_small sounds runs/simclr

@@ -1,0 +1,74 @@
+"""What an encoder knows: a logistic regression on its embeddings, beside the same on random weights of its kind.
+
+    python benchmarks/probe.py MODEL DATA COLUMN
+
+MODEL is anything that `zoo.load` takes; DATA a folder by `audax-train prepare`, at the model's sample rate; each value
+of COLUMN is held out in turn (`fold`, `speaker`; values of `index` are held out five at a time). An embedding is the
+mean over a clip's windows, standardised by the clips that are trained on.
+"""
+
+import argparse
+import pathlib
+
+import equinox as eqx
+import jax
+import numpy as np
+import tqdm
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import zoo
+from train.dataset import Dataset
+
+
+@eqx.filter_jit
+def embed(model, state, windows):
+    """The mean embedding of a clip's windows."""
+    return jax.lax.map(lambda wave: model.embed(wave, state)[0], windows).mean(axis=0)
+
+
+def embeddings(model, state, entry, dataset):
+    """One a clip."""
+    size = round(entry.window * entry.sample_rate)
+    found = []
+    for row in tqdm.trange(len(dataset)):
+        wave = dataset.read(row).astype(np.float32) / 32768
+        whole = max(1, round(len(wave) / size))
+        wave = np.pad(wave[: whole * size], (0, max(0, whole * size - len(wave))))
+        found.append(np.asarray(embed(model, state, wave.reshape(whole, size))))
+    return np.stack(found)
+
+
+def accuracies(features, dataset, column):
+    """Of a probe on each part that is held out, trained on the others."""
+    classes, values = dataset.targets.argmax(axis=1), dataset.columns[column]
+    parts = np.array([int(value) // 5 for value in values]) if column == "index" else values
+    scores = []
+    for part in np.unique(parts):
+        held = parts == part
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        probe.fit(features[~held], classes[~held])
+        scores.append(probe.score(features[held], classes[held]))
+    return np.array(scores)
+
+
+def main():
+    """Prints both accuracies, with their spread over the parts."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("data", type=pathlib.Path)
+    parser.add_argument("column")
+    options = parser.parse_args()
+    clip, dataset = zoo.load(options.model), Dataset(options.data)
+    if clip.sample_rate != dataset.sample_rate:
+        parser.error(f"{options.model} takes {clip.sample_rate} Hz, {options.data} is at {dataset.sample_rate} Hz")
+    random = eqx.nn.inference_mode(zoo.create(clip.entry, key=jax.random.key(0))[0])
+    for name, (model, state) in {"pretrained": (clip.model, clip.state), "random": (random, clip.state)}.items():
+        scores = accuracies(embeddings(model, state, clip.entry, dataset), dataset, options.column)
+        spread = ", ".join(f"{score:.3f}" for score in scores)
+        print(f"{name:11} {scores.mean():.4f} over {len(dataset)} clips by {options.column} ({spread})")
+
+
+if __name__ == "__main__":
+    main()
