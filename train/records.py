@@ -134,7 +134,7 @@ def read_manifest(manifest: pathlib.Path, delimiter: str, label_delimiter: str) 
 @functools.cache
 def tensorflow():
     """TensorFlow, imported when it is needed, as that takes seconds, and kept off the accelerators, which are JAX's."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
