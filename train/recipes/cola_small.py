@@ -1,12 +1,11 @@
-"""COLA on a small network and few recordings: an encoder of 0.3 million parameters, in minutes on two cores.
+"""COLA on a small network and few recordings: an encoder of 0.3 million parameters.
 
-Data: any recordings, listed in a CSV of `files`. The packaged `cola_small` heard ESC-10
-(https://github.com/karolpiczak/ESC-50) and the Free Spoken Digit Dataset
-(https://github.com/Jakobovski/free-spoken-digit-dataset) in one manifest, without labels:
+Data: any recordings, listed in a CSV of `files`, for instance ESC-10 (https://github.com/karolpiczak/ESC-50) and the
+Free Spoken Digit Dataset (https://github.com/Jakobovski/free-spoken-digit-dataset) in one manifest, without labels:
 
     audax-train prepare path/to/sounds.csv sounds --sample-rate 16000
     audax-train cola_small sounds runs/cola
-    audax-train save runs/cola zoo/weights/cola_small --dtype float16
+    audax-train save runs/cola cola_small --dtype float16
 """
 
 from ..objectives import Augment, Matching

@@ -1,11 +1,11 @@
 """Ten environmental sounds, 5 s each (Piczak, ACM Multimedia 2015, doi:10.1145/2733373.2806390).
 
 Data: https://github.com/karolpiczak/ESC-50 (the clips marked ESC-10, CC BY 3.0), listed in a CSV of
-`files,labels,fold`. Makes the packaged `resnet_esc10`:
+`files,labels,fold`. Each fold is held out in turn, then a model is trained on all:
 
     audax-train prepare path/to/esc10/manifest.csv esc10 --sample-rate 32000
     audax-train cross-validate esc10 esc10 runs/esc10
-    audax-train save runs/esc10 zoo/weights/resnet_esc10 --dtype float16
+    audax-train save runs/esc10 resnet_esc10 --dtype float16
 
 The log-mel floor of -50 dB hides the digital silence that many clips are filled up with.
 """

@@ -4,7 +4,7 @@ Data: a CSV of `files`, as for `cola_small` and in the same prepared folder:
 
     audax-train prepare path/to/sounds.csv sounds --sample-rate 16000
     audax-train simclr_small sounds runs/simclr
-    audax-train save runs/simclr zoo/weights/simclr_small --dtype float16
+    audax-train save runs/simclr simclr_small --dtype float16
 """
 
 from dataclasses import replace
