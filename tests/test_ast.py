@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from audax_eqx import networks
 from audax_eqx.frontends import ast_fbank
-from audax_eqx.layers import Attention
+from audax_eqx.layers import Attention, FusedAttention
 from audax_eqx.layers import attention as attention_module
 from audax_eqx.networks import AST
 
@@ -386,6 +386,20 @@ def test_attention_and_its_gradients_are_jaxs(dtype, tolerance):
             assert error(x, expected) < tolerance
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_fused_attention_is_attention_with_its_maps_stacked(bias):
+    attention, fused = (
+        randomise(eqx.filter_eval_shape(kind, 12, 3, bias=bias, key=KEY)) for kind in (Attention, FusedAttention)
+    )
+    parts = (jax.tree.leaves(linear) for linear in (attention.query, attention.key, attention.value))
+    stacked = [jnp.concatenate(leaves) for leaves in zip(*parts, strict=True)]
+    fused = eqx.tree_at(lambda tree: jax.tree.leaves(tree.qkv), fused, stacked)
+    fused = eqx.tree_at(lambda tree: tree.output, fused, attention.output)
+    x = noise(9, 12)
+    assert error(eqx.filter_jit(fused)(x), eqx.filter_jit(attention)(x)) < 1e-5
+    assert fused.output.bias is not None and (fused.qkv.bias is not None) == bias
+
+
 def test_attention_survives_large_scores():
     attention = jax.tree.map(lambda leaf: 1e3 * leaf, randomise(eqx.filter_eval_shape(Attention, 16, 2, key=KEY)))
     x = 1e3 * noise(9, 16)  # scores of 1e12
@@ -406,6 +420,8 @@ def test_qkv_bias_is_of_query_key_and_value_only():
 def test_heads_divide_the_width(heads):
     with pytest.raises(ValueError, match=f"choose heads that divide 16, got {heads}"):
         Attention(16, heads, key=KEY)
+    with pytest.raises(ValueError, match=f"choose heads that divide 16, got {heads}"):
+        FusedAttention(16, heads, key=KEY)
     with pytest.raises(ValueError, match=f"choose heads that divide 16, got {heads}"):
         ast(16, 1, heads)
 

@@ -114,6 +114,10 @@ def test_list_takes_a_pattern(capsys):
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == [
         "name",
         "ast_audioset",
+        "ced_base_audioset",
+        "ced_mini_audioset",
+        "ced_small_audioset",
+        "ced_tiny_audioset",
         "convnext_audioset",
     ]
 
@@ -123,6 +127,12 @@ def test_info_tells_all_of_a_model(capsys):
     out = capsys.readouterr().out
     for part in ("topel/ConvNeXt-Tiny-AT", "527", "MIT", "2306.00830", "0.471", "the publisher", "convnext_tiny"):
         assert part in out
+
+
+def test_info_tells_where_the_labels_lie(capsys):
+    for name, place in (("convnext_audioset", "the repo"), ("ced_tiny_audioset", "topel/ConvNeXt-Tiny-AT")):
+        assert main(["info", name]) == 0
+        assert f"in {place}'s class_labels_indices.csv" in capsys.readouterr().out
 
 
 def test_info_takes_a_folder(capsys, tiny):

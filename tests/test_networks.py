@@ -9,13 +9,14 @@ import jaxtyping
 import numpy as np
 import pytest
 import test_ast
+import test_ced
 import test_convnext
 import test_efficientnet
 import test_resnet
 from golden.seeded import fill
 
 from audax_eqx import networks
-from audax_eqx.networks import AST, ConvNeXt, EfficientNet, ResNet
+from audax_eqx.networks import AST, CED, ConvNeXt, EfficientNet, ResNet
 
 BINS = 24
 SEVEN = ((1, 1, 1, 1, 1, 1, 1), (4, 4, 4, 4, 4, 4, 4, 4))  # residual at the first, fifth and last block
@@ -25,12 +26,14 @@ NETWORKS = {
     "resnet bottleneck": functools.partial(ResNet, (1, 1), (4, 8), bottleneck=True),
     "efficientnet": functools.partial(EfficientNet, *SEVEN, drop_path=0.5),
     "ast": functools.partial(AST, 8, 2, 2, bins=BINS, frames=64, drop_path=0.5),
+    "ced": functools.partial(CED, 8, 2, 2, bins=BINS, frames=64, patch=8, drop_path=0.5),
 }
 STEPS = {  # of the feature map, by frames
     "convnext": {1: 1, 33: 1, 3000: 93},
     "resnet": {1: 1, 33: 5, 3000: 375},
     "efficientnet": {1: 1, 33: 2, 3000: 94},
     "ast": {1: 1, 33: 2, 3000: 299},
+    "ced": {1: 1, 33: 4, 3000: 47 * 8},  # chunks of 8 patches
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -218,5 +221,5 @@ def test_positions_are_the_centres_of_what_a_step_sees(build, padding, frames):
 
 def test_every_variant_is_counted():
     variants = [name for name, value in vars(networks).items() if isinstance(value, functools.partial)]
-    tests = (test_ast, test_convnext, test_efficientnet, test_resnet)
+    tests = (test_ast, test_ced, test_convnext, test_efficientnet, test_resnet)
     assert sorted(variants) == sorted(name for test in tests for name in test.PARAMETERS)

@@ -120,7 +120,8 @@ def _info(options: argparse.Namespace) -> int:
     for key, value in dataclasses.asdict(entry).items():
         if key == "labels":
             file = entry.checkpoint.label_file if entry.checkpoint else None
-            value = ", ".join(value) or (f"in the repo's {file}" if file else "")
+            repo = entry.checkpoint.label_repo if entry.checkpoint else None
+            value = ", ".join(value) or (f"in {repo or 'the repo'}'s {file}" if file else "")
         elif isinstance(value, dict):
             value = ", ".join(f"{option}={setting}" for option, setting in value.items())
         elif key == "metrics":

@@ -4,6 +4,7 @@ from ._entry import Checkpoint, Entry
 
 AST_FRONTEND = {"type": "ast_fbank", "sample_rate": 16000}
 AST_MODEL = {"type": "Classifier", "norm": 1e-12}
+AUDIOSET_LABELS = {"label_file": "class_labels_indices.csv", "label_repo": "topel/ConvNeXt-Tiny-AT"}
 
 ENTRIES = (
     Entry(
@@ -79,6 +80,36 @@ ENTRIES = (
             },
         ),
         checkpoint=Checkpoint(repo="MIT/ast-finetuned-speech-commands-v2", table="ast", label_file="config.json"),
+    ),
+    *(
+        Entry(
+            name=f"ced_{size}_audioset",
+            frontend={
+                "type": "torchaudio_log_mel",
+                "sample_rate": 16000,
+                "n_fft": 512,
+                "hop_length": 160,
+                "top_db": 120.0,
+            },
+            network={"type": f"ced_{size}"},
+            model={"type": "Classifier", "norm": 1e-5},
+            classes=527,
+            task="multilabel",
+            window=10.0,
+            license="Apache-2.0",
+            source=f"https://huggingface.co/mispeech/ced-{size}",
+            paper="https://arxiv.org/abs/2308.11957",
+            metrics=(
+                {
+                    "dataset": "AudioSet",
+                    "metric": "mAP",
+                    "value": precision,
+                    "source": f"the publisher, mispeech/ced-{size}",
+                },
+            ),
+            checkpoint=Checkpoint(repo=f"mispeech/ced-{size}", table="ced", **AUDIOSET_LABELS),
+        )
+        for size, precision in (("tiny", 0.481), ("mini", 0.490), ("small", 0.496), ("base", 0.500))
     ),
     *(
         Entry(

@@ -6,7 +6,7 @@ from typing import Any
 
 from ._entry import Checkpoint, Entry
 
-READS = "ASTForAudioClassification and timm's ResNet, EfficientNet and ConvNeXt"
+READS = "ASTForAudioClassification, CedForAudioClassification and timm's ResNet, EfficientNet and ConvNeXt"
 ACTIVATIONS = {  # transformers' names to AST's
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -14,6 +14,12 @@ ACTIVATIONS = {  # transformers' names to AST's
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
+}
+CED_SIZES = {  # the width and the heads, which the name of a CED decides
+    "ced-tiny": (192, 3),
+    "ced-mini": (256, 4),
+    "ced-small": (384, 6),
+    "ced-base": (768, 12),
 }
 
 
@@ -35,6 +41,8 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 def _describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
     if config.get("model_type") == "audio-spectrogram-transformer":
         return _ast(name, config, read("preprocessor_config.json"))
+    if config.get("model_type") == "ced":
+        return _ced(name, config, read("preprocessor_config.json"))
     architecture = config.get("architecture", config.get("model_type"))
     for family in ("resnet", "efficientnet_b", "convnext"):
         if isinstance(architecture, str) and architecture.startswith(family) and "model_type" not in config:
@@ -51,9 +59,7 @@ def _ast(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> 
     """`ASTForAudioClassification`: defaults are those of transformers' `ASTConfig` and `ASTFeatureExtractor`."""
     normalised = extractor.get("do_normalize", True)
     frames, eps = extractor.get("max_length", 1024), config.get("layer_norm_eps", 1e-12)
-    labels = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves these two out
-    if not labels or labels.keys() != {str(index) for index in range(len(labels))}:
-        raise ValueError(f"{name} needs labels 0, 1, ... in the id2label of its config.json, got {sorted(labels)}.")
+    labels = _labels(name, config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}))  # transformers leaves these out
     if (activation := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
         raise ValueError(f"{name} has the activation {activation!r}: the zoo's AST has {', '.join(ACTIVATIONS)}.")
     kind = config.get("problem_type")
@@ -84,12 +90,60 @@ def _ast(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> 
         },
         model={"type": "Classifier", "norm": eps},
         classes=len(labels),
-        labels=tuple(str(labels[str(index)]) for index in range(len(labels))),
+        labels=labels,
         task="multilabel" if multilabel else "multiclass",
         window=frames / 100,
         source=_page(name),
         paper="https://arxiv.org/abs/2104.01778",
         checkpoint=Checkpoint(repo=name, table="ast"),
+    )
+
+
+def _ced(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> Entry:
+    """`CedForAudioClassification`: defaults are those of mispeech's `CedConfig` and `CedFeatureExtractor`."""
+    width, heads = CED_SIZES.get(config.get("name") or "", (config.get("embed_dim", 768), config.get("num_heads", 12)))
+    patch, frames = config.get("patch_size", 16), config.get("target_length", 1012)
+    rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_size", 160)
+    pooling = config.get("pooling", "mean")
+    for field, known in {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,)}.items():
+        if (value := config.get(field, known[0])) not in known:
+            raise ValueError(f"{name} has the {field} {value!r}: the zoo's CED has {' or '.join(map(repr, known))}.")
+    classes, labels = config.get("outputdim", 527), config.get("id2label") or {}
+    # Their model ends in a sigmoid, unless the pooling is "logit": then the loss tells what the logits are.
+    multilabel = pooling == "mean" or config.get("loss") != "CrossEntropyLoss"
+    return Entry(
+        name=name,
+        frontend={
+            "type": "torchaudio_log_mel",
+            "sample_rate": rate,
+            "bins": extractor.get("feature_size", 64),
+            "n_fft": extractor.get("n_fft", 512),
+            "win_length": extractor.get("win_size", 512),
+            "hop_length": hop,
+            "f_min": extractor.get("f_min", 0),
+            "f_max": extractor.get("f_max"),
+            "framing": "center" if extractor.get("center", True) else "valid",
+            "top_db": 120.0,
+        },
+        network={
+            "type": "CED",
+            "width": width,
+            "depth": config.get("depth", 12),
+            "heads": heads,
+            "bins": config.get("n_mels", 64),
+            "frames": frames,
+            "patch": patch,
+            "mlp_width": int(width * config.get("mlp_ratio", 4.0)),
+            "qkv_bias": config.get("qkv_bias", True),
+        },
+        model={"type": "Classifier", "norm": 1e-5},
+        classes=classes,
+        labels=_labels(name, labels) if len(labels) == classes else (),  # a fine-tune may have kept AudioSet's
+        task="multilabel" if multilabel else "multiclass",
+        window=(frames - 1) * hop / max(rate, 1),  # one chunk: centred frames are one more than hops; Entry refuses 0
+        source=_page(name),
+        paper="https://arxiv.org/abs/2308.11957",
+        checkpoint=Checkpoint(repo=name, table="ced"),
     )
 
 
@@ -108,6 +162,13 @@ def _timm(name: str, architecture: str, table: str, config: Mapping[str, Any]) -
         source=_page(name),
         checkpoint=Checkpoint(repo=name, table=table),
     )
+
+
+def _labels(name: str, labels: Mapping[str, Any]) -> tuple[str, ...]:
+    """The values of an `id2label`, by number."""
+    if not labels or labels.keys() != {str(index) for index in range(len(labels))}:
+        raise ValueError(f"{name} needs labels 0, 1, ... in the id2label of its config.json, got {sorted(labels)}.")
+    return tuple(str(labels[str(index)]) for index in range(len(labels)))
 
 
 def _page(name: str) -> str | None:

@@ -44,9 +44,10 @@ def info(name: str | os.PathLike, *, revision: str | None = None) -> Entry:
 def load(name: str | os.PathLike, *, revision: str | None = None) -> Pretrained:
     """The pretrained model `name`: a name of `list_models()`, a folder, or a Hub repo "owner/name".
 
-    A folder or repo holds what `save` wrote, or a model of transformers' `ASTForAudioClassification`, or ImageNet
-    weights of timm's ResNet, EfficientNet or ConvNeXt, whose first convolution is summed up for one channel: they are a
-    start for fine-tuning. `revision` is the Hub's: a branch, a tag or a commit.
+    A folder or repo holds what `save` wrote, or a model of transformers' `ASTForAudioClassification` or of mispeech's
+    `CedForAudioClassification`, or ImageNet weights of timm's ResNet, EfficientNet or ConvNeXt, whose first convolution
+    is summed up for one channel: they are a start for fine-tuning. `revision` is the Hub's: a branch, tag or commit of
+    the repo with the weights.
 
     Raises ValueError for an unknown name, with the nearest one, and for weights that do not fit, and OSError
     (ConnectionError, FileNotFoundError, PermissionError) when files cannot be had.
@@ -194,7 +195,8 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
             own = ("frontend", "network", "model", "classes", "labels", "window")
             return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
         case file:
-            return dataclasses.replace(entry, labels=_labels(fetch(file)))
+            repo = entry.checkpoint.label_repo
+            return dataclasses.replace(entry, labels=_labels(fetch(file) if repo is None else _fetch(repo, file)))
 
 
 def _labels(path: pathlib.Path) -> tuple[str, ...]:

@@ -162,6 +162,33 @@ AST = (
 )
 
 
+def steps(embedding: np.ndarray) -> np.ndarray:
+    """A position embedding over a map, 1 channels freq time, of which one is 1, to ours: steps channels."""
+    return embedding.transpose(0, 2, 3, 1).reshape(-1, embedding.shape[1])
+
+
+CED = (
+    COUNTER,
+    *under(
+        r"encoder\.",
+        "network.",
+        Rule(rf"init_bn\.{NORM}", r"input_norm.\1"),
+        Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
+        Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
+        Rule("(time|freq)_pos_embed", r"\1_embedding", steps),
+        Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
+        Rule(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"blocks.\1.attention.qkv.\2"),
+        Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
+        Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
+        Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
+        Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
+        Rule(r"norm\.(weight|bias)", r"norm.\1"),
+    ),
+    Rule(r"outputlayer\.0\.(weight|bias)", r"norm.\1"),
+    Rule(r"outputlayer\.1\.(weight|bias)", r"head.\1"),
+)
+
+
 # Flax -----------------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +279,7 @@ AUDAX = (
 TABLES = {
     "topel_convnext": TOPEL_CONVNEXT,
     "ast": AST,
+    "ced": CED,
     "timm_convnext": TIMM_CONVNEXT,
     "timm_resnet": TIMM_RESNET,
     "timm_efficientnet": TIMM_EFFICIENTNET,

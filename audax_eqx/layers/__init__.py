@@ -1,6 +1,7 @@
 """Small modules, channels last, one example at a time."""
 
 from .attention import Attention as Attention
+from .attention import FusedAttention as FusedAttention
 from .conv import Conv as Conv
 from .conv import Patchify as Patchify
 from .conv import max_pool as max_pool
@@ -12,3 +13,5 @@ from .norm import BatchNorm as BatchNorm
 from .norm import LayerNorm as LayerNorm
 from .pcen import EnergyNorm as EnergyNorm
 from .pcen import bounded as bounded
+from .transformer import Activation as Activation
+from .transformer import TransformerBlock as TransformerBlock

@@ -28,10 +28,7 @@ class Attention(eqx.Module):
     heads: int = eqx.field(static=True)
 
     def __init__(self, width: int, heads: int, *, bias: bool = True, key: PRNGKeyArray):
-        if heads < 1 or width % heads:
-            raise ValueError(
-                f"Attention shares its width out to the heads: choose heads that divide {width}, got {heads}."
-            )
+        _check_heads(width, heads)
         keys = jax.random.split(key, 4)
         self.query, self.key, self.value = (Linear(width, width, bias=bias, key=key) for key in keys[:3])
         self.output = Linear(width, width, key=keys[3])
@@ -39,8 +36,37 @@ class Attention(eqx.Module):
 
     def __call__(self, x: Float[Array, "tokens {self.width}"]) -> Float[Array, "tokens {self.width}"]:
         query, key, value = (linear(x).reshape(len(x), self.heads, -1) for linear in (self.query, self.key, self.value))
-        y = jax.lax.platform_dependent(query, key, value, cpu=_by_heads, default=_at_once)
-        return self.output(y.reshape(x.shape))
+        return self.output(_attend_by_head(query, key, value).reshape(x.shape))
+
+
+class FusedAttention(eqx.Module):
+    """`Attention` with one linear map for all three, as timm has it: the query first, then the key, then the value."""
+
+    qkv: Linear
+    output: Linear
+    width: int = eqx.field(static=True)
+    heads: int = eqx.field(static=True)
+
+    def __init__(self, width: int, heads: int, *, bias: bool = True, key: PRNGKeyArray):
+        _check_heads(width, heads)
+        keys = jax.random.split(key)
+        self.qkv = Linear(width, 3 * width, bias=bias, key=keys[0])
+        self.output = Linear(width, width, key=keys[1])
+        self.width, self.heads = width, heads
+
+    def __call__(self, x: Float[Array, "tokens {self.width}"]) -> Float[Array, "tokens {self.width}"]:
+        query, key, value = (part.reshape(len(x), self.heads, -1) for part in jnp.split(self.qkv(x), 3, axis=-1))
+        return self.output(_attend_by_head(query, key, value).reshape(x.shape))
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if heads < 1 or width % heads:
+        raise ValueError(f"Attention shares its width out to the heads: choose heads that divide {width}, got {heads}.")
+
+
+def _attend_by_head(query: Array, key: Array, value: Array) -> Array:
+    """All heads, each `tokens heads size`."""
+    return jax.lax.platform_dependent(query, key, value, cpu=_by_heads, default=_at_once)
 
 
 def _at_once(query: Array, key: Array, value: Array) -> Array:

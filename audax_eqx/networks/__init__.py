@@ -4,6 +4,11 @@ from .ast import AST as AST
 from .ast import ast_base as ast_base
 from .ast import ast_small as ast_small
 from .ast import ast_tiny as ast_tiny
+from .ced import CED as CED
+from .ced import ced_base as ced_base
+from .ced import ced_mini as ced_mini
+from .ced import ced_small as ced_small
+from .ced import ced_tiny as ced_tiny
 from .convnext import ConvNeXt as ConvNeXt
 from .convnext import convnext_atto as convnext_atto
 from .convnext import convnext_base as convnext_base

@@ -9,7 +9,6 @@ DeiT's (Touvron et al., 2021, arXiv:2012.12877), from whose image weights the pa
 """
 
 from functools import partial
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -18,59 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import Attention, Conv, DropPath, LayerNorm, Linear
-
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
-
-
-class Block(eqx.Module):
-    """Attention over all tokens, then an MLP at each token, on residual branches that begin with a LayerNorm."""
-
-    attention_norm: LayerNorm
-    attention: Attention
-    mlp_norm: LayerNorm
-    expand: Linear
-    contract: Linear
-    drop_path: DropPath
-    activation: Activation = eqx.field(static=True)
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        mlp_width: int,
-        *,
-        qkv_bias: bool,
-        eps: float,
-        activation: Activation,
-        drop_path: float,
-        key: PRNGKeyArray,
-    ):
-        keys = jax.random.split(key, 3)
-        self.attention_norm = LayerNorm(width, eps=eps)
-        self.attention = Attention(width, heads, bias=qkv_bias, key=keys[0])
-        self.mlp_norm = LayerNorm(width, eps=eps)
-        self.expand = Linear(width, mlp_width, key=keys[1])
-        self.contract = Linear(mlp_width, width, key=keys[2])
-        self.drop_path = DropPath(drop_path)
-        self.activation = activation
-
-    def __call__(
-        self, x: Float[Array, "tokens width"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "tokens width"]:
-        keys = (None, None) if key is None else jax.random.split(key)
-        x = x + self.drop_path(self.attention(self.attention_norm(x)), key=keys[0])
-        y = self.expand(self.mlp_norm(x))
-        match self.activation:
-            case "gelu":
-                y = jax.nn.gelu(y, approximate=False)
-            case "gelu_tanh":
-                y = jax.nn.gelu(y, approximate=True)
-            case "relu":
-                y = jax.nn.relu(y)
-            case "silu":
-                y = jax.nn.silu(y)
-        return x + self.drop_path(self.contract(y), key=keys[1])
+from ..layers import Activation, Conv, LayerNorm, TransformerBlock
 
 
 class AST(AbstractNetwork):
@@ -92,7 +39,7 @@ class AST(AbstractNetwork):
     class_token: Float[Array, " width"]
     distillation_token: Float[Array, " width"]
     position_embedding: Float[Array, "tokens width"]  # class, distillation, then patches: bin by bin, in each all times
-    blocks: tuple[Block, ...]
+    blocks: tuple[TransformerBlock, ...]
     norm: LayerNorm
     width: int = eqx.field(static=True)
     grid: tuple[int, int] = eqx.field(static=True)  # patches over time and over freq in the position embedding
@@ -128,7 +75,7 @@ class AST(AbstractNetwork):
         self.distillation_token = 0.02 * jax.random.normal(keys[2], (width,))
         self.position_embedding = 0.02 * jax.random.normal(keys[3], (2 + freq * time, width))
         self.blocks = tuple(
-            Block(
+            TransformerBlock(
                 width,
                 heads,
                 4 * width if mlp_width is None else mlp_width,

@@ -1,0 +1,75 @@
+"""The Transformer's block with its norms in front (Xiong et al., 2020, arXiv:2002.04745), as in ViT (arXiv:2010.11929).
+
+x + attention(norm(x)), then x + contract(activation(expand(norm(x))))
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .attention import Attention, FusedAttention
+from .drop import DropPath
+from .linear import Linear
+from .norm import LayerNorm
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+
+
+class TransformerBlock(eqx.Module):
+    """Attention over all tokens, then an MLP at each token, on residual branches that begin with a LayerNorm.
+
+    - `qkv_bias`: whether query, key and value have a bias.
+    - `fused`: whether these three are one linear map, as some checkpoints have them.
+    - `eps`: of both LayerNorms.
+    - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", in the MLP.
+    - `drop_path`: the rate at which each branch is dropped in training.
+    """
+
+    attention_norm: LayerNorm
+    attention: Attention | FusedAttention
+    mlp_norm: LayerNorm
+    expand: Linear
+    contract: Linear
+    drop_path: DropPath
+    activation: Activation = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_width: int,
+        *,
+        qkv_bias: bool = True,
+        fused: bool = False,
+        eps: float = 1e-6,
+        activation: Activation = "gelu",
+        drop_path: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        keys = jax.random.split(key, 3)
+        self.attention_norm = LayerNorm(width, eps=eps)
+        self.attention = (FusedAttention if fused else Attention)(width, heads, bias=qkv_bias, key=keys[0])
+        self.mlp_norm = LayerNorm(width, eps=eps)
+        self.expand = Linear(width, mlp_width, key=keys[1])
+        self.contract = Linear(mlp_width, width, key=keys[2])
+        self.drop_path = DropPath(drop_path)
+        self.activation = activation
+
+    def __call__(
+        self, x: Float[Array, "tokens width"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "tokens width"]:
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x + self.drop_path(self.attention(self.attention_norm(x)), key=keys[0])
+        y = self.expand(self.mlp_norm(x))
+        match self.activation:
+            case "gelu":
+                y = jax.nn.gelu(y, approximate=False)
+            case "gelu_tanh":
+                y = jax.nn.gelu(y, approximate=True)
+            case "relu":
+                y = jax.nn.relu(y)
+            case "silu":
+                y = jax.nn.silu(y)
+        return x + self.drop_path(self.contract(y), key=keys[1])

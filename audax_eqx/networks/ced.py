@@ -1,0 +1,127 @@
+"""CED, "Consistent ensemble distillation for audio tagging", Dinkel et al., 2023, arXiv:2308.11957: a plain ViT.
+
+    tokens:  16x16 patches of the normalised log-mel + embedding of the time + embedding of the frequency
+    block:   x + attention(norm(x)), then x + contract(gelu(expand(norm(x))))
+    end:     LayerNorm -> mean of all tokens
+
+AudioSet weights: https://huggingface.co/mispeech/ced-tiny, -mini, -small and -base (Apache-2.0), in the zoo as
+`ced_tiny_audioset` and so on.
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractNetwork
+from ..layers import BatchNorm, LayerNorm, Patchify, TransformerBlock
+
+
+class CED(AbstractNetwork):
+    """CED over `frames bins`; a step of the feature map is a patch.
+
+    - `frames`: the longest chunk that tokens attend over, and with `bins` the size of the position embeddings. A longer
+      input is cut into chunks of that many frames, the last one filled up with zeros, each on its own; all their
+      tokens count in the mean, those of the zeros too.
+    - `patch`: frames and bins of a patch. What is left over at the end of a chunk, less than a patch, is cut off; an
+      input shorter than a patch is filled up with zeros.
+    - `mlp_width`: 4 times the width unless given.
+    - `qkv_bias`: whether query, key and value have a bias.
+    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
+
+    Raises ValueError for a width that the heads do not divide.
+    """
+
+    input_norm: BatchNorm
+    patchify: Patchify
+    time_embedding: Float[Array, "time width"]  # of the steps of a chunk
+    freq_embedding: Float[Array, "freq width"]
+    blocks: tuple[TransformerBlock, ...]
+    norm: LayerNorm
+    width: int = eqx.field(static=True)
+    frames: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        bins: int = 64,
+        frames: int = 1012,
+        patch: int = 16,
+        mlp_width: int | None = None,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        key: PRNGKeyArray,
+    ):
+        if min(bins, frames, patch) < 1:
+            raise ValueError(
+                "CED cuts frames x bins into patches and takes sizes of at least 1, got "
+                f"frames={frames}, bins={bins} and patch={patch}."
+            )
+        keys = jax.random.split(key, depth + 3)
+        self.input_norm = BatchNorm(bins, momentum=0.01)
+        self.patchify = Patchify(1, width, (patch, patch), key=keys[0])
+        self.time_embedding = 0.02 * jax.random.normal(keys[1], (max(frames // patch, 1), width))
+        self.freq_embedding = 0.02 * jax.random.normal(keys[2], (max(bins // patch, 1), width))
+        self.blocks = tuple(
+            TransformerBlock(
+                width,
+                heads,
+                4 * width if mlp_width is None else mlp_width,
+                qkv_bias=qkv_bias,
+                fused=True,
+                drop_path=rate,
+                key=block_key,
+            )
+            for rate, block_key in zip(np.linspace(0.0, drop_path, depth).tolist(), keys[3:], strict=True)
+        )
+        self.norm = LayerNorm(width)
+        self.width, self.frames = width, frames
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
+        x, state = self.input_norm(x, state)
+        chunks = x[None]
+        if len(x) > self.frames:
+            count = -(-len(x) // self.frames)
+            chunks = jnp.pad(x, ((0, count * self.frames - len(x)), (0, 0))).reshape(count, self.frames, -1)
+        keys = None if key is None else jax.random.split(key, len(chunks))
+        maps = jax.vmap(self._encode)(chunks, keys)
+        return maps.reshape(-1, *maps.shape[2:]), state
+
+    def _encode(
+        self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None
+    ) -> Float[Array, "time freq {self.width}"]:
+        """The feature map of one chunk, whose values are normalised."""
+        y = self.patchify(x[:, :, None])
+        y = y + jnp.broadcast_to(self.time_embedding[: len(y), None], y.shape)
+        y = y + jnp.broadcast_to(self.freq_embedding, y.shape)
+        time, freq, width = y.shape
+        tokens = y.reshape(time * freq, width)  # in any order: nothing tells the blocks but the embeddings
+        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        for block, block_key in zip(self.blocks, keys, strict=True):
+            tokens = block(tokens, key=block_key)
+        return self.norm(tokens).reshape(time, freq, width)
+
+    def __call__(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        y, state = self.features(x, state, key=key)
+        return jnp.mean(y, axis=(0, 1)), state
+
+    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+        patch = self.patchify.weight.shape[0]
+        chunk, step = np.divmod(np.arange(time), len(self.time_embedding))
+        return chunk * self.frames + step * patch + (patch - 1) / 2
+
+
+ced_tiny = partial(CED, 192, 12, 3)
+ced_mini = partial(CED, 256, 12, 4)
+ced_small = partial(CED, 384, 12, 6)
+ced_base = partial(CED, 768, 12, 12)
