@@ -110,11 +110,11 @@ def test_list_is_a_table_of_the_models(capsys):
 
 
 def test_list_takes_a_pattern(capsys):
-    assert main(["list", "*audioset"]) == 0
+    assert main(["list", "panns_c*audioset"]) == 0
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == [
         "name",
-        "ast_audioset",
-        "convnext_audioset",
+        "panns_cnn10_audioset",
+        "panns_cnn14_audioset",
     ]
 
 
@@ -123,6 +123,13 @@ def test_info_tells_all_of_a_model(capsys):
     out = capsys.readouterr().out
     for part in ("topel/ConvNeXt-Tiny-AT", "527", "MIT", "2306.00830", "0.471", "the publisher", "convnext_tiny"):
         assert part in out
+
+
+def test_info_tells_where_the_labels_are(capsys):
+    for name, place in (("ast_audioset", "config.json of MIT/ast"), ("panns_cnn10_audioset", "csv of topel/ConvNeXt")):
+        assert main(["info", name]) == 0
+        (row,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("labels:")]
+        assert place in row
 
 
 def test_info_takes_a_folder(capsys, tiny):

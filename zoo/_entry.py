@@ -23,13 +23,14 @@ class Checkpoint:
     """A foreign checkpoint on the Hub: its files, and the rename table in `zoo._tables` that reads the weights.
 
     `label_file` is a CSV with the columns `index` and `display_name`, or "config.json" where the repo describes its
-    model itself, labels included; None for none.
+    model itself, labels included; None for none. It lies in `label_repo`, or in `repo` if that is None.
     """
 
     repo: str
     table: str
     file: str = "model.safetensors"
     label_file: str | None = None
+    label_repo: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,6 +194,8 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
             own = ("frontend", "network", "model", "classes", "labels", "window")
             return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
         case file:
+            if entry.checkpoint.label_repo is not None:
+                fetch = functools.partial(_fetch, entry.checkpoint.label_repo)  # a revision is of the weights' repo
             return dataclasses.replace(entry, labels=_labels(fetch(file)))
 
 

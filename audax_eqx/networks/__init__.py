@@ -4,6 +4,9 @@ from .ast import AST as AST
 from .ast import ast_base as ast_base
 from .ast import ast_small as ast_small
 from .ast import ast_tiny as ast_tiny
+from .cnn import CNN as CNN
+from .cnn import cnn10 as cnn10
+from .cnn import cnn14 as cnn14
 from .convnext import ConvNeXt as ConvNeXt
 from .convnext import convnext_atto as convnext_atto
 from .convnext import convnext_base as convnext_base
@@ -23,6 +26,11 @@ from .efficientnet import efficientnet_b4 as efficientnet_b4
 from .efficientnet import efficientnet_b5 as efficientnet_b5
 from .efficientnet import efficientnet_b6 as efficientnet_b6
 from .efficientnet import efficientnet_b7 as efficientnet_b7
+from .mobilenet import MobileNetV2 as MobileNetV2
+from .mobilenet import mobilenet_v2 as mobilenet_v2
+from .panns_resnet import PANNsResNet as PANNsResNet
+from .panns_resnet import resnet22 as resnet22
+from .panns_resnet import resnet38 as resnet38
 from .resnet import ResNet as ResNet
 from .resnet import resnet18 as resnet18
 from .resnet import resnet34 as resnet34
