@@ -12,7 +12,20 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from audax_eqx.layers import BatchNorm, Conv, Depthwise, DropPath, LayerNorm, Linear, Patchify, SqueezeExcite, max_pool
+from audax_eqx.layers import (
+    BatchNorm,
+    Conv,
+    Depthwise,
+    DropPath,
+    LayerNorm,
+    Linear,
+    Patchify,
+    SqueezeExcite,
+    max_pool,
+    mean_max,
+    mean_pool,
+    pointwise,
+)
 from audax_eqx.layers.depthwise import _grouped, _shifts
 
 KEY = jax.random.key(0)
@@ -52,6 +65,12 @@ def test_linear_without_bias_is_the_matrix():
     layer, x = Linear(5, 4, bias=False, key=KEY), noise(3, 5)
     assert layer.bias is None and len(jax.tree.leaves(layer)) == 1
     np.testing.assert_allclose(layer(jnp.asarray(x)), x @ np.asarray(layer.weight).T, rtol=1e-5, atol=1e-6)
+
+
+def test_pointwise_starts_at_hes_scale_without_a_bias():
+    layer = pointwise(300, 200, key=KEY)
+    assert layer.bias is None and layer.weight.shape == (200, 300)
+    np.testing.assert_allclose(np.std(layer.weight), 0.1, rtol=0.02)
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 3)])
@@ -196,6 +215,37 @@ def test_max_pool_keeps_bfloat16():
     y = max_pool(x, 3, 2, "symmetric")
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(y, max_pool(x.astype(jnp.float32), 3, 2, "symmetric").astype(jnp.bfloat16))
+
+
+# mean_pool and mean_max -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("size", [(6, 12), (7, 5), (1, 4), (4, 1), (1, 1), (2, 2)])
+def test_mean_pool_is_the_mean_of_each_square_with_its_gradient(size, window):
+    x = noise(*size, 3)
+    rows, columns = (min(window, each) for each in size)
+    expected, slope = np.zeros((size[0] // rows, size[1] // columns, 3)), np.zeros(x.shape)
+    probe = noise(*expected.shape, seed=1)
+    for time, freq in np.ndindex(expected.shape[:2]):
+        square = slice(time * rows, (time + 1) * rows), slice(freq * columns, (freq + 1) * columns)
+        expected[time, freq] = x[square].mean(axis=(0, 1))
+        slope[square] = probe[time, freq] / (rows * columns)
+    y, pullback = jax.vjp(lambda x: mean_pool(x, window), jnp.asarray(x))
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    np.testing.assert_allclose(pullback(jnp.asarray(probe))[0], slope, atol=1e-6)
+
+
+def test_mean_pool_rounds_to_bfloat16_once():
+    x = jnp.asarray(100 + noise(6, 4, 2)).astype(jnp.bfloat16)
+    y = mean_pool(x, 2)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, mean_pool(x.astype(jnp.float32), 2).astype(jnp.bfloat16))
+
+
+def test_mean_max_is_the_mean_over_freq_and_then_mean_plus_maximum_over_time():
+    x = jnp.asarray([[[1.0], [3.0]], [[4.0], [8.0]], [[0.0], [2.0]]])
+    np.testing.assert_allclose(mean_max(x), [9.0], rtol=1e-6)  # of 2 6 1
 
 
 # Patchify -------------------------------------------------------------------------------------------------------------

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import test_ast
 import test_ced
+import test_cnn
 import test_convnext
 import test_efficientnet
+import test_mobilenet
+import test_panns_resnet
 import test_resnet
 from golden.seeded import fill
 
 from audax_eqx import networks
-from audax_eqx.networks import AST, CED, ConvNeXt, EfficientNet, ResNet
+from audax_eqx.networks import AST, CED, CNN, ConvNeXt, EfficientNet, MobileNetV2, PANNsResNet, ResNet
 
 BINS = 24
 SEVEN = ((1, 1, 1, 1, 1, 1, 1), (4, 4, 4, 4, 4, 4, 4, 4))  # residual at the first, fifth and last block
@@ -27,6 +30,9 @@ NETWORKS = {
     "efficientnet": functools.partial(EfficientNet, *SEVEN, drop_path=0.5),
     "ast": functools.partial(AST, 8, 2, 2, bins=BINS, frames=64, drop_path=0.5),
     "ced": functools.partial(CED, 8, 2, 2, bins=BINS, frames=64, patch=8, drop_path=0.5),
+    "cnn": functools.partial(CNN, (4, 8), (2, 1), input_norm=BINS),
+    "panns": functools.partial(PANNsResNet, (1, 1), (4, 4), input_norm=BINS),
+    "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (8,) * 8, embedding=32, input_norm=BINS),
 }
 STEPS = {  # of the feature map, by frames
     "convnext": {1: 1, 33: 1, 3000: 93},
@@ -34,6 +40,9 @@ STEPS = {  # of the feature map, by frames
     "efficientnet": {1: 1, 33: 2, 3000: 94},
     "ast": {1: 1, 33: 2, 3000: 299},
     "ced": {1: 1, 33: 4, 3000: 47 * 8},  # chunks of 8 patches
+    "cnn": {1: 1, 33: 16, 3000: 1500},
+    "panns": {1: 1, 33: 4, 3000: 375},
+    "mobilenet": {1: 1, 33: 1, 3000: 93},
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -159,7 +168,7 @@ def test_training_has_finite_gradients_and_moves_the_state(name):
 
     again, _ = train(network, state, x, jax.random.split(jax.random.key(5), 4))
     changed = any(not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (gradient, again)), strict=True))
-    assert changed == ("resnet" not in name)  # it has no drop path
+    assert changed == (name not in ("resnet basic", "resnet bottleneck", "mobilenet"))  # they drop nothing
 
 
 # Places ---------------------------------------------------------------------------------------------------------------
@@ -189,17 +198,20 @@ def averaging(build):
     return eqx.nn.inference_mode(jax.tree_util.tree_map_with_path(parameter, network)), state
 
 
-@pytest.mark.parametrize(("padding", "frames"), [("symmetric", 320), ("same", 320)])
-@pytest.mark.parametrize(
-    "build",
-    [
-        functools.partial(ResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
-        functools.partial(EfficientNet, *SEVEN),
-    ],
-    ids=["resnet", "efficientnet"],
-)
-def test_positions_are_the_centres_of_what_a_step_sees(build, padding, frames):
-    network, state = averaging(functools.partial(build, padding=padding))
+CENTRED = {  # a step each 32 frames
+    "resnet": functools.partial(ResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
+    "efficientnet": functools.partial(EfficientNet, *SEVEN),
+    "cnn": functools.partial(CNN, (2, 2, 2, 2, 2, 2), (2, 2, 2, 2, 2, 1)),
+    "panns": functools.partial(PANNsResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
+    "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (2, 2, 2, 2, 2, 2, 4, 2), embedding=2),
+}
+SHIFTED = {f"{name} same": functools.partial(CENTRED[name], padding="same") for name in ("resnet", "efficientnet")}
+
+
+@pytest.mark.parametrize("name", CENTRED | SHIFTED)
+def test_positions_are_the_centres_of_what_a_step_sees(name):
+    frames, centred = 320, name in CENTRED
+    network, state = averaging((CENTRED | SHIFTED)[name])
     x = jnp.ones((frames, 4))
     run = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.features(x, state)[0], in_axes=(None, 0)))
     maps = np.asarray(run(network, x[None] + jnp.eye(frames, frames + 1).T[:, :, None]), np.float64)
@@ -209,8 +221,8 @@ def test_positions_are_the_centres_of_what_a_step_sees(build, padding, frames):
     assert len(steps) >= 2
     centres = np.arange(frames) @ response[:, steps] / response[:, steps].sum(axis=0)
     np.testing.assert_allclose(np.diff(centres), 32, atol=0.05)
-    np.testing.assert_allclose(centres, positions[steps], atol=0.05 if padding == "symmetric" else 16)
-    for frame in range(128, 192) if padding == "symmetric" else ():
+    np.testing.assert_allclose(centres, positions[steps], atol=0.05 if centred else 16)
+    for frame in range(128, 192) if centred else ():
         distances = np.sort(np.abs(positions - frame))
         if distances[1] - distances[0] > 4:
             assert np.argmax(response[frame]) == np.argmin(np.abs(positions - frame))
@@ -221,5 +233,14 @@ def test_positions_are_the_centres_of_what_a_step_sees(build, padding, frames):
 
 def test_every_variant_is_counted():
     variants = [name for name, value in vars(networks).items() if isinstance(value, functools.partial)]
-    tests = (test_ast, test_ced, test_convnext, test_efficientnet, test_resnet)
+    tests = (
+        test_ast,
+        test_ced,
+        test_cnn,
+        test_convnext,
+        test_efficientnet,
+        test_mobilenet,
+        test_panns_resnet,
+        test_resnet,
+    )
     assert sorted(variants) == sorted(name for test in tests for name in test.PARAMETERS)

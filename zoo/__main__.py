@@ -119,9 +119,9 @@ def _info(options: argparse.Namespace) -> int:
     entry = info(options.name)
     for key, value in dataclasses.asdict(entry).items():
         if key == "labels":
-            file = entry.checkpoint.label_file if entry.checkpoint else None
-            repo = entry.checkpoint.label_repo if entry.checkpoint else None
-            value = ", ".join(value) or (f"in {repo or 'the repo'}'s {file}" if file else "")
+            value = ", ".join(value)
+            if not value and (checkpoint := entry.checkpoint) and checkpoint.label_file:
+                value = f"in {checkpoint.label_file} of {checkpoint.label_repo or checkpoint.repo}"
         elif isinstance(value, dict):
             value = ", ".join(f"{option}={setting}" for option, setting in value.items())
         elif key == "metrics":

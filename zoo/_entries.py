@@ -2,6 +2,17 @@
 
 from ._entry import Checkpoint, Entry
 
+PANNS_FRONTEND = {
+    "type": "LogMel",
+    "sample_rate": 32000,
+    "bins": 64,
+    "n_fft": 1024,
+    "hop_length": 320,
+    "f_min": 50.0,
+    "f_max": 14000.0,
+    "mel_scale": "slaney",
+    "norm": "slaney",
+}
 AST_FRONTEND = {"type": "ast_fbank", "sample_rate": 16000}
 AST_MODEL = {"type": "Classifier", "norm": 1e-12}
 AUDIOSET_LABELS = {"label_file": "class_labels_indices.csv", "label_repo": "topel/ConvNeXt-Tiny-AT"}
@@ -9,17 +20,7 @@ AUDIOSET_LABELS = {"label_file": "class_labels_indices.csv", "label_repo": "tope
 ENTRIES = (
     Entry(
         name="convnext_audioset",
-        frontend={
-            "type": "LogMel",
-            "sample_rate": 32000,
-            "bins": 224,
-            "n_fft": 1024,
-            "hop_length": 320,
-            "f_min": 50.0,
-            "f_max": 14000.0,
-            "mel_scale": "slaney",
-            "norm": "slaney",
-        },
+        frontend=PANNS_FRONTEND | {"bins": 224},
         network={
             "type": "convnext_tiny",
             "input_norm": 224,
@@ -38,6 +39,39 @@ ENTRIES = (
         checkpoint=Checkpoint(
             repo="topel/ConvNeXt-Tiny-AT", table="topel_convnext", label_file="class_labels_indices.csv"
         ),
+    ),
+    *(
+        Entry(
+            name=f"panns_{name.lower()}_audioset",
+            frontend=PANNS_FRONTEND,
+            network={"type": network, "input_norm": 64},
+            classes=527,
+            task="multilabel",
+            window=10.0,
+            license="CC-BY-4.0",
+            source=f"https://huggingface.co/nicofarr/panns_{name}, there Apache-2.0, "
+            "a mirror of https://zenodo.org/records/3987831, there CC-BY-4.0",
+            paper="https://arxiv.org/abs/1912.10211",
+            metrics=(
+                {
+                    "dataset": "AudioSet",
+                    "metric": "mAP",
+                    "value": value,
+                    "source": "the publisher, qiuqiangkong/audioset_tagging_cnn",
+                },
+            ),
+            checkpoint=Checkpoint(
+                repo=f"nicofarr/panns_{name}",
+                table=table,
+                **AUDIOSET_LABELS,
+            ),
+        )
+        for name, network, table, value in (
+            ("Cnn14", "cnn14", "panns_cnn", 0.431),
+            ("Cnn10", "cnn10", "panns_cnn", 0.380),
+            ("ResNet22", "resnet22", "panns_resnet", 0.430),
+            ("MobileNetV2", "mobilenet_v2", "panns_mobilenet", 0.383),
+        )
     ),
     Entry(
         name="ast_audioset",

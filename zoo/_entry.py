@@ -23,7 +23,7 @@ class Checkpoint:
     """A foreign checkpoint on the Hub: its files, and the rename table in `zoo._tables` that reads the weights.
 
     `label_file` is a CSV with the columns `index` and `display_name`, or "config.json" where the repo describes its
-    model itself, labels included; None for none. It lies in `repo`, or in `label_repo` where that is given.
+    model itself, labels included; None for none. It lies in `label_repo`, or in `repo` if that is None.
     """
 
     repo: str

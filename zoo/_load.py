@@ -195,8 +195,9 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
             own = ("frontend", "network", "model", "classes", "labels", "window")
             return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
         case file:
-            repo = entry.checkpoint.label_repo
-            return dataclasses.replace(entry, labels=_labels(fetch(file) if repo is None else _fetch(repo, file)))
+            if entry.checkpoint.label_repo is not None:
+                fetch = functools.partial(_fetch, entry.checkpoint.label_repo)  # a revision is of the weights' repo
+            return dataclasses.replace(entry, labels=_labels(fetch(file)))
 
 
 def _labels(path: pathlib.Path) -> tuple[str, ...]:

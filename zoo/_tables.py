@@ -51,6 +51,82 @@ TOPEL_CONVNEXT = (
     Rule(r"head_audioset\.(weight|bias)", r"head.\1"),
 )
 
+
+def _panns(*rules: Rule) -> tuple[Rule, ...]:
+    """The table of one of PANNs' networks: `rules`, and what all of them have."""
+    return (
+        Rule(r"backbone\.(spectrogram_extractor|logmel_extractor)\..*", drop),
+        COUNTER,
+        *under(
+            r"backbone\.",
+            "",
+            Rule(rf"bn0\.{NORM}", r"network.input_norm.\1"),
+            *rules,
+            Rule(r"fc1\.(weight|bias)", r"network.embed.\1"),
+            Rule(r"fc_audioset\.(weight|bias)", r"head.\1"),
+        ),
+    )
+
+
+PANNS_PAIR = (Rule(r"conv(\d)\.weight", r"conv\1.weight", hwio), Rule(rf"bn(\d)\.{NORM}", r"norm\1.\2"))
+
+PANNS_CNN = _panns(
+    *(
+        rule
+        for block in range(6)
+        for rule in under(rf"conv_block{block + 1}\.", f"network.blocks.{block}.", *PANNS_PAIR)
+    )
+)
+
+PANNS_RESNET = _panns(
+    *under(r"conv_block1\.", "network.stem.", *PANNS_PAIR),
+    *(
+        rule
+        for stage in range(4)
+        for rule in under(rf"resnet\.layer{stage + 1}\.(\d+)\.", rf"network.stages.{stage}.\1.", *PANNS_PAIR)
+    ),
+    *(
+        rule
+        for stage in range(1, 4)
+        for rule in under(
+            rf"resnet\.layer{stage + 1}\.0\.downsample\.",
+            f"network.stages.{stage}.0.shortcut.",
+            Rule(r"1\.weight", "conv.weight", dense),
+            Rule(rf"2\.{NORM}", r"norm.\1"),
+        )
+    ),
+    *under(r"conv_block_after1\.", "network.end.", *PANNS_PAIR),
+)
+
+PANNS_MOBILENET = _panns(
+    Rule(r"features\.0\.0\.weight", "network.stem.weight", hwio),
+    Rule(rf"features\.0\.2\.{NORM}", r"network.stem_norm.\1"),
+    *under(
+        r"features\.1\.conv\.",
+        "network.blocks.0.",
+        Rule(r"0\.weight", "depthwise.weight", hwio),
+        Rule(rf"2\.{NORM}", r"depthwise_norm.\1"),
+        Rule(r"4\.weight", "project.weight", dense),
+        Rule(rf"5\.{NORM}", r"project_norm.\1"),
+    ),
+    *(
+        rule
+        for block in range(1, 17)
+        for rule in under(
+            rf"features\.{block + 1}\.conv\.",
+            f"network.blocks.{block}.",
+            Rule(r"0\.weight", "expand.weight", dense),
+            Rule(rf"1\.{NORM}", r"expand_norm.\1"),
+            Rule(r"3\.weight", "depthwise.weight", hwio),
+            Rule(rf"5\.{NORM}", r"depthwise_norm.\1"),
+            Rule(r"7\.weight", "project.weight", dense),
+            Rule(rf"8\.{NORM}", r"project_norm.\1"),
+        )
+    ),
+    Rule(r"features\.18\.0\.weight", "network.end.weight", dense),
+    Rule(rf"features\.18\.1\.{NORM}", r"network.end_norm.\1"),
+)
+
 TIMM_CONVNEXT = (
     Rule(r"stem\.0\.weight", "network.stages.0.reduce.patchify.weight", mono),
     Rule(r"stem\.0\.bias", "network.stages.0.reduce.patchify.bias"),
@@ -278,6 +354,9 @@ AUDAX = (
 
 TABLES = {
     "topel_convnext": TOPEL_CONVNEXT,
+    "panns_cnn": PANNS_CNN,
+    "panns_resnet": PANNS_RESNET,
+    "panns_mobilenet": PANNS_MOBILENET,
     "ast": AST,
     "ced": CED,
     "timm_convnext": TIMM_CONVNEXT,

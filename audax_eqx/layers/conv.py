@@ -4,7 +4,6 @@ Padding is one of three: "symmetric" (torch's `padding=kernel // 2`) and "same" 
 stride)` steps, the odd zero at the end) differ where the stride is 2; "valid" pads nothing.
 """
 
-import functools
 import math
 from typing import Literal
 
@@ -103,14 +102,3 @@ def _whole_patches(size: int, patch: int, padding: int) -> tuple[int, int, int]:
     """How many patches, and how much to pad (or, below zero, to cut) before and after."""
     count = max((size + 2 * padding) // patch, 1)
     return count, padding, count * patch - size - padding
-
-
-def max_pool(
-    x: Float[Array, "time freq channels"], window: int, stride: int, padding: Padding
-) -> Float[Array, "newtime newfreq channels"]:
-    """The maximum over a square `window`: of strided slices, which XLA fuses on CPU as it does not its own."""
-    around = [pads(size, window, stride, padding) for size in x.shape[:2]]
-    x = jnp.pad(x, (*around, (0, 0)), constant_values=-jnp.inf)
-    time, freq = ((size - window) // stride * stride + 1 for size in x.shape[:2])
-    shifted = (x[i : i + time : stride, j : j + freq : stride] for i in range(window) for j in range(window))
-    return functools.reduce(jnp.maximum, shifted)

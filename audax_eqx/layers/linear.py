@@ -25,3 +25,8 @@ class Linear(eqx.Module):
     def __call__(self, x: Float[Array, "*leading {self.inputs}"]) -> Float[Array, "*leading {self.outputs}"]:
         y = x @ self.weight.T
         return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
+
+
+def pointwise(inputs: int, outputs: int, *, key: PRNGKeyArray) -> Linear:
+    """A 1x1 convolution in front of a normalisation: no bias, weights start at He's scale, sqrt(2 / fan out)."""
+    return Linear(inputs, outputs, bias=False, scale=(2 / outputs) ** 0.5, key=key)

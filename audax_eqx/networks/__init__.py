@@ -9,6 +9,9 @@ from .ced import ced_base as ced_base
 from .ced import ced_mini as ced_mini
 from .ced import ced_small as ced_small
 from .ced import ced_tiny as ced_tiny
+from .cnn import CNN as CNN
+from .cnn import cnn10 as cnn10
+from .cnn import cnn14 as cnn14
 from .convnext import ConvNeXt as ConvNeXt
 from .convnext import convnext_atto as convnext_atto
 from .convnext import convnext_base as convnext_base
@@ -28,6 +31,11 @@ from .efficientnet import efficientnet_b4 as efficientnet_b4
 from .efficientnet import efficientnet_b5 as efficientnet_b5
 from .efficientnet import efficientnet_b6 as efficientnet_b6
 from .efficientnet import efficientnet_b7 as efficientnet_b7
+from .mobilenet import MobileNetV2 as MobileNetV2
+from .mobilenet import mobilenet_v2 as mobilenet_v2
+from .panns_resnet import PANNsResNet as PANNsResNet
+from .panns_resnet import resnet22 as resnet22
+from .panns_resnet import resnet38 as resnet38
 from .resnet import ResNet as ResNet
 from .resnet import resnet18 as resnet18
 from .resnet import resnet34 as resnet34

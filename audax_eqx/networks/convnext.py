@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify
+from ..layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify, mean_max
 
 Keys = Iterator[PRNGKeyArray]
 
@@ -166,8 +166,7 @@ class ConvNeXt(AbstractNetwork):
             case "max":
                 y = jnp.max(y, axis=(0, 1))
             case "mean_max":
-                y = jnp.mean(y, axis=1)
-                y = jnp.mean(y, axis=0) + jnp.max(y, axis=0)
+                y = mean_max(y)
         return (y if self.norm is None else self.norm(y)), state
 
     def positions(self, time: int) -> Float[np.ndarray, " {time}"]:

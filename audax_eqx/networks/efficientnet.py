@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import BatchNorm, Conv, Depthwise, DropPath, Linear, SqueezeExcite
+from ..layers import BatchNorm, Conv, Depthwise, DropPath, Linear, SqueezeExcite, pointwise
 
 Keys = Iterator[PRNGKeyArray]
 Padding = Literal["symmetric", "same"]
@@ -64,7 +64,7 @@ class MBConv(eqx.Module):
         keys: Keys,
     ):
         inner = expansion * inputs
-        self.expand = _pointwise(inputs, inner, keys) if expansion > 1 else None
+        self.expand = pointwise(inputs, inner, key=next(keys)) if expansion > 1 else None
         self.expand_norm = norm(inner) if expansion > 1 else None
         self.depthwise = Depthwise(
             inner,
@@ -78,7 +78,7 @@ class MBConv(eqx.Module):
         )
         self.depthwise_norm = norm(inner)
         self.excite = SqueezeExcite(inner, max(1, inputs // 4), bias=excite_bias, key=next(keys))
-        self.project = _pointwise(inner, outputs, keys)
+        self.project = pointwise(inner, outputs, key=next(keys))
         self.project_norm = norm(outputs)
         self.drop_path = DropPath(drop_path)
         self.residual = stride == 1 and inputs == outputs
@@ -93,10 +93,6 @@ class MBConv(eqx.Module):
         y, state = self.depthwise_norm(self.depthwise(y), state)
         y, state = self.project_norm(self.project(self.excite(jax.nn.silu(y))), state)
         return (x + self.drop_path(y, key=key) if self.residual else y), state
-
-
-def _pointwise(inputs: int, outputs: int, keys: Keys) -> Linear:
-    return Linear(inputs, outputs, bias=False, scale=(2 / outputs) ** 0.5, key=next(keys))
 
 
 class EfficientNet(AbstractNetwork):
@@ -156,7 +152,7 @@ class EfficientNet(AbstractNetwork):
         self.stem = Conv(1, widths[0], (3, 3), stride=(2, 2), padding=padding, bias=False, key=next(keys))
         self.stem_norm = norm(widths[0])
         self.stages = tuple(map(stage, range(len(depths))))
-        self.end = _pointwise(widths[-1], 4 * widths[-1], keys)
+        self.end = pointwise(widths[-1], 4 * widths[-1], key=next(keys))
         self.end_norm = norm(4 * widths[-1])
         self.width, self.padding = 4 * widths[-1], padding
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import BatchNorm, Conv, Linear, max_pool
+from ..layers import BatchNorm, Conv, Linear, max_pool, pointwise
 
 Keys = Iterator[PRNGKeyArray]
 Padding = Literal["symmetric", "same"]
@@ -37,7 +37,7 @@ class Shortcut(eqx.Module):
     stride: int = eqx.field(static=True)
 
     def __init__(self, inputs: int, outputs: int, stride: int, keys: Keys):
-        self.conv = _pointwise(inputs, outputs, keys)
+        self.conv = pointwise(inputs, outputs, key=next(keys))
         self.norm = BatchNorm(outputs)
         self.stride = stride
 
@@ -83,11 +83,11 @@ class Bottleneck(eqx.Module):
 
     def __init__(self, inputs: int, width: int, stride: int, padding: Padding, keys: Keys):
         strides, outputs = (stride, stride), 4 * width
-        self.conv1 = _pointwise(inputs, width, keys)
+        self.conv1 = pointwise(inputs, width, key=next(keys))
         self.norm1 = BatchNorm(width)
         self.conv2 = Conv(width, width, (3, 3), stride=strides, padding=padding, bias=False, key=next(keys))
         self.norm2 = BatchNorm(width)
-        self.conv3 = _pointwise(width, outputs, keys)
+        self.conv3 = pointwise(width, outputs, key=next(keys))
         self.norm3 = BatchNorm(outputs, scale=0.0)
         self.shortcut = Shortcut(inputs, outputs, stride, keys) if stride > 1 or inputs != outputs else None
 
@@ -98,10 +98,6 @@ class Bottleneck(eqx.Module):
         if self.shortcut is not None:
             x, state = self.shortcut(x, state)
         return jax.nn.relu(x + y), state
-
-
-def _pointwise(inputs: int, outputs: int, keys: Keys) -> Linear:
-    return Linear(inputs, outputs, bias=False, scale=(2 / outputs) ** 0.5, key=next(keys))
 
 
 class ResNet(AbstractNetwork):

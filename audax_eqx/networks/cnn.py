@@ -1,0 +1,95 @@
+"""CNN10 and CNN14, "PANNs: Large-Scale Pretrained Audio Neural Networks", Kong et al., 2020, arXiv:1912.10211.
+
+    block:  dropout(2x2 mean(relu(norm(3x3(relu(norm(3x3(x))))))))
+    end:    mean over freq -> mean + maximum over time -> dropout -> linear -> ReLU
+
+    | block    |  1 |   2 |   3 |   4 |    5 |                 6 |
+    | channels | 64 | 128 | 256 | 512 | 1024 | 2048, not halved  |    CNN10 ends with the fourth
+
+AudioSet weights: https://huggingface.co/nicofarr/panns_Cnn14 and panns_Cnn10 (Apache-2.0), mirrors of
+https://zenodo.org/records/3987831 (CC-BY-4.0); in the zoo as `panns_cnn14_audioset` and `panns_cnn10_audioset`.
+"""
+
+import itertools
+import math
+from functools import partial
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractNetwork
+from ..layers import BatchNorm, ConvBlock, Linear, mean_max, mean_pool
+
+
+class CNN(AbstractNetwork):
+    """PANNs' CNN over a one-channel map of `frames bins`.
+
+    A step of the feature map is the product of `pools` long, in frames and in bins; frames left over are cut off.
+
+    - `widths`: the channels of each block.
+    - `pools`: the side of the squares over which the mean is taken after each block.
+    - `embedding`: the width of the embedding; the last block's unless given.
+    - `input_norm`: the number of bins of a BatchNorm over bins in front of everything; None for none.
+    - `dropout`: the rate after each block.
+    - `embedding_dropout`: the rate in front of the linear map that gives the embedding.
+    """
+
+    input_norm: BatchNorm | None
+    blocks: tuple[ConvBlock, ...]
+    dropout: eqx.nn.Dropout
+    embedding_dropout: eqx.nn.Dropout
+    embed: Linear
+    width: int = eqx.field(static=True)
+    pools: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        pools: tuple[int, ...],
+        *,
+        embedding: int | None = None,
+        input_norm: int | None = None,
+        dropout: float = 0.2,
+        embedding_dropout: float = 0.5,
+        key: PRNGKeyArray,
+    ):
+        if not len(widths) == len(pools) > 0 or min(*widths, *pools) < 1:
+            raise ValueError(f"CNN takes as many widths as pools, all at least 1, got {widths} and {pools}.")
+        keys = jax.random.split(key, len(widths) + 1)
+        self.width, self.pools = widths[-1] if embedding is None else embedding, pools
+        self.input_norm = None if input_norm is None else BatchNorm(input_norm)
+        self.blocks = tuple(
+            ConvBlock(inputs, outputs, key=block_key)
+            for (inputs, outputs), block_key in zip(itertools.pairwise((1, *widths)), keys[1:], strict=True)
+        )
+        self.dropout, self.embedding_dropout = eqx.nn.Dropout(dropout), eqx.nn.Dropout(embedding_dropout)
+        self.embed = Linear(widths[-1], self.width, scale=(2 / self.width) ** 0.5, key=keys[0])
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
+        if self.input_norm is not None:
+            x, state = self.input_norm(x, state)
+        y = x[:, :, None]
+        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        for block, pool, block_key in zip(self.blocks, self.pools, keys, strict=True):
+            y, state = block(y, state)
+            y = self.dropout(mean_pool(y, pool), key=block_key)
+        return y, state
+
+    def __call__(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        features_key, embedding_key = (None, None) if key is None else tuple(jax.random.split(key))
+        y, state = self.features(x, state, key=features_key)
+        return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=embedding_key))), state
+
+    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+        stride = math.prod(self.pools)
+        return np.arange(time) * stride + (stride - 1) / 2
+
+
+cnn10 = partial(CNN, (64, 128, 256, 512), (2, 2, 2, 2))
+cnn14 = partial(CNN, (64, 128, 256, 512, 1024, 2048), (2, 2, 2, 2, 2, 1))

@@ -1,0 +1,140 @@
+"""MobileNetV2, Sandler et al., 2018, arXiv:1801.04381; for audio, "PANNs", Kong et al., 2020, arXiv:1912.10211.
+
+    stem:   3x3 convolution -> 2x2 mean -> BatchNorm -> ReLU6
+    block:  x + norm(project(relu6(norm(mean(depthwise(relu6(norm(expand(x)))))))),
+            without `x +` where the size changes, without `expand` in the first stage
+    end:    1x1 convolution -> BatchNorm -> ReLU6
+            -> mean over freq -> mean + maximum over time -> linear -> ReLU
+
+    | stage       | stem |  1 |  2 |  3 |  4 |  5 |   6 |   7 |  end | embedding |
+    | channels    |   32 | 16 | 24 | 32 | 64 | 96 | 160 | 320 | 1280 |      1024 |
+    | blocks      |      |  1 |  2 |  3 |  4 |  3 |   3 |   1 |      |           |
+    | mean over   |    2 |  1 |  2 |  2 |  2 |  2 |   1 |   1 |      |           |
+    | expansion   |      |  1 |  6 |  6 |  6 |  6 |   6 |   6 |      |           |
+
+This is PANNs': a mean where Sandler et al.'s convolutions stride, the last of them in stage 5 instead of 6.
+
+AudioSet weights: https://huggingface.co/nicofarr/panns_MobileNetV2 (Apache-2.0), a mirror of
+https://zenodo.org/records/3987831 (CC-BY-4.0); in the zoo as `panns_mobilenetv2_audioset`.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractNetwork
+from ..layers import BatchNorm, Conv, Depthwise, Linear, mean_max, mean_pool, pointwise
+
+Keys = Iterator[PRNGKeyArray]
+POOLS, EXPANSIONS = (1, 2, 2, 2, 2, 1, 1), (1, 6, 6, 6, 6, 6, 6)
+
+
+class InvertedResidual(eqx.Module):
+    """1x1 to `expansion` times the channels, 3x3 depthwise, the mean over squares of `pool`, 1x1 back."""
+
+    expand: Linear | None
+    expand_norm: BatchNorm | None
+    depthwise: Depthwise
+    depthwise_norm: BatchNorm
+    project: Linear
+    project_norm: BatchNorm
+    pool: int = eqx.field(static=True)
+    residual: bool = eqx.field(static=True)
+
+    def __init__(self, inputs: int, outputs: int, pool: int, expansion: int, keys: Keys):
+        inner = expansion * inputs
+        self.expand = pointwise(inputs, inner, key=next(keys)) if expansion > 1 else None
+        self.expand_norm = BatchNorm(inner) if expansion > 1 else None
+        self.depthwise = Depthwise(inner, (3, 3), fused=True, bias=False, scale=math.sqrt(2) / 3, key=next(keys))
+        self.depthwise_norm = BatchNorm(inner)
+        self.project = pointwise(inner, outputs, key=next(keys))
+        self.project_norm = BatchNorm(outputs)
+        self.pool, self.residual = pool, pool == 1 and inputs == outputs
+
+    def __call__(
+        self, x: Float[Array, "time freq channels"], state: eqx.nn.State
+    ) -> tuple[Float[Array, "newtime newfreq newchannels"], eqx.nn.State]:
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y, state = self.expand_norm(self.expand(y), state)
+            y = jax.nn.relu6(y)
+        y, state = self.depthwise_norm(mean_pool(self.depthwise(y), self.pool), state)
+        y, state = self.project_norm(self.project(jax.nn.relu6(y)), state)
+        return (x + y if self.residual else y), state
+
+
+class MobileNetV2(AbstractNetwork):
+    """MobileNetV2 over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
+
+    Frames left over are cut off.
+
+    - `depths`: the number of blocks of each of the seven stages.
+    - `widths`: the channels of the stem and of the seven stages; the end has four times the last.
+    - `embedding`: the width of the embedding.
+    - `input_norm`: the number of bins of a BatchNorm over bins in front of everything; None for none.
+    """
+
+    input_norm: BatchNorm | None
+    stem: Conv
+    stem_norm: BatchNorm
+    blocks: tuple[InvertedResidual, ...]
+    end: Linear
+    end_norm: BatchNorm
+    embed: Linear
+    width: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        widths: tuple[int, ...],
+        *,
+        embedding: int = 1024,
+        input_norm: int | None = None,
+        key: PRNGKeyArray,
+    ):
+        if (len(depths), len(widths)) != (7, 8) or min(*depths, *widths) < 1:
+            raise ValueError(f"MobileNetV2 takes 7 depths and 8 widths, all at least 1, got {depths} and {widths}.")
+        keys, end = iter(jax.random.split(key, 3 * sum(depths) + 3)), 4 * widths[-1]
+        self.input_norm = None if input_norm is None else BatchNorm(input_norm)
+        self.stem = Conv(1, widths[0], (3, 3), bias=False, key=next(keys))
+        self.stem_norm = BatchNorm(widths[0])
+        self.blocks = tuple(
+            InvertedResidual(
+                widths[stage + (block > 0)], widths[stage + 1], POOLS[stage] if block == 0 else 1, expansion, keys
+            )
+            for stage, (depth, expansion) in enumerate(zip(depths, EXPANSIONS, strict=True))
+            for block in range(depth)
+        )
+        self.end = pointwise(widths[-1], end, key=next(keys))
+        self.end_norm = BatchNorm(end)
+        self.embed = Linear(end, embedding, scale=(2 / embedding) ** 0.5, key=next(keys))
+        self.width = embedding
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
+        if self.input_norm is not None:
+            x, state = self.input_norm(x, state)
+        y, state = self.stem_norm(mean_pool(self.stem(x[:, :, None]), 2), state)
+        y = jax.nn.relu6(y)
+        for block in self.blocks:
+            y, state = block(y, state)
+        y, state = self.end_norm(self.end(y), state)
+        return jax.nn.relu6(y), state
+
+    def __call__(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        y, state = self.features(x, state, key=key)
+        return jax.nn.relu(self.embed(mean_max(y))), state
+
+    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+        return np.arange(time) * 32 + 31 / 2
+
+
+mobilenet_v2 = partial(MobileNetV2, (1, 2, 3, 4, 3, 3, 1), (32, 16, 24, 32, 64, 96, 160, 320))
