@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 Model = TypeVar("Model", bound=eqx.Module)
 Leaf = jax.Array | jax.ShapeDtypeStruct
+DTYPES = ("F16", "BF16", "F32", "F64")
 
 
 def named_leaves(model: eqx.Module, state: eqx.nn.State) -> dict[str, Leaf]:
@@ -66,10 +67,13 @@ class Arrays(Mapping[str, np.ndarray]):
         try:
             self._file = safe_open(path, framework="numpy")
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or copy it again.") from None
+            raise ValueError(_broken(pathlib.Path(path), error)) from None
         self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> np.ndarray:
+        dtype = self._file.get_slice(name).get_dtype()
+        if dtype not in DTYPES:
+            raise ValueError(f"{self.path} holds {name} as {dtype}, and the zoo reads {', '.join(DTYPES)}: convert it.")
         return self._file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
@@ -77,6 +81,16 @@ class Arrays(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+
+def _broken(path: pathlib.Path, error: SafetensorError) -> str:
+    """The sentence about a file that is not safetensors."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        return f"{path} is a pickle, which can run any program when it is opened: get the weights as safetensors."
+    # In the Hub's cache the path is a link, and it is the file behind it that has to go
+    return f"{path} is not a whole safetensors file ({error}): delete {path.resolve()} and fetch or copy it again."
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
