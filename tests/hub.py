@@ -47,6 +47,7 @@ class Hub:
 
     def __init__(self):
         self.repos, self.stored, self.log, self.faults, self.redirects = {}, {}, [], {}, False
+        self.barrier = threading.Barrier(2)
 
     def put(self, repo, folder=None, *, private=False, gated=False, files=None):
         """Makes a repo of a folder's files, or of texts; gives the commit."""
@@ -64,9 +65,13 @@ class Hub:
         """How to answer the next `times` requests for the content of a file.
 
         "cut": half of it. "huge": a size of 1 GB, and nothing. "unsized": 20 MB, and no size. "short": another size in
-        its metadata than it has.
+        its metadata than it has. "moves": right, and then main gets a commit in which all files are empty.
         """
         self.faults[repo, name] = [kind] * times
+
+    def meet(self):
+        """Answers when two processes have asked."""
+        self.barrier.wait(timeout=500)
 
     def redirect(self, on):
         """Whether large files lie on another host, as on the Hub."""
@@ -183,6 +188,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2])
             self.close_connection = True
             return None
+        if fault == "moves" and self.command == "GET":
+            self.hub.faults[repo, name].pop(0)
+            found.commit("main", dict.fromkeys(found.commits[commit], b""))
         return self.content(content, **told)
 
     def lie(self, fault, content, told):
@@ -192,14 +200,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(bytes(20_000_000))
             self.close_connection = True
-            return None
+            return
         size = {"huge": "1000000000", "short": str(len(content) + 7)}.get(fault)
         self.send_response(200)
         for key, value in (told | ({"Content-Length": size} if size else {})).items():
             self.send_header(key.replace("_", "-"), value)
         self.end_headers()
         self.close_connection = True
-        return None
+        return
 
     def content(self, content, **headers):
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")

@@ -69,6 +69,11 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
                 f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room there, "
                 "or set HF_HOME to another folder."
             ) from None
+        if type(error) is OSError:  # the client's own, after the last byte
+            raise ConnectionError(
+                f"{file} of {repo}{at} came with another size than the Hub told: load it again, and if it stays so, "
+                "tell the owner of the repo."
+            ) from None
         cause = error
     except Exception as error:  # of the HTTP client, which differs by version: a broken connection, a proxy
         cause = error

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import equinox as eqx
@@ -63,9 +64,18 @@ def save(
     if (folder / CARD).exists() and not generated((folder / CARD).read_bytes()):
         del texts[CARD]
     tensors = {WEIGHTS: arrays, GOLDEN: golden(assemble(entry, arrays, shapes, str(folder)))}
+    try:
+        _write(folder, texts, tensors)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{folder} cannot be written ({reason}): make room there, or choose another folder.") from None
+
+
+def _write(folder: pathlib.Path, texts: Mapping[str, str], tensors: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """All files, or none."""
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        paths = {file: stack.enter_context(atomic(folder / file)) for file in FILES if file in texts | tensors}
+        paths = {file: stack.enter_context(atomic(folder / file)) for file in FILES if file in texts or file in tensors}
         for file, text in texts.items():
             paths[file].write_text(text, encoding="utf-8")
         for file, content in tensors.items():
