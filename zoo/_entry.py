@@ -127,7 +127,9 @@ def _tuples(value: Any) -> Any:
     """JSON's lists as tuples, at every depth."""
     if isinstance(value, dict):
         return {key: _tuples(each) for key, each in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    if isinstance(value, list):  # without a call for each of a thousand labels
+        return tuple(_tuples(each) if isinstance(each, list | dict) else each for each in value)
+    return value
 
 
 def create(entry: Entry, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:

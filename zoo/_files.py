@@ -65,6 +65,8 @@ def read_text(path: pathlib.Path) -> str:
 
 def parse_json(text: str, where: str) -> Any:
     """Raises ValueError that names `where` for what is not JSON, or JSON that no one writes."""
+    if text.count("[") + text.count("{") > 10_000:
+        raise ValueError(f"{where} holds more than 10000 lists and objects, as no description of a model does.")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5000 digits is a ValueError too

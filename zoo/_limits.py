@@ -27,7 +27,8 @@ def check_entry(entry: Entry, where: str) -> None:
 
     def at_most(most: float, name: str, value: float) -> None:
         if not -most <= value <= most:
-            shown = f"{value:.6g}" if abs(value) < 1e300 else "beyond 1e300"  # an int may be too large for a float
+            large = isinstance(value, int) and abs(value) > 1e300  # which no float holds
+            shown = "beyond 1e300" if large else f"{value:.6g}"
             raise ValueError(f"{where} asks for {name} {shown}, and the zoo builds up to {most:.6g}: do not trust it.")
 
     for part in (entry.frontend, entry.network, entry.model):

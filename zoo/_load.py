@@ -200,12 +200,13 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
 
 def _labels(path: pathlib.Path) -> tuple[str, ...]:
     """AudioSet's label file: index, mid, display_name."""
+    text = io.StringIO(read_text(path), newline="")
     try:
-        rows = sorted(csv.DictReader(io.StringIO(read_text(path), newline="")), key=lambda row: int(row["index"]))
+        rows = sorted(csv.DictReader(text), key=lambda row: int(row["index"]))
         labels = tuple(row["display_name"] for row in rows)
-    except (csv.Error, KeyError, TypeError):
-        labels = (None,)
-    if None in labels:
+    except (csv.Error, KeyError, TypeError, ValueError):
+        labels = ()
+    if not labels or None in labels:
         raise ValueError(f"{path} is not a table with the columns index and display_name: fetch it again.")
     return labels
 

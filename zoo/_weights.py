@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 
 Model = TypeVar("Model", bound=eqx.Module)
 Leaf = jax.Array | jax.ShapeDtypeStruct
-DTYPES = ("F16", "BF16", "F32", "F64")
+DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # whole numbers are counters of training
 
 
 def named_leaves(model: eqx.Module, state: eqx.nn.State) -> dict[str, Leaf]:
@@ -68,12 +69,12 @@ class Arrays(Mapping[str, np.ndarray]):
             self._file = safe_open(path, framework="numpy")
         except SafetensorError as error:
             raise ValueError(_broken(pathlib.Path(path), error)) from None
-        self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
+        slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+        if odd := sorted({each.get_dtype() for each in slices.values() if not DTYPES.fullmatch(each.get_dtype())}):
+            raise ValueError(f"{path} holds arrays in {', '.join(odd)}: convert them to float32, float16 or bfloat16.")
+        self.shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        dtype = self._file.get_slice(name).get_dtype()
-        if dtype not in DTYPES:
-            raise ValueError(f"{self.path} holds {name} as {dtype}, and the zoo reads {', '.join(DTYPES)}: convert it.")
         return self._file.get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:
