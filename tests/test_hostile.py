@@ -149,6 +149,8 @@ CONTRASTIVE = {"classes": 0, "task": "contrastive", "labels": ()}
         ({"window": 1e9}, "asks for a window of seconds 1e+09, and the zoo builds up to 3600"),
         ({"classes": 10**12, "labels": ()}, "asks for classes 1e+12"),
         ({"name": "tiny\n\x1b[2J"}, r"holds 'tiny\n\x1b[2J' where a line of text is needed"),
+        ({"network": CONVNEXT | {"type": "a\x1b[2J"}}, "where a line of text is needed"),
+        ({"network": CONVNEXT | {"a\x1b[2J": 1}}, "where a line of text is needed"),
         ({"labels": ["a", "b", "c\x1b]0;c\x07"]}, "where a line of text is needed"),
         ({"labels": ["a", "b", 3]}, "config.json"),
         ({"metrics": [{}]}, "a metric that is not the strings dataset, metric and source, and a number value"),

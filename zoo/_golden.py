@@ -38,10 +38,11 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
         raise ValueError(
             f"{path} holds {wanted.size} outputs and the model gives {found.size}: they do not belong together."
         )
-    error, scale = np.abs(found - wanted).max(), np.abs(wanted).max()
+    error, scale = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
     if not error <= BOUND * scale:  # NaN is an error too
+        relative = error / scale if scale else np.inf
         raise ValueError(
-            f"{clip.entry.name} does not give its golden output: it differs by {error / scale:.1e} of the largest, and "
+            f"{clip.entry.name} does not give its golden output: it differs by {relative:.1e} of the largest, and "
             f"may by {BOUND:g}; fetch it again, or do not trust it."
         )
 

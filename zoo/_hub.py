@@ -63,7 +63,7 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
     except HFValidationError as error:
         raise ValueError(f"{repo!r} is not the name of a Hub repo: {error}") from None
     except OSError as error:
-        if error.strerror is not None:  # of this machine: a full disk, say
+        if error.strerror is not None and not isinstance(error, ConnectionError):  # of this machine: a full disk, say
             cache = huggingface_hub.constants.HF_HUB_CACHE
             raise OSError(
                 f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room there, "

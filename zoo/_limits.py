@@ -31,8 +31,12 @@ def check_entry(entry: Entry, where: str) -> None:
             shown = "beyond 1e300" if large else f"{value:.6g}"
             raise ValueError(f"{where} asks for {name} {shown}, and the zoo builds up to {most:.6g}: do not trust it.")
 
+    texts = [entry.name, entry.license, entry.source, entry.paper, *entry.labels]
+    texts += [value for each in entry.metrics for value in each.values() if isinstance(value, str)]
     for part in (entry.frontend, entry.network, entry.model):
         for name, value in _leaves(part):
+            at_most(LENGTH, "a name of length", len(name))
+            texts += [name, value] if isinstance(value, str) else [name]
             if isinstance(value, str | tuple):
                 at_most(LENGTH, f"a {name} of length", len(value))
             elif isinstance(value, int | float):
@@ -46,12 +50,10 @@ def check_entry(entry: Entry, where: str) -> None:
     bins = max([value for name, value in _leaves(entry.frontend) if name == "bins" and _is_number(value)], default=1)
     at_most(BINS, "bins", bins)
     at_most(TABLE, "a table of size", bins * max(_lengths(entry.frontend), default=1))
-    texts = [entry.name, entry.license, entry.source, entry.paper, *entry.labels]
-    texts += [value for each in entry.metrics for value in each.values() if isinstance(value, str)]
     for text in texts:
         if text is not None and (not isinstance(text, str) or CONTROL.search(text)):
             raise ValueError(
-                f"{where} holds {text!r} where a line of text is needed: write it without control characters."
+                f"{where} holds {str(text)[:100]!r} where a line of text is needed: leave control characters out."
             )
 
 
