@@ -23,6 +23,7 @@ ORACLES = (
     "simclr",
     "sincnet_convnext",
 )
+FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "golden.safetensors", "README.md"}
 CONVNEXT = {"type": "ConvNeXt", "depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32), "final_norm": False, "gelu": "tanh"}
 NETWORKS = {
     "efficientnet": {
@@ -464,7 +465,7 @@ def test_the_folder_lies_beside_the_checkpoint_unless_named(tmp_path):
     assert folder == tmp_path / "checkpoint_123_audax_eqx"
     assert zoo.load(folder).entry.name == "checkpoint_123_audax_eqx"
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint_123", "checkpoint_123_audax_eqx"}
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == FILES
 
 
 def test_converting_again_replaces_the_folder(tmp_path):
@@ -474,7 +475,7 @@ def test_converting_again_replaces_the_folder(tmp_path):
     assert first == again
     assert (zoo.info(again).classes, zoo.info(again).labels) == (4, ())
     np.testing.assert_array_equal(load_file(again / "model.safetensors")["head.weight"], np.ones((4, 16)))
-    assert {path.name for path in again.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in again.iterdir()} == FILES
 
 
 # What is no checkpoint of audax

@@ -30,6 +30,7 @@ from zoo._weights import atomic, fill, named_leaves
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 SAMPLES = 16000
+FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "golden.safetensors", "README.md"}
 TINY = zoo.Entry(
     name="tiny",
     frontend={"type": "LogMel", "sample_rate": 16000, "bins": 32, "n_fft": 512, "hop_length": 160},
@@ -140,8 +141,8 @@ def test_a_loaded_model_saves_to_the_same_bytes(folder, clip, tmp_path):
     assert contents(tmp_path / "again") == contents(folder)
 
 
-def test_a_folder_holds_two_files_and_float32_arrays_by_field_path(folder):
-    assert set(contents(folder)) == {"config.json", "model.safetensors"}
+def test_a_folder_holds_five_files_and_float32_arrays_by_field_path(folder):
+    assert set(contents(folder)) == FILES
     arrays = load_file(folder / "model.safetensors")
     assert {array.dtype for array in arrays.values()} == {np.dtype("float32")}
     assert arrays["network.stages.0.blocks.0.depthwise.weight"].shape == (7, 7, 1, 8)
@@ -174,7 +175,7 @@ def test_saving_over_a_model_replaces_it(copy):
     loaded = zoo.load(copy)
     assert loaded.entry == entry
     assert_equal_arrays(named_leaves(loaded.model, loaded.state), named_leaves(model, state))
-    assert set(contents(copy)) == {"config.json", "model.safetensors"}
+    assert set(contents(copy)) == FILES
 
 
 @pytest.mark.parametrize(

@@ -15,5 +15,6 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._load import info as info
     from ._load import list_models as list_models
     from ._load import load as load
-    from ._load import save as save
     from ._pretrained import Pretrained as Pretrained
+    from ._publish import publish as publish
+    from ._save import save as save

@@ -19,6 +19,7 @@ from ._audio import windows
 from ._entry import Entry
 from ._load import info, list_models, load
 from ._pretrained import Pretrained, rank
+from ._publish import republish
 from ._weights import atomic
 
 DEFAULT = "convnext_esc10"
@@ -94,6 +95,17 @@ def _parser() -> argparse.ArgumentParser:
         choices=("COLA", "SimCLR"),
         help="which it is, for COLA with the dot product and SimCLR keep the same arrays (default: COLA)",
     )
+
+    publication = command(
+        _publish,
+        "upload a model to the Hub",
+        "Its files become one commit, none where they are there already. The token is HF_TOKEN's or `hf auth login`'s.",
+    )
+    publication.add_argument("name", metavar="FOLDER|NAME", help="what zoo.save wrote, or any name that loads")
+    publication.add_argument("repo", metavar="USER/NAME", help="created where it does not exist")
+    publication.add_argument("--private", action="store_true", help="create it as a private repo")
+    publication.add_argument("--revision", metavar="R", help="the branch, created where it does not exist")
+    publication.add_argument("--dry-run", action="store_true", help="print the files and their sizes, send nothing")
     return parser
 
 
@@ -204,6 +216,12 @@ def _convert(options: argparse.Namespace) -> int:
     entry = info(folder)
     parts = (entry.frontend["type"], entry.network["type"], entry.model["type"])
     print(f"{folder}: {', '.join(parts)}" + (f" with {entry.classes} classes" if entry.classes else ""))
+    return 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    settings = {name: getattr(options, name) for name in ("private", "revision", "dry_run")}
+    print(republish(options.name, options.repo, **settings))
     return 0
 
 

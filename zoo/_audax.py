@@ -15,7 +15,8 @@ import msgpack
 import numpy as np
 
 from ._entry import Entry
-from ._load import assemble, save
+from ._load import assemble
+from ._save import save
 
 Shapes = Mapping[str, tuple[int, ...]]
 TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")

@@ -15,6 +15,8 @@ from jaxtyping import PRNGKeyArray
 from audax_eqx import AbstractFrontend, AbstractNetwork, frontends, models, networks
 from audax_eqx.models import COLA, Classifier, SimCLR
 
+from ._files import parse_json
+
 Model = Classifier | COLA | SimCLR
 
 
@@ -77,6 +79,14 @@ class Entry:
             raise ValueError(
                 f"{self.name} has {self.classes} classes and {len(self.labels)} labels: give one label a class."
             )
+        for each in self.metrics:
+            texts = [each.get(field) for field in ("dataset", "metric", "source")]
+            whole = len(each) == 4 and all(isinstance(text, str) for text in texts)
+            if not (whole and isinstance(each.get("value"), int | float)):
+                raise ValueError(
+                    f"{self.name} has a metric that is not the strings dataset, metric and source, and a number value: "
+                    f"{dict(each)}."
+                )
 
     def __hash__(self) -> int:
         return hash((self.name, self.classes))
@@ -95,10 +105,7 @@ def to_json(entry: Entry) -> str:
 
 def from_json(text: str, where: str) -> Entry:
     """The entry in the text of a `config.json`; raises ValueError that names `where` for anything but an Entry."""
-    try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error}).") from None
+    fields = parse_json(text, where)
     if not isinstance(fields, dict):
         raise ValueError(f"{where} holds a {type(fields).__name__}, not the fields of a zoo.Entry.")
     known = {field.name: field for field in dataclasses.fields(Entry)}
@@ -112,8 +119,8 @@ def from_json(text: str, where: str) -> Entry:
         )
     try:
         return Entry(**_tuples(fields))
-    except TypeError:
-        given = {name: value for name, value in fields.items() if name != "labels"}
+    except (TypeError, AttributeError):
+        given = str({name: value for name, value in fields.items() if name != "labels"})[:1000]
         raise ValueError(f"{where} has a field of the wrong type; zoo.Entry documents them: {given}.") from None
 
 
@@ -121,7 +128,9 @@ def _tuples(value: Any) -> Any:
     """JSON's lists as tuples, at every depth."""
     if isinstance(value, dict):
         return {key: _tuples(each) for key, each in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    if isinstance(value, list):  # without a call for each of a thousand labels
+        return tuple(_tuples(each) if isinstance(each, list | dict) else each for each in value)
+    return value
 
 
 def create(entry: Entry, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:

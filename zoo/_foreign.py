@@ -1,6 +1,5 @@
 """Entries of models that others published in a layout of their own, from their `config.json`."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,11 +29,10 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     """
     try:
         return _describe(name, config, read)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name} has a preprocessor_config.json that is not JSON ({error}).") from None
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, OverflowError):
         raise ValueError(
-            f"{name} has a field of the wrong type in its config.json or preprocessor_config.json: {dict(config)}."
+            f"{name} has a field of the wrong type in its config.json or preprocessor_config.json: "
+            f"{str(dict(config))[:1000]}."
         ) from None
 
 

@@ -1,6 +1,10 @@
-"""Files from the Hugging Face Hub, or from its cache."""
+"""Files from the Hugging Face Hub, or from its cache, and to it."""
 
+import contextlib
+import importlib.metadata
 import pathlib
+import re
+from collections.abc import Iterator, Mapping
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -14,21 +18,37 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ._card import generated
+from ._files import CARD, too_large
 
-def fetch(repo: str, file: str, revision: str | None, packaged: list[str]) -> pathlib.Path:
+try:
+    VERSION = importlib.metadata.version("audax-eqx")
+except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+    VERSION = "0"
+LIBRARY = "audax-eqx"  # by which the Hub counts who asks
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most: int) -> pathlib.Path:
     """The path of `file` in the cache, fetched first if the Hub has a newer one and can be reached.
 
     Raises OSError with one sentence: FileNotFoundError when the Hub says there is no such repo, revision or file,
     PermissionError for a gated repo, ConnectionError when the file is neither cached nor reachable; this one names
-    `packaged`, the models that need no network.
+    `packaged`, the models that need no network. Raises ValueError for a file of more than `most` bytes, before it is
+    fetched.
     """
     at = f" at revision {revision}" if revision else ""
     unreachable = ConnectionError(
         f"{file} of {repo}{at} is neither in the Hub's cache nor reachable: connect to the network once "
         f"(and unset HF_HUB_OFFLINE), or load a packaged model: {', '.join(packaged)}."
     )
+    if (size := _new_bytes(repo, file, revision)) > most:
+        raise ValueError(too_large(f"{file} of {repo}{at}", pathlib.PurePosixPath(file).name, size))
     try:
-        return pathlib.Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, library_name="audax-eqx"))
+        path = huggingface_hub.hf_hub_download(
+            repo, file, revision=revision, library_name=LIBRARY, library_version=VERSION
+        )
+        return pathlib.Path(path)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise unreachable from None
     except GatedRepoError:
@@ -38,12 +58,22 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str]) -> pa
             f"The Hub has no public repo {repo}: check its name, or set HF_TOKEN if it is private."
         ) from None
     except (RevisionNotFoundError, EntryNotFoundError):
-        raise FileNotFoundError(f"The Hub's repo {repo} has no {file}{at or ' on its main branch'}.") from None
+        pickles = "; pickles, pytorch_model.bin say, are not read" if file.endswith(".safetensors") else ""
+        raise FileNotFoundError(f"The Hub's repo {repo} has no {file}{at or ' on its main branch'}{pickles}.") from None
     except HFValidationError as error:
         raise ValueError(f"{repo!r} is not the name of a Hub repo: {error}") from None
     except OSError as error:
-        if not isinstance(error, HfHubHTTPError | ConnectionError):
-            raise  # of this machine: a full disk, say
+        if error.strerror is not None and not isinstance(error, ConnectionError):  # of this machine: a full disk, say
+            cache = huggingface_hub.constants.HF_HUB_CACHE
+            raise OSError(
+                f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room there, "
+                "or set HF_HOME to another folder."
+            ) from None
+        if type(error) is OSError:  # the client's own, after the last byte
+            raise ConnectionError(
+                f"{file} of {repo}{at} came with another size than the Hub told: load it again, and if it stays so, "
+                "tell the owner of the repo."
+            ) from None
         cause = error
     except Exception as error:  # of the HTTP client, which differs by version: a broken connection, a proxy
         cause = error
@@ -52,3 +82,92 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str]) -> pa
     except LocalEntryNotFoundError:
         raise unreachable from cause
     return pathlib.Path(path)
+
+
+def count(repo: str, file: str, revision: str | None) -> None:
+    """Lets the Hub know that `repo` is used, by one request for `file`. Nothing depends on the answer."""
+    if not COMMIT.fullmatch(revision or ""):  # which is loaded from the cache without any request
+        _bytes(repo, file, revision)
+
+
+def _new_bytes(repo: str, file: str, revision: str | None) -> int:
+    """The size of a file that is not in the cache, as `_bytes` gives it; 0 for one that is."""
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
+    except HFValidationError:
+        return 0
+    return 0 if isinstance(cached, str) else _bytes(repo, file, revision)
+
+
+def _bytes(repo: str, file: str, revision: str | None) -> int:
+    """The size of a file as the Hub tells it; 0 where it does not."""
+    try:
+        url = huggingface_hub.hf_hub_url(repo, file, revision=revision)
+        told = huggingface_hub.get_hf_file_metadata(url, timeout=5, library_name=LIBRARY, library_version=VERSION)
+        return told.size or 0
+    except Exception:  # whatever it is, the download meets it too, and tells
+        return 0
+
+
+def upload(
+    repo: str,
+    files: Mapping[str, pathlib.Path | bytes],
+    message: str,
+    *,
+    private: bool,
+    revision: str | None,
+) -> tuple[str, bool]:
+    """Makes `files` one commit in `repo`, which it creates where needed; gives the commit's URL and whether it is new.
+
+    A card that was written by hand on the Hub stays, unless `files` bring one that was written by hand too.
+    """
+    api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
+    with _told(repo):
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision not in (None, "main"):
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        before = api.model_info(repo, revision=revision)
+        if private and not before.private:
+            raise ValueError(f"{repo} is public already: make it private on its page first, or choose another name.")
+        theirs, ours = _card(api, repo, revision), files[CARD]
+        ours = ours if isinstance(ours, bytes) else ours.read_bytes()
+        if theirs is not None and generated(ours) and not generated(theirs):
+            files = {name: each for name, each in files.items() if name != CARD}
+        adding = [huggingface_hub.CommitOperationAdd(name, each) for name, each in files.items()]
+        commit = api.create_commit(repo, adding, commit_message=message, revision=revision)
+    return commit.commit_url, commit.oid != before.sha
+
+
+def _card(api: huggingface_hub.HfApi, repo: str, revision: str | None) -> bytes | None:
+    """The card that the repo has."""
+    try:
+        return pathlib.Path(api.hf_hub_download(repo, CARD, revision=revision)).read_bytes()
+    except EntryNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _told(repo: str) -> Iterator[None]:
+    """Turns what goes wrong with an upload into one sentence."""
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise ConnectionError(f"{repo} is not published, for the Hub is out of reach: unset HF_HUB_OFFLINE.") from None
+    except HFValidationError as error:
+        raise ValueError(f"{repo!r} is not a name for a Hub repo: {error}") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status in (401, 403, 404):
+            raise PermissionError(
+                f"The Hub lets nobody without leave write to {repo}: set HF_TOKEN to a token that may, or log in by "
+                "`hf auth login`."
+            ) from None
+        detail = " ".join((error.server_message or str(error)).split())
+        raise OSError(f"The Hub did not take {repo}: {detail}.") from None
+    except ValueError as error:  # of the card's metadata, on several lines
+        raise ValueError(" ".join(str(error).split())) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror is not None:
+            raise  # of this machine
+        # Of the HTTP client, which differs by version
+        raise ConnectionError(f"{repo} is not published, for the Hub cannot be reached ({error}): try again.") from None

@@ -1,28 +1,30 @@
-"""Names to models, and models to folders."""
+"""Names, folders and repos to models."""
 
 import csv
 import dataclasses
 import difflib
 import fnmatch
 import functools
-import json
+import io
 import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import equinox as eqx
 import numpy as np
 
 from ._convert import Rule, rename
-from ._entry import Entry, Model, from_json, skeleton, to_json
+from ._entry import Entry, from_json, skeleton
+from ._files import CONFIG, GOLDEN, WEIGHTS, bounded, existing, most_bytes, parse_json, plain, read_text
 from ._foreign import describe, foreign
+from ._golden import verify as verify_golden
+from ._limits import check_entry, check_size
 from ._pretrained import Pretrained
-from ._weights import Arrays, atomic, check, fill, named_leaves, write
+from ._weights import Arrays, check, fill, named_leaves
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PACKAGED = pathlib.Path(__file__).parent / "weights"
+REPO = r"[\w.-]+/[\w.-]+"
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -41,33 +43,48 @@ def info(name: str | os.PathLike, *, revision: str | None = None) -> Entry:
     return _published()[name] if name in _published() else _described(name, _folder(name, revision))
 
 
-def load(name: str | os.PathLike, *, revision: str | None = None) -> Pretrained:
+def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool = False) -> Pretrained:
     """The pretrained model `name`: a name of `list_models()`, a folder, or a Hub repo "owner/name".
 
     A folder or repo holds what `save` wrote, or a model of transformers' `ASTForAudioClassification` or of mispeech's
     `CedForAudioClassification`, or ImageNet weights of timm's ResNet, EfficientNet or ConvNeXt, whose first convolution
     is summed up for one channel: they are a start for fine-tuning. `revision` is the Hub's: a branch, tag or commit of
-    the repo with the weights.
+    the repo with the weights. With `verify` the model runs once and must give the golden output that `save` wrote, to
+    1e-4 of the largest.
 
-    Raises ValueError for an unknown name, with the nearest one, and for weights that do not fit, and OSError
+    Raises ValueError for an unknown name, with the nearest one, for files that are broken, too large or ask for too
+    much, for weights that do not fit, and for another output than the golden one, or none to verify by. Raises OSError
     (ConnectionError, FileNotFoundError, PermissionError) when files cannot be had.
     """
     name = os.fspath(name)
+    entry, fetch = _found(name, revision)
+    rules = None
+    if entry.checkpoint is not None:
+        from ._tables import TABLES  # as _published does
+
+        rules = TABLES[entry.checkpoint.table]
+    arrays = Arrays(fetch(entry.checkpoint.file if entry.checkpoint else WEIGHTS))
+    clip = assemble(entry, arrays, arrays.shapes, arrays.path, rules)
+    if verify:
+        try:
+            path = fetch(GOLDEN)
+        except FileNotFoundError:
+            raise ValueError(f"{name} has no {GOLDEN} to verify it by: load it without verify=True.") from None
+        verify_golden(clip, path)
+    return clip
+
+
+def _found(name: str, revision: str | None) -> tuple[Entry, Callable[[str], pathlib.Path]]:
+    """What `load` loads: its entry, labels included, and the function that gives the path of a file."""
     if name in _published():
         entry = _published()[name]
         assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
-        fetch = functools.partial(_fetch, entry.checkpoint.repo, revision=revision)
-        entry = _labelled(entry, fetch)
-    else:
-        fetch = _folder(name, revision)
-        entry = _described(name, fetch)
-    if entry.checkpoint is None:
-        arrays = Arrays(fetch(WEIGHTS))
-        return assemble(entry, arrays, arrays.shapes, arrays.path)
-    from ._tables import TABLES  # as _published does
-
-    arrays = Arrays(fetch(entry.checkpoint.file))
-    return assemble(entry, arrays, arrays.shapes, arrays.path, TABLES[entry.checkpoint.table])
+        fetch = _repo(entry.checkpoint.repo, revision)
+        if entry.checkpoint.label_file != CONFIG:
+            _count(entry.checkpoint.repo, revision)
+        return _labelled(entry, fetch), fetch
+    fetch = _folder(name, revision)
+    return _described(name, fetch), fetch
 
 
 def assemble(
@@ -87,7 +104,9 @@ def assemble(
         sources, faults = rename(shapes, rules)
     found = {name: shapes[key] if rule is None else rule.moved(shapes[key]) for name, (key, rule) in sources.items()}
     model, state = skeleton(entry)
-    check(found, {name: leaf.shape for name, leaf in named_leaves(model, state).items()}, where, faults)
+    wanted = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
+    check_size(wanted, entry.name)
+    check(found, wanted, where, faults)
 
     def value(name: str) -> np.ndarray:
         key, rule = sources[name]
@@ -97,53 +116,21 @@ def assemble(
     return Pretrained(eqx.nn.inference_mode(model), state, entry)
 
 
-def save(
-    folder: str | os.PathLike,
-    model: Model,
-    state: eqx.nn.State,
-    entry: Entry,
-    *,
-    dtype: Literal["float32", "float16"] = "float32",
-) -> None:
-    """Writes `config.json` and `model.safetensors`, from which `load(folder)` gives the model back, bit by bit unless
-    `dtype` is "float16", which halves the file.
-
-    Raises ValueError when the model is not what `entry` describes or float16 does not hold it, and OSError when the
-    folder cannot be made or written. What a folder held is replaced at the end, or not at all.
-    """
-    folder = pathlib.Path(folder)
-    entry = dataclasses.replace(entry, checkpoint=None)
-    leaves = named_leaves(model, state)
-    wanted = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
-    check({name: leaf.shape for name, leaf in leaves.items()}, wanted, f"The model to save as {entry.name}")
-    exact = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    with np.errstate(over="ignore"):
-        arrays = {name: array.astype(dtype) for name, array in exact.items()}
-    if huge := [name for name in exact if np.isfinite(exact[name]).all() and np.isinf(arrays[name]).any()]:
-        raise ValueError(f"float16 ends at 65504, which {', '.join(huge)} exceed: save in float32.")
-    text = to_json(entry)
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(
-            f"{folder.parent} is no folder, so {folder.name} cannot be made there: create it first."
-        )
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, and a model is saved in a folder: choose another name.")
-    folder.mkdir(exist_ok=True)
-    with atomic(folder / CONFIG) as config, atomic(folder / WEIGHTS) as weights:
-        config.write_text(text, encoding="utf-8")
-        write(weights, arrays)
-        weights.chmod(config.stat().st_mode)  # safetensors writes files that nobody else may read
+def local(name: str) -> pathlib.Path | None:
+    """The folder of a packaged model, or the folder itself that `name` is; None for others."""
+    if name in packaged():
+        return PACKAGED / name
+    return pathlib.Path(name) if os.path.isdir(name) else None
 
 
 def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
     """The function that gives the path of a file of the packaged model, the folder or the Hub repo `name`."""
-    if name in packaged() or os.path.isdir(name):
+    if (folder := local(name)) is not None:
         if revision is not None:
             raise ValueError(f"revision={revision!r} is a version on the Hub, and {name} is a folder: leave it out.")
-        folder = PACKAGED / name if name in packaged() else pathlib.Path(name)
-        return lambda file: _existing(folder / file)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return lambda file: _fetch(name, file, revision)
+        return functools.partial(existing, folder)
+    if re.fullmatch(REPO, name) and not name.startswith("."):
+        return _repo(name, revision)
     if os.sep in name:
         raise FileNotFoundError(
             f"{name} is not a folder: the zoo takes a name of zoo.list_models(), a folder or a Hub repo."
@@ -155,33 +142,47 @@ def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
     )
 
 
+def _repo(repo: str, revision: str | None) -> Callable[[str], pathlib.Path]:
+    """The function that gives the path of a file of the Hub repo; all are of the commit that the first came from."""
+    commit = revision
+
+    def fetch(file: str) -> pathlib.Path:
+        nonlocal commit
+        path = _fetch(repo, file, commit)
+        commit = path.parents[len(pathlib.PurePosixPath(file).parts) - 1].name  # of the cache's snapshots/<commit>
+        return path
+
+    return fetch
+
+
 def _fetch(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     from ._hub import fetch  # huggingface_hub takes long to import, and only models from the Hub need it
 
-    return fetch(repo, file, revision, packaged())
+    return bounded(fetch(repo, plain(file), revision, packaged(), most_bytes(file)))
 
 
-def _existing(path: pathlib.Path) -> pathlib.Path:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path.parent} holds no {path.name}: a model's folder has {CONFIG} and {WEIGHTS}, and transformers' "
-            "preprocessor_config.json beside its models."
-        )
-    return path
+def _count(repo: str, revision: str | None) -> None:
+    """The Hub counts downloads by requests for `config.json`, which a foreign checkpoint may do without."""
+    from ._hub import count  # as _fetch does
+
+    count(repo, CONFIG, revision)
 
 
 def _described(name: str, fetch: Callable[[str], pathlib.Path]) -> Entry:
-    """The entry in the folder's or repo's `config.json`."""
+    """The entry in the folder's or repo's `config.json`. Raises ValueError for one that asks for too much."""
     path = fetch(CONFIG)
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}).") from None
-    if isinstance(config, dict) and foreign(config):
-        name = pathlib.Path(name).resolve().name if os.path.isdir(name) else name
-        return describe(name, config, lambda file: json.loads(fetch(file).read_text(encoding="utf-8")))
-    return from_json(text, str(path))
+        config = parse_json(text, str(path))
+        if isinstance(config, dict) and foreign(config):
+            name = pathlib.Path(name).resolve().name if os.path.isdir(name) else name
+            entry = describe(name, config, lambda file: parse_json(read_text(fetch(file)), str(fetch(file))))
+        else:
+            entry = from_json(text, str(path))
+        check_entry(entry, str(path))
+    except RecursionError:
+        raise ValueError(f"{path} is nested deeper than any description of a model: do not trust it.") from None
+    return entry
 
 
 def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
@@ -202,9 +203,15 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
 
 def _labels(path: pathlib.Path) -> tuple[str, ...]:
     """AudioSet's label file: index, mid, display_name."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: int(row["index"]))
-    return tuple(row["display_name"] for row in rows)
+    text = io.StringIO(read_text(path), newline="")
+    try:
+        rows = sorted(csv.DictReader(text), key=lambda row: int(row["index"]))
+        labels = tuple(row["display_name"] for row in rows)
+    except (csv.Error, KeyError, TypeError, ValueError):
+        labels = ()
+    if not labels or None in labels:
+        raise ValueError(f"{path} is not a table with the columns index and display_name: fetch it again.")
+    return labels
 
 
 def _published() -> dict[str, Entry]:

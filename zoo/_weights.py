@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 
 Model = TypeVar("Model", bound=eqx.Module)
 Leaf = jax.Array | jax.ShapeDtypeStruct
+DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # whole numbers are counters of training
 
 
 def named_leaves(model: eqx.Module, state: eqx.nn.State) -> dict[str, Leaf]:
@@ -66,8 +68,11 @@ class Arrays(Mapping[str, np.ndarray]):
         try:
             self._file = safe_open(path, framework="numpy")
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or copy it again.") from None
-        self.shapes = {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
+            raise ValueError(_broken(pathlib.Path(path), error)) from None
+        slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+        if odd := sorted({each.get_dtype() for each in slices.values() if not DTYPES.fullmatch(each.get_dtype())}):
+            raise ValueError(f"{path} holds arrays in {', '.join(odd)}: convert them to float32, float16 or bfloat16.")
+        self.shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._file.get_tensor(name)
@@ -77,6 +82,16 @@ class Arrays(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+
+def _broken(path: pathlib.Path, error: SafetensorError) -> str:
+    """The sentence about a file that is not safetensors."""
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if head == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        return f"{path} is a pickle, which can run any program when it is opened: get the weights as safetensors."
+    # In the Hub's cache the path is a link, and it is the file behind it that has to go
+    return f"{path} is not a whole safetensors file ({error}): delete {path.resolve()} and fetch or copy it again."
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,0 +1,123 @@
+"""A model's card: the README.md by which the Hub lists it, and people understand it.
+
+The front matter is YAML in JSON's subset of it, so that to save a model takes neither a YAML writer nor the Hub's
+client. A card ends with its own digest: one that somebody changed is told apart, and kept.
+"""
+
+import hashlib
+import json
+import re
+
+from ._entry import Entry
+from ._files import GOLDEN
+
+HERE = "path/to/this/folder"
+DATASETS = {"AudioSet": "agkphysics/AudioSet", "SpeechCommands v2": "google/speech_commands"}  # their names on the Hub
+LICENSES = {  # the Hub's names of those that occur; any other is "other", with a name
+    *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "mpl-2.0", "unlicense", "cc0-1.0"),
+    *("gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "openrail"),
+    *("cc-by-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
+}
+DIGEST = "<!-- written by zoo.save, sha256 of the above: {} -->\n"
+
+
+def card(entry: Entry, parameters: int) -> str:
+    """The text of README.md."""
+    front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front_matter(entry).items())
+    return _signed(f"---\n{front}---\n\n{_body(entry, parameters)}")
+
+
+def generated(content: bytes) -> bool:
+    """Whether a README.md is a card as it was made here, and not one that somebody wrote or changed."""
+    text = content.decode("utf-8", errors="replace").replace("\r\n", "\n")
+    above, _, _ = text.rpartition("<!--")
+    return text == _signed(above)
+
+
+def addressed(content: bytes, address: str) -> bytes:
+    """A generated card whose example loads the model from `address`."""
+    above, _, _ = content.decode("utf-8").rpartition("<!--")
+    return _signed(above.replace(HERE, address)).encode("utf-8")
+
+
+def front_matter(entry: Entry) -> dict:
+    """The card's metadata, in the Hub's words."""
+    task = "feature-extraction" if entry.task == "contrastive" else "audio-classification"
+    facts: dict = {"library_name": "audax-eqx", "pipeline_tag": task, "tags": ["audio", "jax", "equinox"]}
+    if entry.license is not None:
+        known = entry.license.lower() in LICENSES
+        facts["license"] = entry.license.lower() if known else "other"
+        facts |= {} if known else {"license_name": _slug(entry.license)}
+    if datasets := sorted({DATASETS[each["dataset"]] for each in entry.metrics if each["dataset"] in DATASETS}):
+        facts["datasets"] = datasets
+    base = re.fullmatch(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)", entry.source or "")
+    if base:
+        facts["base_model"] = base[1]
+    if entry.metrics:
+        results = [_result(entry, task, each) for each in entry.metrics]
+        facts["model-index"] = [{"name": entry.name, "results": results}]
+    return facts
+
+
+def _result(entry: Entry, task: str, measured) -> dict:
+    """One line of the Hub's table of results. Whose measurement it is stands beside the metric's name."""
+    name = measured["dataset"]
+    metric = {"type": measured["metric"], "value": measured["value"]}
+    result = {
+        "task": {"type": task},
+        "dataset": {"type": DATASETS.get(name, _slug(name)), "name": name},
+        "metrics": [metric | {"name": f"{measured['metric']} ({measured['source']})"}],
+    }
+    if measured["source"].startswith("the publisher") and (entry.source or "").startswith("https://"):
+        result["source"] = {"name": measured["source"], "url": entry.source}
+    return result
+
+
+def _body(entry: Entry, parameters: int) -> str:
+    does = {
+        "multiclass": f"tells which of {entry.classes} sounds a recording is",
+        "multilabel": f"tells which of {entry.classes} sounds a recording holds",
+        "contrastive": "turns a recording into an embedding, trained without labels",
+    }[entry.task]
+    use = "embed" if entry.task == "contrastive" else "top"
+    text = f"""# {entry.name}
+
+`{entry.network["type"]}` behind `{entry.frontend["type"]}`, {parameters / 1e6:.3g} million parameters: it {does}.
+It hears mono waves in [-1, 1] at {entry.sample_rate} Hz, in windows of {entry.window:g} s, and is an
+[Equinox](https://docs.kidger.site/equinox/) PyTree for JAX, a model of the zoo audax-eqx.
+
+```python
+import zoo
+
+clip = zoo.load("{HERE}")
+clip.{use}(zoo.read("sound.wav", clip.sample_rate))
+```
+
+`clip.embed(wave)` gives the embedding of a clip, `clip.frames(wave)` embeddings over time, and
+`clip.thaw(classes=..., key=...)` a copy to fine-tune. `zoo.load(..., verify=True)` holds what it computes against
+`{GOLDEN}`, the output of these weights where they were saved.
+
+## Weights
+
+{f"Source: {entry.source}." if entry.source else "Their source is not stated."} \
+{f"Licence: {entry.license}." if entry.license else "Their licence is not stated."}
+"""
+    if entry.metrics:
+        rows = [[each["dataset"], each["metric"], each["value"], each["source"]] for each in entry.metrics]
+        cells = [" | ".join(str(cell).replace("|", "\\|") for cell in row) for row in rows]
+        text += "\n## Metrics\n\n| dataset | metric | value | whose measurement |\n|---|---|---|---|\n"
+        text += "".join(f"| {row} |\n" for row in cells)
+    if entry.labels:
+        rest = "" if len(entry.labels) <= 100 else f", ... ({len(entry.labels)} in config.json)"
+        text += f"\n## Labels\n\n{', '.join(entry.labels[:100])}{rest}\n"
+    if entry.paper:
+        text += f"\n## Citation\n\nIf you use it, cite the paper of its architecture or its weights: {entry.paper}\n"
+    return text + "\n"
+
+
+def _signed(text: str) -> str:
+    return text + DIGEST.format(hashlib.sha256(text.encode("utf-8")).hexdigest())
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") or "other"

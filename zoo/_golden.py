@@ -1,0 +1,58 @@
+"""A golden output: what the saved weights made of a wave, to be held against what they make of it elsewhere."""
+
+import pathlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._entry import Model
+from ._pretrained import Pretrained
+from ._weights import Arrays
+
+SECONDS = 1.0
+BOUND = 1e-4  # of the largest output
+
+
+def golden(clip: Pretrained) -> dict[str, np.ndarray]:
+    """`wave`, seeded noise at the model's sample rate, and `output`, its logits or projection, both in float32."""
+    samples = round(min(SECONDS, clip.entry.window) * clip.sample_rate)
+    samples = max(samples, clip.model.frontend.min_samples)
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
+    return {"wave": wave, "output": _computed(clip, wave)}
+
+
+def verify(clip: Pretrained, path: pathlib.Path) -> None:
+    """Raises ValueError when the model's output is not the one in the golden file."""
+    arrays = Arrays(path)
+    kinds = {name: (arrays[name].ndim, arrays[name].dtype) for name in arrays}
+    if kinds != dict.fromkeys(("wave", "output"), (1, np.float32)) or not np.isfinite(arrays["wave"]).all():
+        raise ValueError(f"{path} does not hold the float32 arrays wave and output: save the model again.")
+    wave, wanted = arrays["wave"], arrays["output"]
+    if len(wave) < clip.model.frontend.min_samples:
+        raise ValueError(f"{path} holds a wave of {len(wave)} samples, too short for this model: save the model again.")
+    found = _computed(clip, wave)
+    if found.shape != wanted.shape:
+        raise ValueError(
+            f"{path} holds {wanted.size} outputs and the model gives {found.size}: they do not belong together."
+        )
+    error, scale = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
+    if not error <= BOUND * scale:  # NaN is an error too
+        relative = error / scale if scale else np.inf
+        raise ValueError(
+            f"{clip.entry.name} does not give its golden output: it differs by {relative:.1e} of the largest, and "
+            f"may by {BOUND:g}; fetch it again, or do not trust it."
+        )
+
+
+def _computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " outputs"]:
+    # On accelerators the default precision of a product is coarser than the bound
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(_output(clip.model, clip.state, jnp.asarray(wave)))
+
+
+@eqx.filter_jit
+def _output(model: Model, state: eqx.nn.State, wave: Array) -> Array:
+    return model(wave, state)[0]  # without the entry, whose metrics change in training while the program does not

@@ -1,0 +1,98 @@
+"""A model to its folder: weights, and all that tells others what they are."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ._card import card, generated
+from ._entry import Entry, Model, skeleton, to_json
+from ._files import CARD, CONFIG, EXTRACTOR, FILES, GOLDEN, WEIGHTS
+from ._golden import golden
+from ._load import assemble
+from ._weights import atomic, check, named_leaves, write
+
+
+def save(
+    folder: str | os.PathLike,
+    model: Model,
+    state: eqx.nn.State,
+    entry: Entry,
+    *,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> None:
+    """Writes a folder from which `load(folder)` gives the model back, bit by bit unless `dtype` is "float16", which
+    halves the file.
+
+    - `config.json`: the entry. `model.safetensors`: the weights and the State.
+    - `golden.safetensors`: a wave and what the saved weights make of it, for `load(folder, verify=True)`.
+    - `preprocessor_config.json`: the frontend's numbers in transformers' words, for other programs.
+    - `README.md`: a card for the Hub, unless the folder holds one that somebody wrote or changed.
+
+    Raises ValueError when the model is not what `entry` describes or float16 does not hold it, and OSError when the
+    folder cannot be made or written. What a folder held is replaced at the end, or not at all.
+    """
+    folder = pathlib.Path(folder)
+    entry = dataclasses.replace(entry, checkpoint=None)
+    leaves = named_leaves(model, state)
+    wanted = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    check(shapes, wanted, f"The model to save as {entry.name}")
+    exact = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    with np.errstate(over="ignore"):
+        arrays = {name: array.astype(dtype) for name, array in exact.items()}
+    if huge := [name for name in exact if np.isfinite(exact[name]).all() and np.isinf(arrays[name]).any()]:
+        raise ValueError(f"float16 ends at 65504, which {', '.join(huge)} exceed: save in float32.")
+    texts = {
+        CONFIG: to_json(entry),
+        EXTRACTOR: json.dumps(extractor(entry, model), indent=2) + "\n",
+        CARD: card(entry, sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))),
+    }
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(
+            f"{folder.parent} is no folder, so {folder.name} cannot be made there: create it first."
+        )
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, and a model is saved in a folder: choose another name.")
+    if (folder / CARD).exists() and not generated((folder / CARD).read_bytes()):
+        del texts[CARD]
+    tensors = {WEIGHTS: arrays, GOLDEN: golden(assemble(entry, arrays, shapes, str(folder)))}
+    try:
+        _write(folder, texts, tensors)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{folder} cannot be written ({reason}): make room there, or choose another folder.") from None
+
+
+def _write(folder: pathlib.Path, texts: Mapping[str, str], tensors: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """All files, or none."""
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        paths = {file: stack.enter_context(atomic(folder / file)) for file in FILES if file in texts or file in tensors}
+        for file, text in texts.items():
+            paths[file].write_text(text, encoding="utf-8")
+        for file, content in tensors.items():
+            write(paths[file], content)
+            paths[file].chmod(paths[CONFIG].stat().st_mode)  # safetensors writes files that nobody else may read
+
+
+def extractor(entry: Entry, model: Model) -> dict[str, Any]:
+    """The static numbers of the frontend: transformers' words for those that it has, our own for the rest."""
+    words = {"sample_rate": "sampling_rate", "bins": "feature_size", "frames": "max_length"}
+    fields = {field.name: getattr(model.frontend, field.name) for field in dataclasses.fields(model.frontend)}
+    defaults = {"win_length": fields.get("n_fft"), "f_max": entry.sample_rate / 2}
+    numbers = {name: defaults.get(name) if value is None else value for name, value in fields.items()}
+    return {
+        "feature_extractor_type": entry.frontend["type"],
+        **{words.get(name, name): value for name, value in numbers.items() if isinstance(value, int | float | str)},
+        "chunk_length": entry.window,  # seconds
+        "n_samples": round(entry.window * entry.sample_rate),
+        "padding_value": 0.0,
+    }
