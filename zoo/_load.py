@@ -23,6 +23,7 @@ from ._weights import Arrays, atomic, check, fill, named_leaves, write
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PACKAGED = pathlib.Path(__file__).parent / "weights"
+DEFAULT = "convnext_esc10"  # a packaged model
 
 
 def list_models(pattern: str = "*") -> list[str]:
