@@ -17,12 +17,10 @@ from jaxtyping import Float
 from ._audax import convert
 from ._audio import windows
 from ._entry import Entry
-from ._load import info, list_models, load
+from ._load import DEFAULT, info, list_models, load
 from ._pretrained import Pretrained, rank
 from ._publish import republish
 from ._weights import atomic
-
-DEFAULT = "convnext_esc10"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

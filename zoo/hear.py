@@ -1,0 +1,183 @@
+"""Every model of the zoo for HEAR, the "Holistic Evaluation of Audio Representations", Turian et al., 2022,
+arXiv:2203.03022, by its API, https://hearbenchmark.com/hear-api.html. Its tools check the module, and embed its tasks:
+
+    hear-validator zoo.hear --model convnext_audioset
+    python -m heareval.embeddings.runner zoo.hear --model-options '{"model_file_path": "convnext_audioset"}'
+
+Models are named as for `zoo.load`; the runner's own `--model` takes folders only. HEAR has its sounds at 16000, 22050,
+32000, 44100 and 48000 Hz, and the validator refuses models of other rates. The tools import torch and TensorFlow, for
+which XLA_PYTHON_CLIENT_PREALLOCATE=false leaves room on a GPU, and their last releases ask for Python 3.8: pip installs
+them with `--ignore-requires-python --no-deps`. The zoo imports neither: whoever brings a tensor has done so.
+
+Timestamps are finer than a network's frames, which are a stride apart. The recording is heard several times, each time
+from a little later on, and the frames take turns:
+
+    1st time   |-----*-----|-----*-----|-----*-----|              * the centre of a frame
+    2nd time       |-----*-----|-----*-----|-----*-----|
+    3rd time           |-----*-----|-----*-----|-----*-----|
+    together         *   *   *   *   *   *   *   *   *            timestamps
+
+So an embedding has all the context that the network hears, and a second costs stride / 50 ms times what it costs
+otherwise: 2 for AST, 7 for a stride of 320 ms. A window around each timestamp would cost 20 windows a second.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._load import DEFAULT, load
+from ._pretrained import Pretrained
+
+
+class HearModel:
+    """A `zoo.Pretrained`, `clip`, with the attributes that HEAR asks for: `sample_rate` in Hz, and the widths of its
+    embeddings. `hop` is the largest distance of timestamps in milliseconds."""
+
+    def __init__(self, clip: Pretrained, hop: float):
+        super().__init__()
+        self.clip, self.hop = clip, hop
+        self.sample_rate = clip.sample_rate
+        self.scene_embedding_size = self.timestamp_embedding_size = clip.model.network.width
+
+
+def load_model(model_file_path: str | os.PathLike = "", hop: float = 50.0) -> HearModel:
+    """The model of a name, a folder or a Hub repo, as `zoo.load` takes them; without one, the packaged model.
+
+    `hop` is the largest distance of timestamps in milliseconds; math.inf leaves them as far apart as the network's
+    frames. The model is a `torch.nn.Module` where torch is imported, or else a `tf.Module` where TensorFlow is, for
+    HEAR's tools take nothing else. Raises what `zoo.load` raises, and ValueError for a `hop` that is not positive.
+    """
+    if not hop > 0:
+        raise ValueError(f"zoo.hear takes a hop of some milliseconds, more than 0, got {hop}.")
+    torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
+    bases = (torch.nn.Module,) if torch else (tensorflow.Module,) if tensorflow else ()
+    return type("HearModel", (HearModel, *bases), {})(load(model_file_path or DEFAULT), hop)
+
+
+def get_scene_embeddings(audio: Any, model: HearModel) -> Any:
+    """`n_sounds n_samples` in [-1, 1], at the model's rate, to `n_sounds scene_embedding_size`, in float32.
+
+    What is longer than the model's native window is cut into such windows, and the embedding is the mean over them,
+    weighted by their samples. NumPy and JAX arrays, torch and TensorFlow tensors come back as what they were, on the
+    same device. Raises TypeError or ValueError for other models, and for what is not finite floating-point sounds.
+    """
+    sounds, back = _checked(audio, model)
+    samples, least = sounds.shape[1], model.clip.model.frontend.min_samples
+    window = round(model.clip.entry.window * model.sample_rate)
+    starts = range(0, max(samples - least, 0) + 1, window)  # the very short rest of a longer sound is left out
+    embeddings = _heard(_embed, model.clip, sounds, starts, max(min(samples, window), least))
+    weights = [min(samples - start, window) for start in starts]
+    return back(np.average(embeddings, axis=1, weights=weights).astype(np.float32))
+
+
+def get_timestamp_embeddings(audio: Any, model: HearModel) -> tuple[Any, Any]:
+    """`n_sounds n_samples` to embeddings, `n_sounds n_timestamps timestamp_embedding_size`, and their timestamps,
+    `n_sounds n_timestamps`, in milliseconds, both in float32.
+
+    A sound is divided into hops of equal length, at most the model's `hop`, and the middle of each is a timestamp; the
+    last one may be shorter, down to its half. Takes and raises what `get_scene_embeddings` does.
+    """
+    sounds, back = _checked(audio, model)
+    clip, rate, samples = model.clip, model.sample_rate, sounds.shape[1]
+    first, second = clip.frame_times(2) * rate
+    stride = round(second - first)
+    shifts = max(math.ceil(1000 * stride / (model.hop * rate)), 1)
+    hop = stride / shifts  # not rounded, or timestamps would drift
+
+    least, most = clip.model.frontend.min_samples, getattr(clip.model.frontend, "max_samples", None)
+    size = samples if most else min(samples, round(clip.entry.window * rate))
+    size = min(size + stride + least, most or math.inf)  # networks leave out what is no whole frame
+    frames = eqx.filter_eval_shape(clip.frames, jax.ShapeDtypeStruct((size,), jnp.float32)).shape[0]
+
+    timestamps = max(math.floor(samples / hop + 0.5), 1)
+    windows = math.ceil(timestamps / (frames * shifts))
+    middles = [(window * frames * shifts + shift + 0.5) * hop for window in range(windows) for shift in range(shifts)]
+    embeddings = _heard(_frames, clip, sounds, [round(middle - first) for middle in middles], size)
+    embeddings = embeddings.reshape(len(sounds), windows, shifts, frames, -1).swapaxes(2, 3)
+    embeddings = embeddings.reshape(len(sounds), -1, model.timestamp_embedding_size)[:, :timestamps]
+    milliseconds = (np.arange(timestamps, dtype=np.float64) + 0.5) * hop * 1000 / rate
+    return back(embeddings), back(np.tile(milliseconds.astype(np.float32), (len(sounds), 1)))
+
+
+def _checked(audio: Any, model: HearModel) -> tuple[Float[np.ndarray, "sounds samples"], Callable[[np.ndarray], Any]]:
+    """The sounds, and what makes an array of their kind."""
+    if not isinstance(model, HearModel):
+        raise TypeError(f"zoo.hear takes a model of zoo.hear.load_model, got a {type(model).__name__}.")
+    torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
+    if torch and isinstance(audio, torch.Tensor):
+        sounds, back = audio.detach().cpu().numpy(), lambda array: torch.from_numpy(array).to(audio.device)
+    elif tensorflow and isinstance(audio, tensorflow.Tensor):
+        sounds, back = audio.numpy(), tensorflow.convert_to_tensor
+    elif isinstance(audio, np.ndarray | jax.Array):
+        sounds, back = np.asarray(audio), jnp.asarray if isinstance(audio, jax.Array) else np.asarray
+    else:
+        raise TypeError(
+            f"zoo.hear takes audio as a NumPy or JAX array or a torch or TensorFlow tensor, got a "
+            f"{type(audio).__name__}: np.stack(waves) makes an array of waves of one length."
+        )
+    if sounds.ndim != 2 or sounds.size == 0:
+        raise ValueError(
+            f"zoo.hear takes audio of shape (n_sounds, n_samples), at least 1 of each, got {sounds.shape}: one sound "
+            "is wave[None]."
+        )
+    if not np.issubdtype(sounds.dtype, np.floating):
+        raise TypeError(
+            f"zoo.hear takes floating-point samples in [-1, 1], got {sounds.dtype}: convert them first, int16 by a "
+            "division by 32768."
+        )
+    with np.errstate(over="ignore"):
+        sounds = sounds.astype(np.float32)
+    if not (finite := np.isfinite(sounds).all(axis=1)).all():
+        raise ValueError(
+            f"zoo.hear takes finite samples, got NaN or infinite ones in {np.sum(~finite)} of {len(sounds)} sounds, "
+            f"the first of them number {np.argmin(finite)}: repair the recordings."
+        )
+    return sounds, back
+
+
+def _heard(
+    function: Callable[[Pretrained, Float[np.ndarray, "waves samples"]], Array],
+    clip: Pretrained,
+    sounds: Float[np.ndarray, "sounds samples"],
+    starts: Sequence[int],
+    size: int,
+) -> Float[np.ndarray, "sounds starts ..."]:
+    """`function` of `size` samples from each of `starts` on; before and behind a sound is silence.
+
+    It runs on batches of one shape, however many sounds there are, and compiles and takes memory accordingly.
+    """
+    before, behind = max(-min(starts), 0), max(max(starts) + size - sounds.shape[1], 0)
+    padded = np.pad(sounds, ((0, 0), (before, behind)))
+    places = [(sound, before + start) for sound in range(len(sounds)) for start in starts]
+    batch, results = _batch(), []
+    for begin in range(0, len(places), batch):
+        part = places[begin : begin + batch]
+        waves = np.zeros((batch, size), np.float32)
+        for row, (sound, start) in enumerate(part):
+            waves[row] = padded[sound, start : start + size]
+        results.append(np.asarray(function(clip, waves), np.float32)[: len(part)])
+    joined = np.concatenate(results)
+    return joined.reshape(len(sounds), len(starts), *joined.shape[1:])
+
+
+def _batch() -> int:
+    """Waves at a time: a CPU's cores share one, in cache; of 16 windows, AST's attention takes 1.1 GB elsewhere."""
+    return 1 if jax.default_backend() == "cpu" else 16
+
+
+@eqx.filter_jit
+def _embed(clip: Pretrained, waves: Float[np.ndarray, "waves samples"]) -> Array:
+    return eqx.filter_vmap(clip.embed)(waves)
+
+
+@eqx.filter_jit
+def _frames(clip: Pretrained, waves: Float[np.ndarray, "waves samples"]) -> Array:
+    return eqx.filter_vmap(clip.frames)(waves)
