@@ -26,7 +26,7 @@ from audax_eqx.layers import BatchNorm
 from .objectives import DEVICES, Examples
 from .recipe import Optimizer, Recipe
 
-UNDECAYED = ("frontend.*", "*position_embedding")  # beside all vectors: norms, biases, layer scale
+UNDECAYED = ("frontend.*", "*_embedding")  # beside all vectors: norms, biases, layer scale
 
 
 class Carry(NamedTuple):
