@@ -187,8 +187,8 @@ def _asked(repo: str, file: str = CONFIG, revision: str | None = None) -> Iterat
     except SafetensorsParsingError:
         raise ValueError(f"{file} of {repo} does not begin as a safetensors file does: it cannot be loaded.") from None
     except Exception as error:  # of the HTTP client, which differs by version
-        detail = getattr(error, "server_message", None) or str(error) or type(error).__name__
-        raise ConnectionError(f"{repo} cannot be reached on the Hub ({' '.join(detail.split())}): try again.") from None
+        detail = " ".join((getattr(error, "server_message", None) or str(error) or type(error).__name__).split())
+        raise ConnectionError(f"{repo} cannot be reached on the Hub ({detail[:120]}): try again.") from None
 
 
 def upload(
