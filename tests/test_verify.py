@@ -1,5 +1,6 @@
 """`audax-zoo verify`: by the real client against a stand-in for the Hub (tests/hub.py), and what a nightly job runs."""
 
+import json
 import pathlib
 import re
 
@@ -59,6 +60,9 @@ entries = {name: entry(name) for name in (
 )}
 entries["mirror"] = entry("mirror", "CC-BY-4.0", license="MIT")
 entries["nameless"] = entry("nameless", label_file="none.csv")
+for name, classes in (("described", 3), ("grown", 4)):
+    checkpoint = zoo.Checkpoint(repo="me/ast", table="ast", label_file="config.json")
+    entries[name] = dataclasses.replace(entry(name), classes=classes, checkpoint=checkpoint)
 entries["miscounted"] = entry("miscounted", label_file="two.csv")
 zoo._entries.ENTRIES = tuple(entries.values())
 def command(*arguments):
@@ -81,6 +85,32 @@ def seeded():
     rng = np.random.default_rng(0)
     arrays = {key: rng.normal(0, 0.1, shape).astype(np.float32) for key, shape in SHAPES.items()}
     return arrays | {key: 1 + abs(array) for key, array in arrays.items() if key.endswith("running_var")}
+
+
+def ast(folder):
+    """A repo that describes itself, in transformers' layout: an AST without blocks."""
+    config = {"model_type": "audio-spectrogram-transformer", "hidden_size": 8, "num_hidden_layers": 0}
+    config |= {"num_attention_heads": 2, "intermediate_size": 8, "num_mel_bins": 16, "max_length": 24, "patch_size": 8}
+    config |= {"time_stride": 8, "frequency_stride": 8, "id2label": {"0": "a", "1": "b", "2": "c"}}
+    extractor = {"num_mel_bins": 16, "max_length": 24, "sampling_rate": 8000}
+    network, shapes = (
+        "audio_spectrogram_transformer",
+        {"classifier.dense.weight": (3, 8), "classifier.dense.bias": (3,)},
+    )
+    for norm in (f"{network}.layernorm", "classifier.layernorm"):
+        shapes |= {f"{norm}.weight": (8,), f"{norm}.bias": (8,)}
+    for name, shape in {
+        "cls_token": (1, 1, 8),
+        "distillation_token": (1, 1, 8),
+        "position_embeddings": (1, 2 + 2 * 3, 8),
+        "patch_embeddings.projection.weight": (8, 1, 8, 8),
+        "patch_embeddings.projection.bias": (8,),
+    }.items():
+        shapes[f"{network}.embeddings.{name}"] = shape
+    weights(folder, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +141,7 @@ def server(folder, tmp_path_factory):
         hub.put("pub/junk", files={"model.safetensors": "\x03\x00\x00\x00\x00\x00\x00\x00abc" + 100 * "x"})
         hub.put("pub/labels", files={"l.csv": LABELS, "two.csv": LABELS.rsplit("\n", 2)[0] + "\n"})
         hub.put("me/own", folder)
+        hub.put("me/ast", ast(root / "ast"))
         wrong = root / "wrong"
         wrong.mkdir()
         golden = load_file(folder / "golden.safetensors")
@@ -127,13 +158,13 @@ def server(folder, tmp_path_factory):
 
 
 SCRIPT = """
-told["right"] = command("right", "me/own", "mirror", "silent")
+told["right"] = command("right", "me/own", "mirror", "silent", "described", "me/ast")
 told["cached"] = sorted(path.name for path in home.rglob("snapshots/*/*"))
 hub("redirect", True)
 told["elsewhere"] = command("right")
 hub("redirect", False)
 told["faults"] = command(
-    "key", "shape", "many", "junk", "license", "nameless", "miscounted", "gone", "me/gone", "right"
+    "key", "shape", "many", "junk", "license", "nameless", "miscounted", "grown", "gone", "me/gone", "right"
 )
 
 from zoo._entry import Acceptance
@@ -179,6 +210,8 @@ def test_models_that_are_as_the_zoo_says_exit_0(online):
         "me/own": ["me/own", "repo, labels, arrays, licence", "ok"],
         "mirror": ["pub/mirror", "repo, labels, arrays, licence", "ok"],  # its card states another than the entry
         "silent": ["pub/silent", "repo, labels, arrays", "ok, its card states no licence"],
+        "described": ["me/ast", "repo, labels, arrays, licence", "ok"],
+        "me/ast": ["me/ast", "repo, labels, arrays", "ok, its card states the licence mit"],
     }
 
 
@@ -187,15 +220,15 @@ def test_of_the_weights_only_the_first_100_kb_are_asked_for(online, server):
     size = len(hub.repos["pub/right"].commits[hub.repos["pub/right"].find("main")]["model.safetensors"])
     assert size > 300_000
     weights = [each for each in online["right"][3] if each["path"].endswith(".safetensors") and each["method"] == "GET"]
-    assert {each["Range"] for each in weights} == {"bytes=0-100000"} and len(weights) == 4
+    assert {each["Range"] for each in weights} == {"bytes=0-100000"} and len(weights) == 6
     assert all(each["sent"] <= 100_001 for each in weights)
-    assert set(online["cached"]) == {"l.csv", "config.json"}
+    assert set(online["cached"]) == {"l.csv", "config.json", "preprocessor_config.json"}
     assert all("audax-eqx/" in each["User-Agent"] for each in weights)
 
 
 def test_a_foreign_checkpoint_that_is_not_loaded_is_not_counted_as_a_download(online):
     asked = [each["path"] for each in online["right"][3] if each["path"].endswith("config.json")]
-    assert asked and all(path.startswith("/me/own/") for path in asked)
+    assert asked and all(path.startswith("/me/") for path in asked)
 
 
 def test_weights_may_lie_on_another_host(online):
@@ -223,13 +256,18 @@ def test_weights_may_lie_on_another_host(online):
         ),
         ("nameless", "repo", ["pub/labels has no none.csv"]),
         ("miscounted", "repo", ["miscounted has 3 classes and 2 labels"]),
+        (
+            "grown",
+            "repo",
+            ["config.json of me/ast describes a model with 3 classes at 8000 Hz, and the zoo one with 4 at 8000 Hz"],
+        ),
         ("gone", "-", ["The Hub has no public repo pub/gone"]),
         ("me/gone", "-", ["The Hub has no public repo me/gone"]),
     ],
 )
 def test_what_is_not_as_the_zoo_says_is_one_sentence(online, name, checked, parts):
     row = table(online["faults"][1])[name]
-    assert row[:2] == [name if "/" in name else f"pub/{name}", checked]
+    assert row[:2] == [{"grown": "me/ast"}.get(name, name if "/" in name else f"pub/{name}"), checked]
     for part in parts:
         assert part in row[2]
     assert len(row[2]) < 500

@@ -4,18 +4,19 @@ The shapes of the arrays come from the first 100 kB of their file; whatever else
 """
 
 import dataclasses
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from ._audio import read
 from ._card import hub_license
 from ._entry import Acceptance, Entry
-from ._files import GOLDEN, existing
+from ._files import CONFIG, GOLDEN, existing
 from ._golden import BOUND, computed
 from ._golden import verify as verify_golden
 from ._limits import CONTROL, check_size
-from ._load import fetched, fit, found, load, local, packaged, repo_of, source
+from ._load import fetched, fit, found, info, load, local, packaged, repo_of, source
 from ._pretrained import Pretrained
 from ._weights import check_types
 
@@ -79,8 +80,10 @@ def _check_remote(report: Report, full: bool) -> None:
     told = about(report.repo)
     report.checked.append("repo")
     entry, fetch = found(report.name, None, count=False)
-    if (checkpoint := entry.checkpoint) and checkpoint.label_repo and checkpoint.label_file:
-        reach(checkpoint.label_repo, checkpoint.label_file)  # which may come from the cache
+    if (checkpoint := entry.checkpoint) and checkpoint.label_file == CONFIG:
+        _check_sizes(report.repo, entry, info(report.name))
+    elif checkpoint and checkpoint.label_repo and checkpoint.label_file:
+        reach(checkpoint.label_repo, checkpoint.label_file)  # for it may have come from the cache
     if entry.labels:
         report.checked.append("labels")
     file, rules = source(entry)
@@ -94,6 +97,16 @@ def _check_remote(report: Report, full: bool) -> None:
     if full:
         clip = load(report.name)
         _check_outputs(report, clip, fetch(GOLDEN) if GOLDEN in told.files else None)
+
+
+def _check_sizes(repo: str, described: Entry, ours: Entry) -> None:
+    """Raises ValueError when a repo describes another model than the entry does."""
+    theirs, said = ((each.classes, each.sample_rate) for each in (described, ours))
+    if theirs != said:
+        raise ValueError(
+            f"{CONFIG} of {repo} describes a model with {theirs[0]} classes at {theirs[1]} Hz, and the zoo one with "
+            f"{said[0]} at {said[1]} Hz: correct the entry."
+        )
 
 
 def _check_license(report: Report, entry: Entry, stated: Sequence[str]) -> None:
@@ -111,7 +124,7 @@ def _check_license(report: Report, entry: Entry, stated: Sequence[str]) -> None:
         report.checked.append("licence")
 
 
-def _check_outputs(report: Report, clip: Pretrained, golden) -> None:
+def _check_outputs(report: Report, clip: Pretrained, golden: pathlib.Path | None) -> None:
     """Runs a model for what is known of its outputs."""
     from ._entries import ACCEPTANCE  # as _load does
 
@@ -142,5 +155,5 @@ def _accept(clip: Pretrained, published: Acceptance) -> None:
         )
 
 
-def _listed(numbers) -> str:
+def _listed(numbers: Iterable[float]) -> str:
     return ", ".join(f"{number:.6g}" for number in numbers)
