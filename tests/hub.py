@@ -16,6 +16,8 @@ import re
 import threading
 import urllib.parse
 
+import yaml
+
 TOKEN, READER = "hf_writer", "hf_reader"  # the second may not write
 
 
@@ -57,6 +59,10 @@ class Hub:
             content |= {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
         return made.commit("main", content)
 
+    def remove(self, repo):
+        """Takes a repo away."""
+        del self.repos[repo]
+
     def file(self, repo, name, revision="main"):
         """The text of a file."""
         return self.repos[repo].commits[self.repos[repo].find(revision)][name].decode()
@@ -78,7 +84,7 @@ class Hub:
         self.redirects = on
 
     def requests(self):
-        """What was asked since the last call: method, path, host, range, token, agent."""
+        """What was asked since the last call: method, path, host, range, token, agent, and how many bytes were sent."""
         seen, self.log = self.log, []
         return seen
 
@@ -121,10 +127,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self):
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urllib.parse.urlsplit(self.path).path
+        self.note = {"method": self.command, "path": path, "host": self.headers["Host"].split(":")[0], "sent": 0}
+        self.note |= {name: self.headers.get(name) for name in ("Range", "Authorization", "User-Agent")}
         if not path.startswith("/stand-in/"):
-            note = {"method": self.command, "path": path, "host": self.headers["Host"].split(":")[0]}
-            note |= {name: self.headers.get(name) for name in ("Range", "Authorization", "User-Agent")}
-            self.hub.log.append(note)
+            self.hub.log.append(self.note)
         for pattern, method in ROUTES:
             if match := re.fullmatch(pattern, path):
                 return method(self, *(urllib.parse.unquote(part) for part in match.groups()))
@@ -137,6 +143,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
+            self.note["sent"] = len(data)
             self.wfile.write(data)
 
     def fail(self, status, code, **headers):
@@ -210,12 +217,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return
 
     def content(self, content, **headers):
-        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if start is None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked is None:
             return self.reply(content, Accept_Ranges="bytes", **headers)
-        first = int(start[1])
-        place = f"bytes {first}-{len(content) - 1}/{len(content)}"
-        return self.reply(content[first:], 206, Content_Range=place, **headers)
+        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        place = f"bytes {first}-{last}/{len(content)}"
+        return self.reply(content[first : last + 1], 206, Content_Range=place, **headers)
 
     def cdn(self, tag):
         self.content(self.hub.stored[tag], ETag=f'"{tag}"')
@@ -227,7 +234,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         siblings = [{"rfilename": name} for name in found.commits.get(commit, {})]
         times = {"lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z"}
         common = {"id": repo, "private": found.private, "gated": found.gated, "tags": [], "downloads": 0, "likes": 0}
-        return self.reply(common | times | {"sha": commit, "siblings": siblings})
+        front = re.match(rb"---\n(.*?)\n---\n", found.commits.get(commit, {}).get("README.md", b""), re.DOTALL)
+        card = {"cardData": yaml.safe_load(front[1])} if front else {}
+        return self.reply(common | times | card | {"sha": commit, "siblings": siblings})
 
     # Writing
 
@@ -316,7 +325,7 @@ def etag(name, content):
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-ID = r"([\w.-]+/[\w.-]+)"
+ID = r"((?:datasets/)?[\w.-]+/[\w.-]+)"
 ROUTES = (
     (r"/stand-in/(\w+)", Handler.control),
     (r"/api/repos/create", Handler.create),

@@ -126,7 +126,11 @@ def test_info_tells_all_of_a_model(capsys):
 
 
 def test_info_tells_where_the_labels_are(capsys):
-    for name, place in (("ast_audioset", "config.json of MIT/ast"), ("panns_cnn10_audioset", "csv of topel/ConvNeXt")):
+    for name, place in (
+        ("ast_audioset", "config.json of MIT/ast"),
+        ("panns_cnn10_audioset", "csv of topel/ConvNeXt"),
+        ("timm/resnet18.a1_in1k", "none, for the classes are ImageNet's"),
+    ):
         assert main(["info", name]) == 0
         (row,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("labels:")]
         assert place in row

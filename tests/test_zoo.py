@@ -343,6 +343,23 @@ def test_info_tells_of_a_model_without_its_weights(folder):
     assert zoo.info(str(folder)) == TINY
 
 
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_model_tells_where_it_comes_from_and_is_built_without_a_network(name, monkeypatch):
+    def connect(*_):
+        raise AssertionError("a description needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    entry = zoo.info(name)
+    assert entry.license and entry.source and entry.paper and entry.sample_rate > 0
+    assert entry.metrics and all(each["source"] and each["value"] > 0 for each in entry.metrics)
+    imagenet = {each["dataset"] for each in entry.metrics} == {"ImageNet-1k"}  # whose classes name no sounds
+    assert entry.labels or entry.task == "contrastive" or imagenet or entry.checkpoint.label_file
+    model, state = skeleton(entry)
+    shapes = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named_leaves(model, state).values())
+    assert entry.classes == 0 or shapes["head.bias"] == (entry.classes,)
+
+
 @pytest.mark.parametrize(
     "name, near", [("convnext_audiosets", "convnext_audioset"), ("convnext_esc50", "convnext_esc10")]
 )

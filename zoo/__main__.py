@@ -17,14 +17,17 @@ from jaxtyping import Float
 from ._audax import convert
 from ._audio import windows
 from ._entry import Entry
-from ._load import DEFAULT, info, list_models, load
+from ._load import DEFAULT, info, list_models, load, repo_of
 from ._pretrained import Pretrained, rank
 from ._publish import republish
+from ._verify import verify
 from ._weights import atomic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, 1 when some files could not be read, 2 for what cannot be done."""
+    """Runs one command and returns the exit code: 0, 1 when some files could not be read or some models are not what
+    they should be, 2 for what cannot be done.
+    """
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -104,6 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     publication.add_argument("--private", action="store_true", help="create it as a private repo")
     publication.add_argument("--revision", metavar="R", help="the branch, created where it does not exist")
     publication.add_argument("--dry-run", action="store_true", help="print the files and their sizes, send nothing")
+
+    verification = command(
+        _verify,
+        "check that models are still what the zoo says of them",
+        "On the Hub: the repo, the labels, the names and shapes of the weights' arrays, without the weights, and the "
+        "licence. In the package or a folder: the golden output. The exit code is 1 if a model is not as it should be.",
+    )
+    verification.add_argument(
+        "names", nargs="*", metavar="NAME", help="names of `audax-zoo list`, folders or Hub repos (default: all names)"
+    )
+    verification.add_argument(
+        "--full", action="store_true", help="fetch and run models, too, for what is known of their outputs"
+    )
     return parser
 
 
@@ -119,10 +135,14 @@ def _list(options: argparse.Namespace) -> int:
         entry = info(name)
         sizes = str(entry.classes), str(entry.sample_rate), f"{entry.window:g} s"
         rows.append((name, entry.task, *sizes, entry.license or "", _metrics(entry)))
+    _table(rows)
+    return 0
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    return 0
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -132,6 +152,8 @@ def _info(options: argparse.Namespace) -> int:
             value = ", ".join(value)
             if not value and (checkpoint := entry.checkpoint) and checkpoint.label_file:
                 value = f"in {checkpoint.label_file} of {checkpoint.label_repo or checkpoint.repo}"
+            elif not value and any(each["dataset"] == "ImageNet-1k" for each in entry.metrics):
+                value = "none, for the classes are ImageNet's, which name no sounds"
         elif isinstance(value, dict):
             value = ", ".join(f"{option}={setting}" for option, setting in value.items())
         elif key == "metrics":
@@ -221,6 +243,16 @@ def _publish(options: argparse.Namespace) -> int:
     settings = {name: getattr(options, name) for name in ("private", "revision", "dry_run")}
     print(republish(options.name, options.repo, **settings))
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    names = options.names or list_models()
+    for name in names:
+        repo_of(name)  # a name of nothing is told before anything is fetched
+    reports = [verify(name, full=options.full) for name in tqdm.tqdm(names, unit="model", disable=None)]
+    rows = [(each.name, each.repo, ", ".join(each.checked) or "-", each.result) for each in reports]
+    _table([("name", "repo", "checked", "result"), *rows])
+    return 1 if any(each.fault for each in reports) else 0
 
 
 def _each(files: Sequence[str], work: Callable[[str], None], progress: bool = False) -> int:

@@ -45,9 +45,8 @@ def front_matter(entry: Entry) -> dict:
     task = "feature-extraction" if entry.task == "contrastive" else "audio-classification"
     facts: dict = {"library_name": "audax-eqx", "pipeline_tag": task, "tags": ["audio", "jax", "equinox"]}
     if entry.license is not None:
-        known = entry.license.lower() in LICENSES
-        facts["license"] = entry.license.lower() if known else "other"
-        facts |= {} if known else {"license_name": _slug(entry.license)}
+        name = hub_license(entry.license)
+        facts |= {"license": name} if name in LICENSES else {"license": "other", "license_name": name}
     if datasets := sorted({DATASETS[each["dataset"]] for each in entry.metrics if each["dataset"] in DATASETS}):
         facts["datasets"] = datasets
     base = re.fullmatch(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)", entry.source or "")
@@ -57,6 +56,11 @@ def front_matter(entry: Entry) -> dict:
         results = [_result(entry, task, each) for each in entry.metrics]
         facts["model-index"] = [{"name": entry.name, "results": results}]
     return facts
+
+
+def hub_license(name: str) -> str:
+    """A licence in the Hub's words: its own for those that it knows."""
+    return name.lower() if name.lower() in LICENSES else _slug(name)
 
 
 def _result(entry: Entry, task: str, measured) -> dict:

@@ -1,6 +1,6 @@
 """The registry of published weights: literals only. Metrics are the publishers' own."""
 
-from ._entry import Checkpoint, Entry
+from ._entry import Acceptance, Checkpoint, Entry
 
 PANNS_FRONTEND = {
     "type": "LogMel",
@@ -64,6 +64,7 @@ ENTRIES = (
                 repo=f"nicofarr/panns_{name}",
                 table=table,
                 **AUDIOSET_LABELS,
+                license="Apache-2.0",
             ),
         )
         for name, network, table, value in (
@@ -156,12 +157,40 @@ ENTRIES = (
             license="Apache-2.0",
             source=f"https://huggingface.co/timm/{weights}",
             paper=paper,
+            metrics=(
+                {
+                    "dataset": "ImageNet-1k",
+                    "metric": "top-1 accuracy",
+                    "value": accuracy,
+                    "source": "the publisher, for pictures: huggingface/pytorch-image-models, results-imagenet.csv",
+                },
+            ),
             checkpoint=Checkpoint(repo=f"timm/{weights}", table=table),
         )
-        for weights, network, table, paper in (
-            ("convnext_tiny.fb_in1k", "convnext_tiny", "timm_convnext", "https://arxiv.org/abs/2201.03545"),
-            ("resnet18.a1_in1k", "resnet18", "timm_resnet", "https://arxiv.org/abs/2110.00476"),
-            ("efficientnet_b0.ra_in1k", "efficientnet_b0", "timm_efficientnet", "https://arxiv.org/abs/1905.11946"),
+        for weights, network, table, accuracy, paper in (
+            ("convnext_tiny.fb_in1k", "convnext_tiny", "timm_convnext", 0.82698, "https://arxiv.org/abs/2201.03545"),
+            ("resnet18.a1_in1k", "resnet18", "timm_resnet", 0.73158, "https://arxiv.org/abs/2110.00476"),
+            (
+                "efficientnet_b0.ra_in1k",
+                "efficientnet_b0",
+                "timm_efficientnet",
+                0.77694,
+                "https://arxiv.org/abs/1905.11946",
+            ),
         )
     ),
 )
+
+ACCEPTANCE = {
+    "convnext_audioset": Acceptance(  # the model card's example
+        repo="topel/ConvNeXt-Tiny-AT",
+        file="f62-S-v2swA_200000_210000.wav",
+        classes=(0, 137, 138, 139, 151, 506),
+        threshold=0.25,
+    ),
+    "ast_audioset": Acceptance(  # the integration test of transformers
+        repo="datasets/nielsr/audio-spectogram-transformer-checkpoint",
+        file="sample_audio.flac",
+        logits=(-0.8760, -7.0042, -8.6602),
+    ),
+}

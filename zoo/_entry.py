@@ -25,7 +25,8 @@ class Checkpoint:
     """A foreign checkpoint on the Hub: its files, and the rename table in `zoo._tables` that reads the weights.
 
     `label_file` is a CSV with the columns `index` and `display_name`, or "config.json" where the repo describes its
-    model itself, labels included; None for none. It lies in `label_repo`, or in `repo` if that is None.
+    model itself, labels included; None for none. It lies in `label_repo`, or in `repo` if that is None. `license` is
+    what the repo's card states, where that is another licence than the entry's.
     """
 
     repo: str
@@ -33,6 +34,21 @@ class Checkpoint:
     file: str = "model.safetensors"
     label_file: str | None = None
     label_repo: str | None = None
+    license: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Acceptance:
+    """What a model's authors say that it makes of a recording on the Hub; a data set's repo is "datasets/owner/name".
+
+    `logits` are those of the first classes; `classes`, all whose probability exceeds `threshold`.
+    """
+
+    repo: str
+    file: str
+    logits: tuple[float, ...] = ()
+    classes: tuple[int, ...] = ()
+    threshold: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +59,7 @@ class Entry:
       and its options; a `Classifier` takes `classes` and `dropout` too, `COLA` and `SimCLR` have no classes.
     - `task`: "multiclass" (softmax over labels), "multilabel" (a sigmoid each) or "contrastive" (no labels).
     - `window`: the native length in seconds: what it was trained on, and how long recordings are cut.
+    - `labels`: one a class; empty where they are in the checkpoint's repo, or, as ImageNet's, name no sounds.
     - `metrics`: `{"dataset", "metric", "value", "source"}` each; `source` says whose measurement it is.
     - `checkpoint`: where foreign weights lie; None for weights in this project's own layout.
     """

@@ -21,7 +21,7 @@ def golden(clip: Pretrained) -> dict[str, np.ndarray]:
     samples = round(min(SECONDS, clip.entry.window) * clip.sample_rate)
     samples = max(samples, clip.model.frontend.min_samples)
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
-    return {"wave": wave, "output": _computed(clip, wave)}
+    return {"wave": wave, "output": computed(clip, wave)}
 
 
 def verify(clip: Pretrained, path: pathlib.Path) -> None:
@@ -33,7 +33,7 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
     wave, wanted = arrays["wave"], arrays["output"]
     if len(wave) < clip.model.frontend.min_samples:
         raise ValueError(f"{path} holds a wave of {len(wave)} samples, too short for this model: save the model again.")
-    found = _computed(clip, wave)
+    found = computed(clip, wave)
     if found.shape != wanted.shape:
         raise ValueError(
             f"{path} holds {wanted.size} outputs and the model gives {found.size}: they do not belong together."
@@ -47,7 +47,8 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
         )
 
 
-def _computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " outputs"]:
+def computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " outputs"]:
+    """The model's output for a wave, as exactly as the machine can."""
     # On accelerators the default precision of a product is coarser than the bound
     with jax.default_matmul_precision("highest"):
         return np.asarray(_output(clip.model, clip.state, jnp.asarray(wave)))

@@ -1,10 +1,12 @@
 """Files from the Hugging Face Hub, or from its cache, and to it."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -16,10 +18,11 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 
 from ._card import generated
-from ._files import CARD, too_large
+from ._files import CARD, CONFIG, too_large
 
 try:
     VERSION = importlib.metadata.version("audax-eqx")
@@ -27,6 +30,16 @@ except importlib.metadata.PackageNotFoundError:  # run from a checkout that is n
     VERSION = "0"
 LIBRARY = "audax-eqx"  # by which the Hub counts who asks
 COMMIT = re.compile("[0-9a-f]{40}")
+REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError)
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """A repo as the Hub tells of it: the newest commit, its files, and the licences on its card in the Hub's words."""
+
+    commit: str | None
+    files: frozenset[str]
+    licenses: tuple[str, ...]
 
 
 def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most: int) -> pathlib.Path:
@@ -35,7 +48,7 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
     Raises OSError with one sentence: FileNotFoundError when the Hub says there is no such repo, revision or file,
     PermissionError for a gated repo, ConnectionError when the file is neither cached nor reachable; this one names
     `packaged`, the models that need no network. Raises ValueError for a file of more than `most` bytes, before it is
-    fetched.
+    fetched. A data set's repo is "datasets/owner/name", as in its address.
     """
     at = f" at revision {revision}" if revision else ""
     unreachable = ConnectionError(
@@ -46,22 +59,13 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
         raise ValueError(too_large(f"{file} of {repo}{at}", pathlib.PurePosixPath(file).name, size))
     try:
         path = huggingface_hub.hf_hub_download(
-            repo, file, revision=revision, library_name=LIBRARY, library_version=VERSION
+            **_place(repo, file, revision), library_name=LIBRARY, library_version=VERSION
         )
         return pathlib.Path(path)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise unreachable from None
-    except GatedRepoError:
-        raise PermissionError(f"{repo} is gated: ask for access on its page and set HF_TOKEN.") from None
-    except RepositoryNotFoundError:
-        raise FileNotFoundError(
-            f"The Hub has no public repo {repo}: check its name, or set HF_TOKEN if it is private."
-        ) from None
-    except (RevisionNotFoundError, EntryNotFoundError):
-        pickles = "; pickles, pytorch_model.bin say, are not read" if file.endswith(".safetensors") else ""
-        raise FileNotFoundError(f"The Hub's repo {repo} has no {file}{at or ' on its main branch'}{pickles}.") from None
-    except HFValidationError as error:
-        raise ValueError(f"{repo!r} is not the name of a Hub repo: {error}") from None
+    except REFUSALS as error:
+        raise _refused(error, repo, file, revision) from None
     except OSError as error:
         if error.strerror is not None and not isinstance(error, ConnectionError):  # of this machine: a full disk, say
             cache = huggingface_hub.constants.HF_HUB_CACHE
@@ -78,7 +82,7 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
     except Exception as error:  # of the HTTP client, which differs by version: a broken connection, a proxy
         cause = error
     try:
-        path = huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=True)
+        path = huggingface_hub.hf_hub_download(**_place(repo, file, revision), local_files_only=True)
     except LocalEntryNotFoundError:
         raise unreachable from cause
     return pathlib.Path(path)
@@ -93,7 +97,7 @@ def count(repo: str, file: str, revision: str | None) -> None:
 def _new_bytes(repo: str, file: str, revision: str | None) -> int:
     """The size of a file that is not in the cache, as `_bytes` gives it; 0 for one that is."""
     try:
-        cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
+        cached = huggingface_hub.try_to_load_from_cache(**_place(repo, file, revision))
     except HFValidationError:
         return 0
     return 0 if isinstance(cached, str) else _bytes(repo, file, revision)
@@ -102,11 +106,89 @@ def _new_bytes(repo: str, file: str, revision: str | None) -> int:
 def _bytes(repo: str, file: str, revision: str | None) -> int:
     """The size of a file as the Hub tells it; 0 where it does not."""
     try:
-        url = huggingface_hub.hf_hub_url(repo, file, revision=revision)
-        told = huggingface_hub.get_hf_file_metadata(url, timeout=5, library_name=LIBRARY, library_version=VERSION)
-        return told.size or 0
+        return _head(repo, file, revision).size or 0
     except Exception:  # whatever it is, the download meets it too, and tells
         return 0
+
+
+def _head(repo: str, file: str, revision: str | None) -> huggingface_hub.HfFileMetadata:
+    url = huggingface_hub.hf_hub_url(**_place(repo, file, revision))
+    return huggingface_hub.get_hf_file_metadata(url, timeout=5, library_name=LIBRARY, library_version=VERSION)
+
+
+def _place(repo: str, file: str, revision: str | None) -> dict[str, Any]:
+    """The client's words for a file."""
+    kind = "dataset" if repo.startswith("datasets/") and repo.count("/") == 2 else "model"
+    name = repo.removeprefix("datasets/") if kind == "dataset" else repo
+    return {"repo_id": name, "repo_type": kind, "filename": file, "revision": revision}
+
+
+def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OSError | ValueError:
+    """The sentence about an answer of the Hub that is one of `REFUSALS`."""
+    at = f" at revision {revision}" if revision else " on its main branch"
+    match error:
+        case GatedRepoError():
+            return PermissionError(f"{repo} is gated: ask for access on its page and set HF_TOKEN.")
+        case RepositoryNotFoundError():
+            return FileNotFoundError(
+                f"The Hub has no public repo {repo}: check its name, or set HF_TOKEN if it is private."
+            )
+        case HFValidationError():
+            return ValueError(f"{repo!r} is not the name of a Hub repo: {error}")
+        case _:
+            pickles = "; pickles, pytorch_model.bin say, are not read" if file.endswith(".safetensors") else ""
+            return FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}{pickles}.")
+
+
+# What the Hub tells of a model that is not fetched
+
+
+def about(repo: str) -> About:
+    """What the Hub knows of a model's repo now, by one request. Raises OSError and ValueError as `fetch` does."""
+    with _asked(repo):
+        told = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION).model_info(repo, timeout=10)
+    card = told.card_data or huggingface_hub.ModelCardData()
+    stated = card.get("license") or ()
+    stated = [stated] if isinstance(stated, str) else [str(each) for each in stated]
+    named = [str(card.get("license_name") or each) if each == "other" else each for each in stated]
+    return About(told.sha, frozenset(each.rfilename for each in told.siblings or ()), tuple(named))
+
+
+def reach(repo: str, file: str) -> None:
+    """Asks for a file, and not for its content. Raises OSError and ValueError as `fetch` does, cached or not."""
+    with _asked(repo, file):
+        _head(repo, file, None)
+
+
+def header(repo: str, file: str, revision: str | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """The shape of each array of a safetensors file, and their types, from its first 100 kB or so.
+
+    Raises OSError and ValueError as `fetch` does, and ValueError for a file that is not safetensors.
+    """
+    api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
+    with _asked(repo, file, revision):
+        arrays = api.parse_safetensors_file_metadata(repo, file, revision=revision).tensors
+        try:
+            shapes = {name: tuple(map(int, each.shape)) for name, each in arrays.items()}
+        except (TypeError, ValueError):
+            raise SafetensorsParsingError from None
+    return shapes, {str(each.dtype) for each in arrays.values()}
+
+
+@contextlib.contextmanager
+def _asked(repo: str, file: str = CONFIG, revision: str | None = None) -> Iterator[None]:
+    """Turns what goes wrong with a request into one sentence."""
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise ConnectionError(f"{repo} cannot be asked for, with HF_HUB_OFFLINE set: unset it.") from None
+    except REFUSALS as error:
+        raise _refused(error, repo, file, revision) from None
+    except SafetensorsParsingError:
+        raise ValueError(f"{file} of {repo} does not begin as a safetensors file does: it cannot be loaded.") from None
+    except Exception as error:  # of the HTTP client, which differs by version
+        detail = " ".join((getattr(error, "server_message", None) or str(error) or type(error).__name__).split())
+        raise ConnectionError(f"{repo} cannot be reached on the Hub ({detail[:120]}): try again.") from None
 
 
 def upload(

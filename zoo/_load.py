@@ -15,7 +15,7 @@ import equinox as eqx
 import numpy as np
 
 from ._convert import Rule, rename
-from ._entry import Entry, from_json, skeleton
+from ._entry import Entry, Model, from_json, skeleton
 from ._files import CONFIG, GOLDEN, WEIGHTS, bounded, existing, most_bytes, parse_json, plain, read_text
 from ._foreign import describe, foreign
 from ._golden import verify as verify_golden
@@ -58,13 +58,9 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     (ConnectionError, FileNotFoundError, PermissionError) when files cannot be had.
     """
     name = os.fspath(name)
-    entry, fetch = _found(name, revision)
-    rules = None
-    if entry.checkpoint is not None:
-        from ._tables import TABLES  # as _published does
-
-        rules = TABLES[entry.checkpoint.table]
-    arrays = Arrays(fetch(entry.checkpoint.file if entry.checkpoint else WEIGHTS))
+    entry, fetch = found(name, revision)
+    file, rules = source(entry)
+    arrays = Arrays(fetch(file))
     clip = assemble(entry, arrays, arrays.shapes, arrays.path, rules)
     if verify:
         try:
@@ -75,17 +71,29 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     return clip
 
 
-def _found(name: str, revision: str | None) -> tuple[Entry, Callable[[str], pathlib.Path]]:
-    """What `load` loads: its entry, labels included, and the function that gives the path of a file."""
+def found(name: str, revision: str | None, *, count: bool = True) -> tuple[Entry, Callable[[str], pathlib.Path]]:
+    """What `load` loads: its entry, labels included, and the function that gives the path of a file.
+
+    With `count` the Hub counts a download.
+    """
     if name in _published():
         entry = _published()[name]
         assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
         fetch = _repo(entry.checkpoint.repo, revision)
-        if entry.checkpoint.label_file != CONFIG:
+        if count and entry.checkpoint.label_file != CONFIG:
             _count(entry.checkpoint.repo, revision)
         return _labelled(entry, fetch), fetch
     fetch = _folder(name, revision)
     return _described(name, fetch), fetch
+
+
+def source(entry: Entry) -> tuple[str, Sequence[Rule] | None]:
+    """The file that holds an entry's weights, and the rules by which they become ours; None where they are."""
+    if entry.checkpoint is None:
+        return WEIGHTS, None
+    from ._tables import TABLES  # as _published does
+
+    return entry.checkpoint.file, TABLES[entry.checkpoint.table]
 
 
 def assemble(
@@ -97,17 +105,9 @@ def assemble(
 ) -> Pretrained:
     """The entry's model with the arrays of the file `where`, which are ours, or become ours by `rules`.
 
-    Raises ValueError that lists every array that is missing, surplus or of another shape than the model's.
+    Raises as `fit` does.
     """
-    faults: list[str] = []
-    sources = {name: (name, None) for name in shapes}
-    if rules is not None:
-        sources, faults = rename(shapes, rules)
-    found = {name: shapes[key] if rule is None else rule.moved(shapes[key]) for name, (key, rule) in sources.items()}
-    model, state = skeleton(entry)
-    wanted = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
-    check_size(wanted, entry.name)
-    check(found, wanted, where, faults)
+    model, state, sources = fit(entry, shapes, where, rules)
 
     def value(name: str) -> np.ndarray:
         key, rule = sources[name]
@@ -115,6 +115,36 @@ def assemble(
 
     model, state = fill(model, state, value)
     return Pretrained(eqx.nn.inference_mode(model), state, entry)
+
+
+def fit(
+    entry: Entry, shapes: Mapping[str, tuple[int, ...]], where: str, rules: Sequence[Rule] | None = None
+) -> tuple[Model, eqx.nn.State, Mapping[str, tuple[str, Rule | None]]]:
+    """The entry's skeleton, and for each of its arrays the one of the file `where` that fills it, and by which rule.
+
+    Raises ValueError that lists every array that is missing, surplus or of another shape than the model's.
+    """
+    faults: list[str] = []
+    sources = {name: (name, None) for name in shapes}
+    if rules is not None:
+        sources, faults = rename(shapes, rules)
+    moved = {name: shapes[key] if rule is None else rule.moved(shapes[key]) for name, (key, rule) in sources.items()}
+    model, state = skeleton(entry)
+    wanted = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
+    check_size(wanted, entry.name)
+    check(moved, wanted, where, faults)
+    return model, state, sources
+
+
+def repo_of(name: str) -> str | None:
+    """The Hub repo with the weights of what `load` loads by that name; None for a packaged model or a folder.
+
+    Asks nobody. Raises ValueError and FileNotFoundError for what is no name of a model, as `load` does.
+    """
+    if (entry := _published().get(name)) is not None:
+        return entry.checkpoint and entry.checkpoint.repo
+    _folder(name, None)
+    return name if local(name) is None else None
 
 
 def local(name: str) -> pathlib.Path | None:
@@ -149,14 +179,15 @@ def _repo(repo: str, revision: str | None) -> Callable[[str], pathlib.Path]:
 
     def fetch(file: str) -> pathlib.Path:
         nonlocal commit
-        path = _fetch(repo, file, commit)
+        path = fetched(repo, file, commit)
         commit = path.parents[len(pathlib.PurePosixPath(file).parts) - 1].name  # of the cache's snapshots/<commit>
         return path
 
     return fetch
 
 
-def _fetch(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
+def fetched(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
+    """The path of a file of a Hub repo, of no more bytes than a file of that name may have."""
     from ._hub import fetch  # huggingface_hub takes long to import, and only models from the Hub need it
 
     return bounded(fetch(repo, plain(file), revision, packaged(), most_bytes(file)))
@@ -164,7 +195,7 @@ def _fetch(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
 
 def _count(repo: str, revision: str | None) -> None:
     """The Hub counts downloads by requests for `config.json`, which a foreign checkpoint may do without."""
-    from ._hub import count  # as _fetch does
+    from ._hub import count  # as fetched does
 
     count(repo, CONFIG, revision)
 
@@ -198,7 +229,7 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
             return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
         case file:
             if entry.checkpoint.label_repo is not None:
-                fetch = functools.partial(_fetch, entry.checkpoint.label_repo)  # a revision is of the weights' repo
+                fetch = functools.partial(fetched, entry.checkpoint.label_repo)  # a revision is of the weights' repo
             return dataclasses.replace(entry, labels=_labels(fetch(file)))
 
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import equinox as eqx
@@ -60,6 +60,12 @@ def check(
         raise ValueError(f"{where} does not fit the model: {'; '.join(faults)}.")
 
 
+def check_types(dtypes: Iterable[str], where: str) -> None:
+    """Raises ValueError when the file `where` has arrays in a type that the zoo does not read."""
+    if odd := sorted(dtype for dtype in dtypes if not DTYPES.fullmatch(dtype)):
+        raise ValueError(f"{where} holds arrays in {', '.join(odd)}: convert them to float32, float16 or bfloat16.")
+
+
 class Arrays(Mapping[str, np.ndarray]):
     """The arrays of a safetensors file, each read when it is asked for. Raises ValueError for a broken file."""
 
@@ -70,8 +76,7 @@ class Arrays(Mapping[str, np.ndarray]):
         except SafetensorError as error:
             raise ValueError(_broken(pathlib.Path(path), error)) from None
         slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-        if odd := sorted({each.get_dtype() for each in slices.values() if not DTYPES.fullmatch(each.get_dtype())}):
-            raise ValueError(f"{path} holds arrays in {', '.join(odd)}: convert them to float32, float16 or bfloat16.")
+        check_types({each.get_dtype() for each in slices.values()}, self.path)
         self.shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
