@@ -20,7 +20,7 @@ lint: .venv/installed-dev
 	$(BIN)/pyright
 
 docs: .venv/installed-docs
-	$(BIN)/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:
 	rm -rf .venv demo site
