@@ -2,6 +2,9 @@
 
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 from importlib.metadata import version
 
 # Nearly all the time of the tests is LLVM's: without its optimisations, and with the older way to write fusions where
@@ -25,3 +28,21 @@ def shared() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("the folder ../shared with oracles and recordings is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def clock(tmp_path_factory) -> pathlib.Path:
+    """What `make demo` listens to."""
+    path = tmp_path_factory.mktemp("sounds") / "clock.wav"
+    script = pathlib.Path(__file__).parents[1] / "docs" / "figures" / "sounds.py"
+    subprocess.run([sys.executable, script, path], check=True)
+    return path
+
+
+@pytest.fixture
+def sound(clock, tmp_path, monkeypatch) -> pathlib.Path:
+    """`demo/clock.wav` in an empty working directory, as `make demo` makes it."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "demo" / "clock.wav"
+    path.parent.mkdir()
+    return pathlib.Path(shutil.copy(clock, path))

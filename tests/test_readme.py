@@ -1,53 +1,21 @@
 """The README's Python, pasted block after block, and the sound that `make demo` listens to."""
 
-import pathlib
-import re
-import subprocess
-import sys
-
 import jax
 import numpy as np
-import pytest
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-@pytest.fixture
-def sound(tmp_path, monkeypatch) -> pathlib.Path:
-    """`demo/clock.wav` in an empty working directory, as `make demo` makes it."""
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "demo" / "clock.wav"
-    path.parent.mkdir()
-    subprocess.run([sys.executable, ROOT / "docs" / "figures" / "sounds.py", path], check=True)
-    return path
+import pages
 
 
 def test_readme_runs_and_its_fine_tuning_lowers_the_loss(sound):
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 4
-    names = {}
-    losses = []
-    for block in blocks:
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
-            exec(compile(block, "README.md", "exec"), names)
-        if "value" in names and not losses:
-            first = names["clip"].thaw(classes=2, key=jax.random.key(0))
-            losses = [float(names["loss"](*first, names["waves"], names["targets"])[0]), float(names["value"])]
-    assert losses[1] < losses[0]
+    after = pages.run(pages.README)
+    assert len(after) >= 4
+    names = after["Fine-tuning in your own loop"]
+    model, state = names["clip"].thaw(classes=2, key=jax.random.key(0))
+    with jax.numpy_dtype_promotion("standard"):
+        first, _ = names["loss"](model, state, names["waves"], names["targets"])
+    assert float(names["value"]) < float(first)
     assert names["frames"].shape == (len(names["frames"]), names["clip"].model.network.width)
     saved = names["zoo"].load("demo/rain_or_clock")
     np.testing.assert_array_equal(saved.model.head.weight, names["model"].head.weight)
-
-
-def test_the_recipe_in_the_docs_is_one():
-    (block,) = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL | re.MULTILINE
-    )
-    names = {}
-    exec(compile(block, "docs/training.md", "exec"), names)
-    entry = names["recipe"].entry(("robin", "wren"))
-    assert (entry.classes, entry.network["type"], entry.window) == (2, "efficientnet_b0", 5.0)
 
 
 def test_the_demo_sound_is_audible_and_does_not_clip(sound):
