@@ -38,7 +38,7 @@ def row(entry: zoo.Entry) -> tuple[str, ...]:
         f"{parameters / 1e6:.3g} M",
         str(model.network.width),
         f"{weights}, {entry.license}",
-        "; ".join(map(metric, entry.metrics)) or "-",
+        metric(entry.metrics[0]) if entry.metrics else "-",
     )
 
 
