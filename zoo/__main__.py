@@ -21,7 +21,7 @@ from ._load import info, list_models, load
 from ._pretrained import Pretrained, rank
 from ._weights import atomic
 
-DEFAULT = "convnext_esc10"
+DEFAULT = "resnet_esc10"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
