@@ -229,7 +229,7 @@ def main() -> None:
         save_random_tiny(folder)
         alone |= {
             "import zoo": (lambda _: fresh(rounds=5)[0], 1.5),
-            "first embedding, convnext_esc10": (lambda _: fresh("convnext_esc10", rounds=3)[1], 8.0),
+            "first embedding, resnet_esc10": (lambda _: fresh("resnet_esc10", rounds=3)[1], 8.0),
             "first embedding, ConvNeXt-Tiny": (lambda _: fresh(folder, rounds=3)[1], 12.0),
         }
         for name in wanted(alone):

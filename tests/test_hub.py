@@ -243,7 +243,7 @@ def test_what_cannot_be_verified_raises_one_sentence(copy, change, part):
 
 
 def test_the_packaged_model_verifies():
-    assert zoo.load("convnext_esc10", verify=True).entry.license == "Apache-2.0"
+    assert zoo.load("resnet_esc10", verify=True).entry.license == "Apache-2.0"
 
 
 # Publishing, loading
@@ -436,7 +436,7 @@ def test_offline_the_cache_is_all_there_is(online, server, folder, home):
     found = told(run(OFFLINE, folder, home=home, address=server[1], HF_HUB_OFFLINE="1"))
     assert found["cached"] == [online["loaded"][0], online["v1"][0]]
     for case in ("none", "other revision"):
-        sentence(found[case], "ConnectionError", "neither in the Hub's cache nor reachable", "convnext_esc10")
+        sentence(found[case], "ConnectionError", "neither in the Hub's cache nor reachable", "resnet_esc10")
     sentence(found["publish"], "ConnectionError", "me/tiny is not published", "unset HF_HUB_OFFLINE")
     assert found["asked"] == []
 
@@ -489,7 +489,7 @@ FULL = """
 if sys.argv[3] == "small":
     os.makedirs(home)
     told["fetched"] = load_fault("me/both")
-    clip = zoo.load("convnext_esc10")
+    clip = zoo.load("resnet_esc10")
     told["saved"] = fault(zoo.save, home.parent / "model", clip.model, clip.state, clip.entry)
     told["left"] = os.listdir(home.parent / "model")
 huggingface_hub.constants.HF_HUB_CACHE = sys.argv[2]

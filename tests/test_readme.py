@@ -29,6 +29,6 @@ def test_the_demo_sound_is_audible_and_does_not_clip(sound):
 def test_the_packaged_model_hears_rain_and_then_a_clock(sound):
     import zoo
 
-    clip = zoo.load("convnext_esc10")
+    clip = zoo.load("resnet_esc10")
     heard = [clip.top(wave, k=1)[0][0] for wave, _ in zoo.windows(sound, clip.sample_rate, clip.entry.window)]
     assert heard == ["rain", "rain", "clock_tick", "clock_tick"]

@@ -24,7 +24,9 @@ from safetensors.numpy import load_file, save_file
 
 import zoo
 from audax_eqx.models import Classifier
+from zoo._card import front_matter
 from zoo._entry import skeleton
+from zoo._load import PACKAGED, packaged
 from zoo._weights import atomic, fill, named_leaves
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -329,9 +331,9 @@ def test_missing_surplus_and_misshapen_weights_are_listed_at_once(copy):
 def test_names_are_listed_by_pattern():
     names = zoo.list_models()
     assert names == sorted(set(names))
-    assert {"convnext_audioset", "convnext_esc10"} <= set(names)
+    assert {"convnext_audioset", "resnet_esc10"} <= set(names)
     assert "convnext_audioset" in zoo.list_models("*audioset*")
-    assert "convnext_esc10" not in zoo.list_models("*audioset*")
+    assert "resnet_esc10" not in zoo.list_models("*audioset*")
     assert zoo.list_models("convnext_audioset") == ["convnext_audioset"]
     assert zoo.list_models("nothing*") == []
 
@@ -360,9 +362,7 @@ def test_every_model_tells_where_it_comes_from_and_is_built_without_a_network(na
     assert entry.classes == 0 or shapes["head.bias"] == (entry.classes,)
 
 
-@pytest.mark.parametrize(
-    "name, near", [("convnext_audiosets", "convnext_audioset"), ("convnext_esc50", "convnext_esc10")]
-)
+@pytest.mark.parametrize("name, near", [("convnext_audiosets", "convnext_audioset"), ("resnet_esc50", "resnet_esc10")])
 def test_an_unknown_name_suggests_the_nearest(name, near):
     for function in (zoo.load, zoo.info):
         with pytest.raises(ValueError, match=rf"no model '{name}': did you mean '{near}'\?.*list_models"):
@@ -375,25 +375,63 @@ def test_a_folder_that_is_not_there_raises(tmp_path):
 
 
 def test_a_repo_that_is_neither_cached_nor_reachable_names_the_packaged_models():
-    with pytest.raises(ConnectionError, match=r"nobody/nothing is neither in the Hub's cache nor.*convnext_esc10"):
+    with pytest.raises(ConnectionError, match=r"nobody/nothing is neither in the Hub's cache nor.*resnet_esc10"):
         zoo.load("nobody/nothing")
 
 
-def test_the_packaged_model_names_the_sounds_of_esc10(shared):
-    entry = zoo.info("convnext_esc10")
-    (metric,) = entry.metrics
-    assert metric["metric"] == "accuracy" and 0.7 <= metric["value"] <= 1.0
-    assert "4 folds of 320 clips" in metric["source"]
-    with open(shared / "data" / "esc10" / "manifest.csv", newline="") as file:
-        rows = list(csv.DictReader(file))[::8]
-    loaded = zoo.load("convnext_esc10")
-    assert loaded.entry == entry
-    size = round(entry.window * entry.sample_rate)
-    right = 0
-    for row in rows:
-        wave = zoo.read(shared / "data" / "esc10" / row["files"], loaded.sample_rate)[:size]
-        right += loaded.top(np.pad(wave, (0, size - len(wave))), k=1)[0][0] == row["labels"]
-    assert right >= 0.9 * len(rows)  # of clips that it was trained on
+def test_packaged_models_are_small_and_have_cards():
+    assert packaged() == ["cola_small", "resnet_esc10", "resnet_fsdd", "simclr_small"]
+    for name in packaged():
+        entry, card = zoo.info(name), (PACKAGED / name / "README.md").read_text()
+        assert entry.license and entry.source and entry.paper and entry.metrics
+        assert card.startswith("---\n") and f'zoo.load("{name}")' in card and "audax-train" in card
+        assert all(f"{metric['value']:.3f}" in card for metric in entry.metrics)
+        facts = front_matter(entry)
+        assert card.startswith(f"---\nlibrary_name: {json.dumps(facts['library_name'])}\n")
+        assert f"model-index: {json.dumps(facts['model-index'])}\n" in card and f'license: "{facts["license"]}"' in card
+    assert sum(path.stat().st_size for path in PACKAGED.rglob("*")) < 20e6
+
+
+@pytest.mark.parametrize(
+    "name, folder, step",
+    [("resnet_esc10", "esc10", 8), ("resnet_fsdd", "fsdd", 50)],
+)
+def test_packaged_classifiers_name_recordings(shared, name, folder, step):
+    rows, loaded = recordings(shared / "data" / folder)[::step], zoo.load(name)
+    heard = [loaded.top(cut(path, loaded.sample_rate, loaded.entry.window), k=1)[0][0] for path, _ in rows]
+    assert np.mean([label == wanted for label, (_, wanted) in zip(heard, rows, strict=True)]) >= 0.9
+
+
+@pytest.mark.parametrize("name", ["cola_small", "simclr_small"])
+def test_packaged_encoders_bring_like_sounds_together(shared, name):
+    rows, loaded = recordings(shared / "data" / "esc10")[::4], zoo.load(name)
+    labels = np.array([label for _, label in rows])
+    waves = np.stack([cut(path, loaded.sample_rate, 5.0) for path, _ in rows])
+
+    def nearest(clip):
+        """How often the nearest other recording has the same label."""
+        found = np.asarray(eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves))
+        found = found - found.mean(axis=0)
+        found = found / np.linalg.norm(found, axis=1, keepdims=True)
+        distances = np.linalg.norm(found[:, None] - found, axis=-1)
+        np.fill_diagonal(distances, np.inf)
+        return np.mean(labels[distances.argmin(axis=1)] == labels)
+
+    model, state = zoo.create(loaded.entry, key=jax.random.key(0))
+    assert nearest(loaded) >= nearest(zoo.Pretrained(eqx.nn.inference_mode(model), state, loaded.entry)) + 0.1
+
+
+def recordings(folder):
+    """Paths and labels."""
+    with open(folder / "manifest.csv", newline="") as file:
+        return [(folder / row["files"], row["labels"]) for row in csv.DictReader(file)]
+
+
+def cut(path, sample_rate, seconds):
+    """The recording in that length."""
+    size = round(seconds * sample_rate)
+    wave = zoo.read(path, sample_rate)[:size]
+    return np.pad(wave, (0, size - len(wave)))
 
 
 def test_the_model_computes_in_bfloat16_when_its_parameters_are(clip):

@@ -25,7 +25,7 @@ from ._weights import Arrays, check, fill, named_leaves
 
 PACKAGED = pathlib.Path(__file__).parent / "weights"
 REPO = r"[\w.-]+/[\w.-]+"
-DEFAULT = "convnext_esc10"  # a packaged model
+DEFAULT = "resnet_esc10"  # a packaged model
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -8,21 +8,36 @@ Data: https://github.com/karolpiczak/ESC-50 (CC BY-NC 3.0). Its own table is a m
     audax-train cross-validate esc50 esc50 runs/esc50-folds
 
 The first run holds out fold 1. Clips of one recording are in one fold, and the accuracy that is reported for ESC-50 is
-the mean over its five folds, which the second measures. Frontend and augmentation are those of `esc10`, at 32 kHz
-instead of the clips' 44.1 kHz.
+the mean over its five folds, which the second measures. The log-mel floor of -50 dB hides the digital silence that many
+clips are filled up with.
 """
 
-from dataclasses import replace
+from ..objectives import Augment, Supervised
+from ..recipe import Data, Model, Optimizer, Recipe, Run
 
-from ..recipe import Data, Optimizer
-from . import esc10
-
-base = esc10.recipe
-
-recipe = replace(
-    base,
+recipe = Recipe(
     name="esc50",
-    model=replace(base.model, network={"type": "resnet18"}),
+    model=Model(
+        frontend={
+            "type": "LogMel",
+            "sample_rate": 32000,
+            "bins": 64,
+            "n_fft": 1024,
+            "hop_length": 640,
+            "f_min": 50.0,
+            "f_max": 14000.0,
+            "mel_scale": "slaney",
+            "norm": "slaney",
+            "floor": 1e-5,
+        },
+        network={"type": "resnet18"},
+        dropout=0.3,
+        paper="https://arxiv.org/abs/1512.03385",
+    ),
     data=Data(seconds=5.0, batch=64, hold_out="fold", held_out=("1",)),
     optimizer=Optimizer(learning_rate=4e-3, warmup=5.0),
+    objective=Supervised(
+        label_smoothing=0.1, mixup=0.5, augment=Augment(shift=True, gain=6.0, resize=1.25, frames=25, bins=8)
+    ),
+    run=Run(epochs=200.0, evaluate=20.0, checkpoint=20.0),
 )

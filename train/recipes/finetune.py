@@ -3,9 +3,10 @@
 Data: recordings of your own, listed in a CSV of `files,labels,split`, prepared at the model's sample rate; the clips
 whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's sample rate and native length:
 
-    audax-train prepare path/to/manifest.csv sounds --sample-rate 32000
+    audax-train prepare path/to/manifest.csv sounds --sample-rate 16000
     audax-train finetune sounds runs/finetuned
-    audax-train finetune sounds runs/tagger --model.start convnext_audioset --data.seconds 10
+    audax-train prepare path/to/manifest.csv sounds-32k --sample-rate 32000
+    audax-train finetune sounds-32k runs/tagger --model.start convnext_audioset --data.seconds 10
 
 `--optimizer.freeze 'network.stages.0.*'` keeps a part as it was. What `linear_probe` says of other models and of clips
 with several labels holds here too.

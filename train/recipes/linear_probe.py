@@ -3,11 +3,10 @@
 Data: recordings of your own, listed in a CSV of `files,labels,split`, prepared at the model's sample rate; the clips
 whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's sample rate and native length:
 
-    audax-train prepare path/to/manifest.csv sounds --sample-rate 32000
+    audax-train prepare path/to/manifest.csv sounds --sample-rate 16000
     audax-train linear_probe sounds runs/probe
-    audax-train prepare path/to/manifest.csv sounds-16k --sample-rate 16000
-    audax-train linear_probe sounds-16k runs/ast --model.start ast_audioset --data.seconds 10.24
-    audax-train linear_probe sounds-16k runs/cola --model.start runs/cola_convnext_tiny/model --data.seconds 1
+    audax-train linear_probe sounds runs/ast --model.start ast_audioset --data.seconds 10.24
+    audax-train linear_probe sounds runs/cola --model.start runs/cola_convnext_tiny/model --data.seconds 1
 
 ConvNeXt, ResNet and EfficientNet take crops of any length; AST fills up with zeros what is shorter than its own and
 cuts what is longer. Clips with several labels take `--objective.task multilabel`.
@@ -18,7 +17,7 @@ import zoo
 from ..objectives import Supervised
 from ..recipe import Data, Model, Optimizer, Recipe, Run
 
-START = "convnext_esc10"  # comes with the package
+START = "cola_small"  # comes with the package
 
 recipe = Recipe(
     name="linear_probe",
