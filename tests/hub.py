@@ -71,7 +71,8 @@ class Hub:
         """How to answer the next `times` requests for the content of a file.
 
         "cut": half of it. "huge": a size of 1 GB, and nothing. "unsized": 20 MB, and no size. "short": another size in
-        its metadata than it has. "moves": right, and then main gets a commit in which all files are empty.
+        its metadata than it has. "busy": status 503. "moves": right, and then main gets a commit in which all files are
+        empty.
         """
         self.faults[repo, name] = [kind] * times
 
@@ -180,6 +181,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.fail(404, "EntryNotFound", X_Repo_Commit=commit or "0" * 40)
         tag, fault = etag(name, content), (self.hub.faults.get((repo, name)) or [None])[0]
         told = {"X_Repo_Commit": commit, "ETag": f'"{tag}"'}
+        if fault == "busy":
+            return self.fail(503, "Busy")
         if fault in ("huge", "unsized") or (fault == "short" and self.command == "HEAD"):
             return self.lie(fault, content, told)
         if self.hub.redirects and is_large(name):

@@ -221,7 +221,7 @@ def test_a_rest_shorter_than_a_frame_is_left_out(capsys, here, tiny, clip):
 
 
 def test_tag_with_an_unknown_model_exits_2(capsys, here):
-    assert main(["tag", record("a.wav", 1.0), "--model", "convnext_esc"]) == 2
+    assert main(["tag", record("a.wav", 1.0), "--model", "resnet_esc"]) == 2
     assert "did you mean" in capsys.readouterr().err
 
 

@@ -88,8 +88,8 @@ def assert_covers(timestamps, milliseconds):
 def test_the_default_is_the_packaged_model():
     model = hear.load_model()
     sizes = (model.sample_rate, model.scene_embedding_size, model.timestamp_embedding_size)
-    assert sizes == (32000, 192, 192) and {type(size) for size in sizes} == {int}
-    assert hear.get_scene_embeddings(noise(2, 16000), model).shape == (2, 192)
+    assert sizes == (16000, 128, 128) and {type(size) for size in sizes} == {int}
+    assert hear.get_scene_embeddings(noise(2, 16000), model).shape == (2, 128)
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -104,7 +104,7 @@ def test_a_contrastive_model_embeds(tmp_path):
     assert hear.get_scene_embeddings(noise(1, 8000), model).shape == (1, 8)
 
 
-@pytest.mark.parametrize("name, error", [("convnext_esc11", ValueError), ("./nowhere", FileNotFoundError)])
+@pytest.mark.parametrize("name, error", [("resnet_esc11", ValueError), ("./nowhere", FileNotFoundError)])
 def test_an_unknown_model_raises_as_the_zoo_does(name, error):
     with pytest.raises(error):
         hear.load_model(name)

@@ -287,6 +287,23 @@ def test_what_only_looks_like_the_hubs_cache_is_refused(copy, tmp_path):
     refused(snapshot, "config.json is a link out of its folder")
 
 
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_a_blob_of_the_hubs_cache_is_no_link_itself(copy, tmp_path, linked):
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / ("1" * 40), tmp_path / "models--a--b" / "blobs"
+    snapshot.parent.mkdir(parents=True)
+    copy.rename(snapshot)
+    (tmp_path / "elsewhere").mkdir()
+    (snapshot / "config.json").rename(tmp_path / "elsewhere" / "x")
+    if linked == "folder":
+        blobs.symlink_to(tmp_path / "elsewhere")
+    else:
+        blobs.mkdir()
+        (blobs / "x").symlink_to(tmp_path / "elsewhere" / "x")
+    (snapshot / "config.json").symlink_to("../../blobs/x")
+    assert (snapshot / "config.json").is_file()
+    refused(snapshot, "config.json is a link out of its folder")
+
+
 def test_a_card_that_links_to_a_secret_is_not_published(capsys, copy, tmp_path):
     (tmp_path / "secret").write_text("hf_secret")
     (copy / "README.md").unlink()

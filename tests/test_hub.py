@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import zoo
-from zoo._card import generated
+from zoo._card import front_matter, generated
 from zoo._weights import named_leaves
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -42,6 +43,7 @@ import hashlib, json, os, pathlib, re, sys, time, urllib.request
 import huggingface_hub, numpy as np
 import zoo
 from zoo._hub import fetch
+from zoo._load import _kept
 from zoo._weights import named_leaves
 told = {}
 home = pathlib.Path(os.environ["HF_HOME"]) / "hub"
@@ -272,6 +274,9 @@ hub("put", "me/whole", files={"README.md": "written on the Hub"})
 from dataclasses import replace
 zoo.publish("me/whole", clip.model, clip.state, replace(entry, labels=("x", "y", "z")))
 told["card on the Hub"] = hub("file", "me/whole", "README.md"), "x" in hub("file", "me/whole", "config.json")
+hub("put", "me/busy", files={"README.md": "written on the Hub"})
+hub("fault", "me/busy", "README.md", "busy")
+told["busy"] = fault(zoo.publish, "me/busy", clip.model, clip.state, entry), hub("file", "me/busy", "README.md")
 token = os.environ.pop("HF_TOKEN")
 told["no token"] = fault(zoo.publish, "me/tiny", clip.model, clip.state, entry), load_fault("me/tiny")
 os.environ["HF_TOKEN"] = "hf_reader"
@@ -308,6 +313,22 @@ hub("redirect", False)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_card_names_whole_addresses_and_what_it_was_made_from(name):
+    entry = zoo.info(name)
+    facts = front_matter(entry)
+    addresses = [result["source"]["url"] for result in facts["model-index"][0]["results"] if "source" in result]
+    assert all(re.fullmatch(r"https://\S+", address) for address in addresses)
+    if entry.checkpoint is not None:
+        assert facts["base_model"] == entry.checkpoint.repo
+
+
+@pytest.mark.parametrize("repo", ["a/..", "é/x", "user/a--b", "user/-x", "user/x.", ".user/x", "user/" + 92 * "x"])
+def test_a_name_that_the_hub_refuses_is_told_before_anything_is_made(clip, repo):
+    with pytest.raises(ValueError, match="published as user/name, got"):
+        zoo.publish(repo, clip.model, clip.state, TINY, dry_run=True)
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +399,9 @@ def test_what_cannot_be_published_is_told_in_one_sentence(online):
 
 def test_a_card_written_on_the_hub_stays(online):
     assert online["card on the Hub"] == ["written on the Hub", True]
+    failed, card = online["busy"]
+    sentence(failed, "ConnectionError", "me/busy is not published, for the Hub cannot be reached")
+    assert card == "written on the Hub"
 
 
 def test_what_was_published_loads_bit_by_bit(online, clip, folder):
@@ -472,12 +496,17 @@ told["mended"] = digest(zoo.load("me/cut"))
 
 put("me/huge", "config.json", "huge")
 told["huge"] = load_fault("me/huge"), asked()
+put("me/grown")
+zoo.load("me/grown")
+put("me/grown", "config.json", "huge")
+told["grown"] = load_fault("me/grown"), asked()
 put("me/unsized", "config.json", "unsized")
 told["unsized"] = load_fault("me/unsized")
 put("me/weights", "model.safetensors", "huge")
 told["small weights"] = load_fault("me/weights")
 
-asked()
+put("me/labels")
+told["kept"] = [(_kept("me/labels", "config.json").name, asked()) for _ in range(2)]
 told["counted"] = load_fault("convnext_audioset"), asked()
 told["not counted"] = load_fault("convnext_audioset", revision="1" * 40), asked()
 told["here"], told["home"] = os.listdir("."), os.listdir(home.parent)
@@ -551,10 +580,18 @@ def test_a_broken_file_in_the_cache_is_named_and_fetched_anew_once_deleted(fault
     assert faulty["mended"] == digest(leaves(clip))
 
 
+def test_labels_of_another_repo_are_fetched_once_and_not_asked_for_again(faulty):
+    (first, asked), (again, nothing) = faulty["kept"]
+    assert first == again == "config.json" and {method for method, _ in asked} == {"HEAD", "GET"} and nothing == []
+
+
 def test_a_file_too_large_to_be_what_it_is_called_is_refused(faulty):
-    fault, asked = faulty["huge"]
-    sentence(fault, "ValueError", "config.json of me/huge has 1000 MB, and the zoo reads config.json up to 17 MB")
-    assert {method for method, _ in asked} == {"HEAD"}
+    for name in ("huge", "grown"):  # the second was small when it was fetched before
+        fault, asked = faulty[name]
+        sentence(
+            fault, "ValueError", f"config.json of me/{name} has 1000 MB, and the zoo reads config.json up to 17 MB"
+        )
+        assert {method for method, _ in asked} == {"HEAD"}
     sentence(faulty["unsized"], "ValueError", "config.json has 20 MB, and the zoo reads config.json up to 17 MB")
     assert "1000 MB" not in faulty["small weights"][1]  # weights may be that large; these do not come
 

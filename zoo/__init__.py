@@ -18,3 +18,5 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._pretrained import Pretrained as Pretrained
     from ._publish import publish as publish
     from ._save import save as save
+
+from . import hear as hear  # behind the hook, for it takes what other libraries bring

@@ -49,8 +49,7 @@ ENTRIES = (
             task="multilabel",
             window=10.0,
             license="CC-BY-4.0",
-            source=f"https://huggingface.co/nicofarr/panns_{name}, there Apache-2.0, "
-            "a mirror of https://zenodo.org/records/3987831, there CC-BY-4.0",
+            source=f"https://huggingface.co/nicofarr/panns_{name}",  # a mirror of https://zenodo.org/records/3987831
             paper="https://arxiv.org/abs/1912.10211",
             metrics=(
                 {

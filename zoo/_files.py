@@ -79,4 +79,4 @@ def _in_hub_cache(link: pathlib.Path) -> bool:
     if not link.is_symlink() or snapshot.parent.name != "snapshots":
         return False
     target = pathlib.Path(os.path.normpath(snapshot / os.readlink(link)))
-    return target.parent == snapshot.parents[1] / "blobs"
+    return target.parent == snapshot.parents[1] / "blobs" and link.resolve() == target  # which is no further link

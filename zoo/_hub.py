@@ -55,8 +55,13 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
         f"{file} of {repo}{at} is neither in the Hub's cache nor reachable: connect to the network once "
         f"(and unset HF_HUB_OFFLINE), or load a packaged model: {', '.join(packaged)}."
     )
-    if (size := _new_bytes(repo, file, revision)) > most:
-        raise ValueError(too_large(f"{file} of {repo}{at}", pathlib.PurePosixPath(file).name, size))
+    held = cached(repo, file, revision)
+    if held is None or not COMMIT.fullmatch(revision or ""):  # a commit's file in the cache needs no request
+        told = _told_of(repo, file, revision)
+        if held is not None and told is not None and told.commit_hash == commit_of(held, file):
+            return held
+        if told is not None and (told.size or 0) > most:
+            raise ValueError(too_large(f"{file} of {repo}{at}", pathlib.PurePosixPath(file).name, told.size or 0))
     try:
         path = huggingface_hub.hf_hub_download(
             **_place(repo, file, revision), library_name=LIBRARY, library_version=VERSION
@@ -91,24 +96,29 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
 def count(repo: str, file: str, revision: str | None) -> None:
     """Lets the Hub know that `repo` is used, by one request for `file`. Nothing depends on the answer."""
     if not COMMIT.fullmatch(revision or ""):  # which is loaded from the cache without any request
-        _bytes(repo, file, revision)
+        _told_of(repo, file, revision)
 
 
-def _new_bytes(repo: str, file: str, revision: str | None) -> int:
-    """The size of a file that is not in the cache, as `_bytes` gives it; 0 for one that is."""
+def cached(repo: str, file: str, revision: str | None = None) -> pathlib.Path | None:
+    """The path of a file in the cache, as the revision was when it was fetched; None where there is none."""
     try:
-        cached = huggingface_hub.try_to_load_from_cache(**_place(repo, file, revision))
+        path = huggingface_hub.try_to_load_from_cache(**_place(repo, file, revision))
     except HFValidationError:
-        return 0
-    return 0 if isinstance(cached, str) else _bytes(repo, file, revision)
+        return None
+    return pathlib.Path(path) if isinstance(path, str) else None
 
 
-def _bytes(repo: str, file: str, revision: str | None) -> int:
-    """The size of a file as the Hub tells it; 0 where it does not."""
+def commit_of(path: pathlib.Path, file: str) -> str:
+    """The commit that a path in the cache is of: `snapshots/<commit>/<file>`."""
+    return path.parents[len(pathlib.PurePosixPath(file).parts) - 1].name
+
+
+def _told_of(repo: str, file: str, revision: str | None) -> huggingface_hub.HfFileMetadata | None:
+    """What the Hub tells of a file; None where it does not."""
     try:
-        return _head(repo, file, revision).size or 0
+        return _head(repo, file, revision)
     except Exception:  # whatever it is, the download meets it too, and tells
-        return 0
+        return None
 
 
 def _head(repo: str, file: str, revision: str | None) -> huggingface_hub.HfFileMetadata:
@@ -216,7 +226,9 @@ def upload(
         if theirs is not None and generated(ours) and not generated(theirs):
             files = {name: each for name, each in files.items() if name != CARD}
         adding = [huggingface_hub.CommitOperationAdd(name, each) for name, each in files.items()]
-        commit = api.create_commit(repo, adding, commit_message=message, revision=revision)
+        commit = api.create_commit(
+            repo, adding, commit_message=message, revision=revision, parent_commit=before.sha
+        )  # the Hub refuses it if another came between, whose card was not seen
     return commit.commit_url, commit.oid != before.sha
 
 
@@ -224,6 +236,8 @@ def _card(api: huggingface_hub.HfApi, repo: str, revision: str | None) -> bytes 
     """The card that the repo has."""
     try:
         return pathlib.Path(api.hf_hub_download(repo, CARD, revision=revision)).read_bytes()
+    except LocalEntryNotFoundError:  # an EntryNotFoundError too, of a Hub that does not answer
+        raise
     except EntryNotFoundError:
         return None
 

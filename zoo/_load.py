@@ -175,12 +175,14 @@ def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
 
 def _repo(repo: str, revision: str | None) -> Callable[[str], pathlib.Path]:
     """The function that gives the path of a file of the Hub repo; all are of the commit that the first came from."""
+    from ._hub import commit_of  # as fetched does
+
     commit = revision
 
     def fetch(file: str) -> pathlib.Path:
         nonlocal commit
         path = fetched(repo, file, commit)
-        commit = path.parents[len(pathlib.PurePosixPath(file).parts) - 1].name  # of the cache's snapshots/<commit>
+        commit = commit_of(path, file)
         return path
 
     return fetch
@@ -191,6 +193,14 @@ def fetched(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     from ._hub import fetch  # huggingface_hub takes long to import, and only models from the Hub need it
 
     return bounded(fetch(repo, plain(file), revision, packaged(), most_bytes(file)))
+
+
+def _kept(repo: str, file: str) -> pathlib.Path:
+    """The path of a file that does not change: fetched once, and not asked for again."""
+    from ._hub import cached  # as fetched does
+
+    path = cached(repo, plain(file))
+    return fetched(repo, file) if path is None else bounded(path)
 
 
 def _count(repo: str, revision: str | None) -> None:
@@ -229,7 +239,7 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
             return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
         case file:
             if entry.checkpoint.label_repo is not None:
-                fetch = functools.partial(fetched, entry.checkpoint.label_repo)  # a revision is of the weights' repo
+                fetch = functools.partial(_kept, entry.checkpoint.label_repo)  # a revision is of the weights' repo
             return dataclasses.replace(entry, labels=_labels(fetch(file)))
 
 

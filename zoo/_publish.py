@@ -65,8 +65,14 @@ def republish(
 
 
 def _check(repo: str) -> None:
-    if not re.fullmatch(REPO, repo):
-        raise ValueError(f"A model is published as user/name, got {repo!r}: name the user or organisation, too.")
+    odd = (
+        re.search(r"--|\.\.|(^|/)[.-]|[.-](/|$)", repo) or len(repo) > 96
+    )  # the Hub's rules, which the client applies later
+    if odd or not re.fullmatch(REPO, repo, re.ASCII):
+        raise ValueError(
+            f"A model is published as user/name, got {repo!r}: name the user or organisation, too, in at most 96 ASCII "
+            "letters and digits with single -, _ or . between them."
+        )
 
 
 def _send(

@@ -37,7 +37,7 @@ def save(
     - `README.md`: a card for the Hub, unless the folder holds one that somebody wrote or changed.
 
     Raises ValueError when the model is not what `entry` describes or float16 does not hold it, and OSError when the
-    folder cannot be made or written. What a folder held is replaced at the end, or not at all.
+    folder cannot be made or written. What a folder held stays until all is written, and is then replaced file by file.
     """
     folder = pathlib.Path(folder)
     entry = dataclasses.replace(entry, checkpoint=None)
@@ -61,7 +61,7 @@ def save(
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, and a model is saved in a folder: choose another name.")
-    if (folder / CARD).exists() and not generated((folder / CARD).read_bytes()):
+    if (folder / CARD).is_file() and not generated((folder / CARD).read_bytes()):
         del texts[CARD]
     tensors = {WEIGHTS: arrays, GOLDEN: golden(assemble(entry, arrays, shapes, str(folder)))}
     try:
