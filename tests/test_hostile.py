@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 
+import equinox as eqx
 import huggingface_hub.constants
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ import zoo._entries
 import zoo._load
 from zoo.__main__ import main
 from zoo._files import plain
+from zoo._golden import computed
 from zoo._weights import named_leaves
 
 TINY = zoo.Entry(
@@ -89,6 +91,15 @@ def test_a_folder_with_pickled_weights_alone_is_told(copy):
     refused(copy, "holds no model.safetensors", "pickles, pytorch_model.bin say", kind=FileNotFoundError)
 
 
+def test_names_of_arrays_are_shown_as_text_and_not_all(copy):
+    surplus = {name: np.zeros(1, np.float32) for name in ("\x1b[2J evil\n", *map(str, range(20_000)))}
+    save_file(load_file(copy / "model.safetensors") | surplus, copy / "model.safetensors")
+    refused(copy, "does not fit the model: ", " is surplus; and 19981 more.")
+    with pytest.raises(ValueError) as raised:
+        zoo.load(copy)
+    assert not any(ord(letter) < 32 for letter in str(raised.value))
+
+
 def test_weights_in_a_dtype_that_numpy_has_not_are_told(copy):
     shapes = {name: array.shape for name, array in load_file(copy / "model.safetensors").items()}
     header, end = {}, 0
@@ -123,6 +134,7 @@ def unbuilt(monkeypatch):
 
 LOG_MEL, CONVNEXT = TINY.frontend, TINY.network
 CONTRASTIVE = {"classes": 0, "task": "contrastive", "labels": ()}
+METRIC = {"dataset": "d", "metric": "m", "value": 0.5, "source": "s"}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +142,11 @@ CONTRASTIVE = {"classes": 0, "task": "contrastive", "labels": ()}
     [
         ({"network": CONVNEXT | {"depths": [10**9]}}, "asks for depths 1e+09"),
         ({"network": CONVNEXT | {"depths": [200, 200]}}, "asks for a depth of 400, and the zoo builds up to 256"),
+        ({"network": {"type": "CNN", "widths": [1] * 900, "pools": [1] * 900}}, "asks for a depth of 900"),
+        ({"network": {"type": "CNN", "widths": [1], "pools": [2**20]}}, "asks for pools 1.04858e+06"),
+        ({"network": CONVNEXT | {"stem_padding": [2**20, 2**20]}}, "asks for stem_padding 1.04858e+06"),
+        ({"network": CONVNEXT | {"drop_path": 1e8}}, "asks for drop_path 100000000.0: it is a share"),
+        ({"network": CONVNEXT | {"drop_path": -3}}, "asks for drop_path -3: it is a share"),
         ({"network": CONVNEXT | {"depths": [-1]}}, "asks for a depth of -1"),
         ({"network": CONVNEXT | {"widths": [10**12]}}, "asks for widths 1e+12"),
         ({"network": CONVNEXT | {"widths": [1e300]}}, "asks for widths 1e+300"),
@@ -140,12 +157,30 @@ CONTRASTIVE = {"classes": 0, "task": "contrastive", "labels": ()}
         ({"network": CONVNEXT | {"pool": "m" * 10**6}}, "a pool of length 1e+06"),
         ({"network": {"type": "AST", "width": 4, "heads": 1, "depth": 10**9}}, "asks for depth 1e+09"),
         ({"frontend": LOG_MEL | {"n_fft": 10**12}}, "asks for n_fft 1e+12"),
+        ({"frontend": LOG_MEL | {"n_fft": 2**20, "hop_length": 1}}, "asks for numbers a second 8.38861e+09"),
+        ({"frontend": {"type": "LEAF", "sample_rate": 10**6, "bins": 64}}, "numbers a second 6.4e+07"),
         ({"frontend": LOG_MEL | {"bins": 10**5}}, "asks for bins 100000, and the zoo builds up to 1024"),
         ({"frontend": LOG_MEL | {"bins": 1000, "n_fft": 10**6}}, "asks for a table of size 1e+09"),
         ({"frontend": {"type": "KaldiFbank", "sample_rate": 10**6, "frame_length": 1e6}}, "a table of size"),
         ({"frontend": {"type": "LEAF", "sample_rate": 16000, "bins": 64, "window_ms": 1e8}}, "a table of size"),
         ({"frontend": LOG_MEL | {"sample_rate": 10**12}}, "asks for sample_rate 1e+12"),
         ({"model": {"type": "COLA", "width": 10**12}, **CONTRASTIVE}, "asks for width 1e+12"),
+        ({"frontend": LOG_MEL | {"sample_rate": True}}, "a sample_rate in Hz, classes and a window of some seconds"),
+        ({"window": True}, "a sample_rate in Hz, classes and a window of some seconds"),
+        ({"dropout": float("nan")}, "asks for dropout nan: it is a share of at least 0 and below 1"),
+        ({"dropout": -5}, "asks for dropout -5"),
+        ({"dropout": 1e300}, "asks for dropout 1e+300"),
+        ({"dropout": "a" * 10**6}, "aaa"),
+        ({"name": "a" * 10**6}, "asks for a text of length 1e+06"),
+        ({"name": "a\n" * 10**6, "classes": 4}, "a a a"),
+        ({"name": "\ud800"}, r"holds '\ud800' where a line of text is needed"),
+        ({"license": "a" * 10**6}, "asks for a text of length 1e+06"),
+        ({"labels": ["a", "b", "c" * 10**6]}, "asks for a text of length 1e+06"),
+        ({"metrics": [METRIC | {"source": "a" * 10**6}]}, "asks for a text of length 1e+06"),
+        ({"metrics": [METRIC | {"value": float("nan")}]}, "asks for a metric of nan"),
+        ({"metrics": [METRIC | {"value": 10**3000}]}, "asks for a metric of beyond 1e300"),
+        ({"metrics": [METRIC | {"value": True}]}, "a metric that is not the strings"),
+        ({"a" * 10**6: 1}, "unknown ['aaa"),
         ({"window": 1e9}, "asks for a window of seconds 1e+09, and the zoo builds up to 3600"),
         ({"classes": 10**12, "labels": ()}, "asks for classes 1e+12"),
         ({"name": "tiny\n\x1b[2J"}, r"holds 'tiny\n\x1b[2J' where a line of text is needed"),
@@ -161,7 +196,7 @@ CONTRASTIVE = {"classes": 0, "task": "contrastive", "labels": ()}
 )
 def test_an_absurd_config_is_refused_before_anything_is_built(copy, unbuilt, fields, part):
     rewrite(copy, **fields)
-    refused(copy, "config.json" if "metric" not in part else "tiny", part)
+    refused(copy, "config.json", part)
 
 
 @pytest.mark.parametrize(
@@ -211,6 +246,45 @@ def test_an_absurd_config_of_another_library_is_refused(tmp_path, unbuilt, confi
     rewrite(tmp_path, "preprocessor_config.json", **EXTRACTOR | extractor)
     save_file({"a": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
     refused(tmp_path, part)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"labels": ("a\tb", "b", "c")}, {"window": 4000.0}, {"license": "line\nline"}, {"dropout": 1.0}]
+)
+def test_nothing_is_saved_that_would_not_load(copy, tmp_path, fields):
+    with pytest.raises(ValueError) as saved:
+        zoo.save(tmp_path / "new", *zoo.create(TINY, key=jax.random.key(0)), dataclasses.replace(TINY, **fields))
+    assert not (tmp_path / "new").exists()
+    rewrite(copy, **fields)
+    refused(copy, str(saved.value).removeprefix("The entry to save"))
+
+
+def test_what_a_constructor_refuses_names_the_model(copy):
+    rewrite(copy, frontend=LOG_MEL | {"hop_length": -1})
+    refused(copy, "tiny: hop_length is -1 samples: it must be at least 1.")
+
+
+def test_a_number_of_another_library_that_is_none_names_the_model(tmp_path):
+    rewrite(tmp_path, model_type="ced", name="ced-tiny", mlp_ratio=float("nan"))
+    rewrite(tmp_path, "preprocessor_config.json")
+    refused(tmp_path, f"{tmp_path.name}: cannot convert float NaN to integer.")
+
+
+# Golden outputs
+
+
+def test_a_long_golden_wave_is_not_run(copy):
+    wave = np.zeros(1 << 17, np.float32)
+    save_file({"wave": wave, "output": np.zeros(3, np.float32)}, copy / "golden.safetensors")
+    refused(copy, "golden.safetensors holds a wave of 131072 samples, longer than any saved", verify=True)
+
+
+def test_a_model_that_memory_does_not_hold_is_told():
+    entry = dataclasses.replace(TINY, network=CONVNEXT | {"stem_padding": (2**20, 2**20)})
+    model, state = zoo.create(entry, key=jax.random.key(0))
+    clip = zoo.Pretrained(eqx.nn.inference_mode(model), state, entry)
+    with pytest.raises(ValueError, match=r"tiny cannot be run on 4000 samples here \(RESOURCE_EXHAUSTED"):
+        computed(clip, np.zeros(4000, np.float32))
 
 
 # Names, links and sizes

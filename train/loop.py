@@ -26,6 +26,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import zoo
+from zoo._entry import line
+from zoo._limits import check_entry
 from zoo._weights import atomic
 
 from .checkpoints import Checkpoints
@@ -62,6 +64,7 @@ def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int |
     rows, held = select(recipe, dataset)
     check(recipe, dataset, rows, mesh)
     entry = recipe.entry(dataset.labels)
+    check_entry(entry, f"{recipe.name} with the labels of {dataset.folder}")  # or its best model could not be saved
     _claim(recipe, dataset, out)
     carry, static = begin(*build(recipe, entry), recipe, len(rows), mesh)
     weights = balanced_weights(dataset.targets[rows]) if recipe.data.balanced else None
@@ -249,8 +252,9 @@ def _save(
         return
     notes = ()
     if score is not None:
-        values = ", ".join(recipe.data.held_out)
+        values = line(", ".join(recipe.data.held_out))
         source = f"this project: {len(score.rows)} clips whose {recipe.data.hold_out} is {values}, unseen in training"
-        common = {"dataset": score.dataset.folder.resolve().name, "source": source}
-        notes = tuple(common | {"metric": name, "value": round(found[name], 4)} for name in found if name != "loss")
+        common = {"dataset": line(score.dataset.folder.resolve().name), "source": line(source, 800)}
+        values = {name: round(value, 4) for name, value in found.items() if name != "loss" and np.isfinite(value)}
+        notes = tuple(common | {"metric": name, "value": value} for name, value in values.items())
     zoo.save(folder, *trained_model(carry, static), dataclasses.replace(entry, metrics=notes))

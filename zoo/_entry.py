@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,6 +19,13 @@ from audax_eqx.models import COLA, Classifier, SimCLR
 from ._files import parse_json
 
 Model = Classifier | COLA | SimCLR
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
+
+
+def line(text: str, most: int = 200) -> str:
+    """What others wrote, as an error may show it: without control characters, and no more than `most` of it."""
+    text = CONTROL.sub(" ", text[: most + 1])
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +89,9 @@ class Entry:
 
     def __post_init__(self):
         rate = self.frontend.get("sample_rate")
-        if not (isinstance(rate, int) and rate > 0 and self.classes >= 0 and 0 < self.window < math.inf):
+        numbers = not any(isinstance(each, bool) for each in (rate, self.classes, self.window))
+        sensible = isinstance(rate, int) and rate > 0 and self.classes >= 0 and 0 < self.window < math.inf
+        if not (numbers and sensible):
             raise ValueError(
                 f"{self.name} needs a frontend with a sample_rate in Hz, classes and a window of some seconds, got "
                 f"{rate}, {self.classes} and {self.window}."
@@ -99,7 +109,8 @@ class Entry:
         for each in self.metrics:
             texts = [each.get(field) for field in ("dataset", "metric", "source")]
             whole = len(each) == 4 and all(isinstance(text, str) for text in texts)
-            if not (whole and isinstance(each.get("value"), int | float)):
+            value = each.get("value")
+            if not (whole and isinstance(value, int | float) and not isinstance(value, bool)):
                 raise ValueError(
                     f"{self.name} has a metric that is not the strings dataset, metric and source, and a number value: "
                     f"{dict(each)}."
@@ -132,13 +143,15 @@ def from_json(text: str, where: str) -> Entry:
     if missing or unknown:
         raise ValueError(
             f"{where} is not the config.json of an audax-eqx model: missing {missing or 'nothing'}, "
-            f"unknown {unknown or 'nothing'}."
+            f"unknown {line(str(unknown or 'nothing'))}."
         )
     try:
         return Entry(**_tuples(fields))
     except (TypeError, AttributeError):
         given = str({name: value for name, value in fields.items() if name != "labels"})[:1000]
         raise ValueError(f"{where} has a field of the wrong type; zoo.Entry documents them: {given}.") from None
+    except ValueError as error:
+        raise ValueError(line(f"{where}: {error}", 1000)) from None
 
 
 def _tuples(value: Any) -> Any:
@@ -191,7 +204,10 @@ def _construct(registry, abstract: type, description: Mapping[str, Any], name: s
     try:
         return constructor(**options, **keywords)
     except (TypeError, ArithmeticError, LookupError):
-        raise ValueError(f"{name} gives {kind} an option that makes no sense to it: {options}.") from None
+        given = line(str(options), 1000)
+        raise ValueError(f"{name} gives {kind} an option that makes no sense to it: {given}.") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {line(str(error), 1000).rstrip('.')}.") from None
 
 
 def _constructs(constructor: Any, abstract: type) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ._entry import Checkpoint, Entry
+from ._entry import Checkpoint, Entry, line
 
 READS = "ASTForAudioClassification, CedForAudioClassification and timm's ResNet, EfficientNet and ConvNeXt"
 ACTIVATIONS = {  # transformers' names to AST's
@@ -34,6 +34,9 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
             f"{name} has a field of the wrong type in its config.json or preprocessor_config.json: "
             f"{str(dict(config))[:1000]}."
         ) from None
+    except ValueError as error:
+        told = line(str(error), 1000)
+        raise ValueError(told if told.startswith(name) else f"{name}: {told.rstrip('.')}.") from None
 
 
 def _describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
@@ -45,7 +48,8 @@ def _describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) 
     for family in ("resnet", "efficientnet_b", "convnext"):
         if isinstance(architecture, str) and architecture.startswith(family) and "model_type" not in config:
             return _timm(name, architecture, f"timm_{family.removesuffix('_b')}", config)
-    raise ValueError(f"{name} holds a model of the kind {architecture!r}: the zoo reads {READS}, and its own.")
+    kind = line(repr(architecture))
+    raise ValueError(f"{name} holds a model of the kind {kind}: the zoo reads {READS}, and its own.")
 
 
 def foreign(config: Mapping[str, Any]) -> bool:
@@ -59,7 +63,8 @@ def _ast(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> 
     frames, eps = extractor.get("max_length", 1024), config.get("layer_norm_eps", 1e-12)
     labels = _labels(name, config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}))  # transformers leaves these out
     if (activation := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
-        raise ValueError(f"{name} has the activation {activation!r}: the zoo's AST has {', '.join(ACTIVATIONS)}.")
+        given = line(repr(activation))
+        raise ValueError(f"{name} has the activation {given}: the zoo's AST has {', '.join(ACTIVATIONS)}.")
     kind = config.get("problem_type")
     multilabel = kind == "multi_label_classification" if kind else len(labels) == 527  # AudioSet's configs name none
     return Entry(
@@ -105,7 +110,8 @@ def _ced(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> 
     pooling = config.get("pooling", "mean")
     for field, known in {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,)}.items():
         if (value := config.get(field, known[0])) not in known:
-            raise ValueError(f"{name} has the {field} {value!r}: the zoo's CED has {' or '.join(map(repr, known))}.")
+            given = line(repr(value))
+            raise ValueError(f"{name} has the {field} {given}: the zoo's CED has {' or '.join(map(repr, known))}.")
     classes, labels = config.get("outputdim", 527), config.get("id2label") or {}
     # Their model ends in a sigmoid, unless the pooling is "logit": then the loss tells what the logits are.
     multilabel = pooling == "mean" or config.get("loss") != "CrossEntropyLoss"
@@ -165,7 +171,8 @@ def _timm(name: str, architecture: str, table: str, config: Mapping[str, Any]) -
 def _labels(name: str, labels: Mapping[str, Any]) -> tuple[str, ...]:
     """The values of an `id2label`, by number."""
     if not labels or labels.keys() != {str(index) for index in range(len(labels))}:
-        raise ValueError(f"{name} needs labels 0, 1, ... in the id2label of its config.json, got {sorted(labels)}.")
+        given = line(str(sorted(labels)))
+        raise ValueError(f"{name} needs labels 0, 1, ... in the id2label of its config.json, got {given}.")
     return tuple(str(labels[str(index)]) for index in range(len(labels)))
 
 

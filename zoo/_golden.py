@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._entry import Model
+from ._entry import Model, line
 from ._pretrained import Pretrained
 from ._weights import Arrays
 
 SECONDS = 1.0
+LONGEST = 2.0  # seconds of a wave that somebody else saved
 BOUND = 1e-4  # of the largest output
 
 
@@ -33,6 +34,8 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
     wave, wanted = arrays["wave"], arrays["output"]
     if len(wave) < clip.model.frontend.min_samples:
         raise ValueError(f"{path} holds a wave of {len(wave)} samples, too short for this model: save the model again.")
+    if len(wave) > max(LONGEST * clip.sample_rate, clip.model.frontend.min_samples):
+        raise ValueError(f"{path} holds a wave of {len(wave)} samples, longer than any saved: save the model again.")
     found = computed(clip, wave)
     if found.shape != wanted.shape:
         raise ValueError(
@@ -48,10 +51,16 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
 
 
 def computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " outputs"]:
-    """The model's output for a wave, as exactly as the machine can."""
+    """The model's output for a wave, as exactly as the machine can. Raises ValueError where its memory is too small."""
     # On accelerators the default precision of a product is coarser than the bound
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(_output(clip.model, clip.state, jnp.asarray(wave)))
+    try:
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(_output(clip.model, clip.state, jnp.asarray(wave)))
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"{clip.entry.name} cannot be run on {len(wave)} samples here ({line(str(error))}): take a machine with "
+            "more memory, or do not trust the model."
+        ) from None
 
 
 @eqx.filter_jit

@@ -5,21 +5,21 @@ made.
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ._entry import Entry
+from ._entry import CONTROL, Entry, line
 
 PARAMETERS = 1 << 32
 NUMBER = 1 << 20  # widths, classes, a sample rate in Hz
 REAL = 1e9  # a frequency, a ceiling of energies
 LENGTH = 1000  # of a string or a list that is no list of labels
-DEPTH = 256  # of all stages together; each block takes time to build
+DEPTH = 256  # of all stages together, and their number; each block takes time to build
+BORDER = 64  # of zeros around a map, or the side of a square that is pooled
 BINS = 1024
 TABLE = 1 << 24  # entries of a filterbank: bins times frequencies, taps or frames
+SECOND = 1 << 24  # numbers that a frontend makes of a second of sound
 WINDOW = 3600.0  # seconds
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check_entry(entry: Entry, where: str) -> None:
@@ -33,6 +33,10 @@ def check_entry(entry: Entry, where: str) -> None:
 
     texts = [entry.name, entry.license, entry.source, entry.paper, *entry.labels]
     texts += [value for each in entry.metrics for value in each.values() if isinstance(value, str)]
+    for text in texts:
+        at_most(LENGTH, "a text of length", len(text) if isinstance(text, str) else 0)
+    for each in entry.metrics:
+        at_most(REAL, "a metric of", each["value"])
     for part in (entry.frontend, entry.network, entry.model):
         for name, value in _leaves(part):
             at_most(LENGTH, "a name of length", len(name))
@@ -44,16 +48,23 @@ def check_entry(entry: Entry, where: str) -> None:
     depths = [value for name, value in _leaves(entry.network) if name in ("depth", "depths") and _is_number(value)]
     if min(depths, default=0) < 0:
         raise ValueError(f"{where} asks for a depth of {min(depths)}: a stage has 0 blocks or more.")
-    at_most(DEPTH, "a depth of", sum(depths))
+    stages = max((len(value) for _, value in _leaves(entry.network) if isinstance(value, tuple)), default=0)
+    at_most(DEPTH, "a depth of", max(sum(depths), stages))
+    for name, value in [("dropout", entry.dropout), *_leaves(entry.network)]:
+        if "drop" in name and not (_is_number(value) and 0 <= value < 1):
+            raise ValueError(f"{where} asks for {name} {line(repr(value))}: it is a share of at least 0 and below 1.")
+        if ("padding" in name or "pool" in name) and _is_number(value):
+            at_most(BORDER, name, value)
     at_most(WINDOW, "a window of seconds", entry.window)
     at_most(NUMBER, "classes", entry.classes)
-    bins = max([value for name, value in _leaves(entry.frontend) if name == "bins" and _is_number(value)], default=1)
+    bins = max([value for name, value in _leaves(entry.frontend) if name == "bins" and _is_number(value)], default=64)
     at_most(BINS, "bins", bins)
     at_most(TABLE, "a table of size", bins * max(_lengths(entry.frontend), default=1))
+    at_most(SECOND, "numbers a second", _numbers(entry.frontend, bins))
     for text in texts:
         if text is not None and (not isinstance(text, str) or CONTROL.search(text)):
             raise ValueError(
-                f"{where} holds {str(text)[:100]!r} where a line of text is needed: leave control characters out."
+                f"{where} holds {str(text)[:100]!a} where a line of text is needed: leave control characters out."
             )
 
 
@@ -88,5 +99,19 @@ def _lengths(frontend: Mapping[str, Any]) -> Iterator[float]:
             yield value / 1000 * frontend["sample_rate"]
 
 
+def _numbers(frontend: Mapping[str, Any], bins: float) -> float:
+    """How many numbers a frontend has at once for a second of sound."""
+    rate = frontend["sample_rate"]
+    if frontend.get("type") in ("LEAF", "SincNet"):  # each bin is filtered at every sample
+        return rate * bins
+
+    def option(name: str, default: float) -> float:
+        value = frontend.get(name)
+        return value if _is_number(value) else default
+
+    hop = option("hop_length", option("frame_shift", 10.0) / 1000 * rate)
+    return rate / max(hop, 1) * option("n_fft", option("frame_length", 25.0) / 1000 * rate)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and not isinstance(value, bool)

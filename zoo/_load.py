@@ -122,7 +122,7 @@ def fit(
 ) -> tuple[Model, eqx.nn.State, Mapping[str, tuple[str, Rule | None]]]:
     """The entry's skeleton, and for each of its arrays the one of the file `where` that fills it, and by which rule.
 
-    Raises ValueError that lists every array that is missing, surplus or of another shape than the model's.
+    Raises ValueError that lists the first arrays that are missing, surplus or of another shape than the model's.
     """
     faults: list[str] = []
     sources = {name: (name, None) for name in shapes}

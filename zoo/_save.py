@@ -16,6 +16,7 @@ from ._card import card, generated
 from ._entry import Entry, Model, skeleton, to_json
 from ._files import CARD, CONFIG, EXTRACTOR, FILES, GOLDEN, WEIGHTS
 from ._golden import golden
+from ._limits import check_entry
 from ._load import assemble
 from ._weights import atomic, check, named_leaves, write
 
@@ -41,6 +42,7 @@ def save(
     """
     folder = pathlib.Path(folder)
     entry = dataclasses.replace(entry, checkpoint=None)
+    check_entry(entry, "The entry to save")
     leaves = named_leaves(model, state)
     wanted = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}

@@ -14,8 +14,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ._entry import line
+
 Model = TypeVar("Model", bound=eqx.Module)
 Leaf = jax.Array | jax.ShapeDtypeStruct
+FAULTS = 20  # that an error lists
 DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # whole numbers are counters of training
 
 
@@ -48,22 +51,24 @@ def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray])
 def check(
     found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str, faults: Sequence[str] = ()
 ) -> None:
-    """Raises one ValueError that lists `faults` and every missing, surplus and misshapen array of the file `where`."""
-    faults = [*faults, *(f"{name} is missing" for name in wanted if name not in found)]
-    faults += [f"{name} is surplus" for name in found if name not in wanted]
-    faults += [
+    """Raises one ValueError that lists the first misshapen arrays of `where`, `faults`, missing and surplus arrays."""
+    misshapen = [
         f"{name} is {tuple(found[name])} instead of {tuple(shape)}"
         for name, shape in wanted.items()
         if name in found and tuple(found[name]) != tuple(shape)
     ]
+    faults = [*misshapen, *faults, *(f"{name} is missing" for name in wanted if name not in found)]
+    faults += [f"{name} is surplus" for name in found if name not in wanted]
     if faults:
-        raise ValueError(f"{where} does not fit the model: {'; '.join(faults)}.")
+        more = f"; and {len(faults) - FAULTS} more" if len(faults) > FAULTS else ""
+        raise ValueError(f"{where} does not fit the model: {'; '.join(map(line, faults[:FAULTS]))}{more}.")
 
 
 def check_types(dtypes: Iterable[str], where: str) -> None:
     """Raises ValueError when the file `where` has arrays in a type that the zoo does not read."""
     if odd := sorted(dtype for dtype in dtypes if not DTYPES.fullmatch(dtype)):
-        raise ValueError(f"{where} holds arrays in {', '.join(odd)}: convert them to float32, float16 or bfloat16.")
+        given = line(", ".join(odd))
+        raise ValueError(f"{where} holds arrays in {given}: convert them to float32, float16 or bfloat16.")
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -96,7 +101,8 @@ def _broken(path: pathlib.Path, error: SafetensorError) -> str:
     if head == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         return f"{path} is a pickle, which can run any program when it is opened: get the weights as safetensors."
     # In the Hub's cache the path is a link, and it is the file behind it that has to go
-    return f"{path} is not a whole safetensors file ({error}): delete {path.resolve()} and fetch or copy it again."
+    fault = line(str(error))
+    return f"{path} is not a whole safetensors file ({fault}): delete {path.resolve()} and fetch or copy it again."
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
