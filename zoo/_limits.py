@@ -107,7 +107,7 @@ def _numbers(frontend: Mapping[str, Any], bins: float) -> float:
 
     def option(name: str, default: float) -> float:
         value = frontend.get(name)
-        return value if _is_number(value) else default
+        return default if value is None or not _is_number(value) else value
 
     hop = option("hop_length", option("frame_shift", 10.0) / 1000 * rate)
     return rate / max(hop, 1) * option("n_fft", option("frame_length", 25.0) / 1000 * rate)
