@@ -235,6 +235,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_clips(folder, recipe, 
         ({"data": {"held_out": ("1", "2", "3", "4")}}, "holds out all 48 clips"),
         ({"model": {"frontend": {"type": "LogMel", "sample_rate": 16000}}}, "prepare it with --sample-rate 16000"),
         ({"model": {"network": {"type": "ResNeXt"}}}, "names 'ResNeXt', which is not in"),
+        ({"data": {"seconds": 4000.0}}, "a window of seconds 4000, and the zoo builds up to 3600"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(parts, sentence, folder, recipe, tmp_path):
