@@ -213,6 +213,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         size = {"huge": "1000000000", "short": str(len(content) + 7)}.get(fault)
         self.send_response(200)
+        self.send_header("Connection", "close")  # or the client might send its next request into the closing one
         for key, value in (told | ({"Content-Length": size} if size else {})).items():
             self.send_header(key.replace("_", "-"), value)
         self.end_headers()
