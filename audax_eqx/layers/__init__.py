@@ -7,6 +7,7 @@ from .conv import Patchify as Patchify
 from .conv_block import ConvBlock as ConvBlock
 from .depthwise import Depthwise as Depthwise
 from .drop import DropPath as DropPath
+from .drop import split_key as split_key
 from .excite import SqueezeExcite as SqueezeExcite
 from .linear import Linear as Linear
 from .linear import pointwise as pointwise
@@ -19,3 +20,4 @@ from .pool import mean_max as mean_max
 from .pool import mean_pool as mean_pool
 from .transformer import Activation as Activation
 from .transformer import TransformerBlock as TransformerBlock
+from .transformer import transformer_blocks as transformer_blocks

@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al., 2016, arXiv:1603.09382)."""
+"""Stochastic depth (Huang et al., 2016, arXiv:1603.09382), and keys for all that drops something."""
 
 import equinox as eqx
 import jax
@@ -28,3 +28,8 @@ class DropPath(eqx.Module):
             raise RuntimeError("DropPath trains with a random key: pass key=..., or use eqx.nn.inference_mode(model).")
         kept = jax.random.bernoulli(key, 1.0 - self.rate)
         return jnp.where(kept, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+
+def split_key(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
+    """A key for each of `count` parts; None for each where `key` is None, as in inference."""
+    return [None] * count if key is None else list(jax.random.split(key, count))

@@ -7,10 +7,11 @@ from typing import Literal
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .attention import Attention, FusedAttention
-from .drop import DropPath
+from .drop import DropPath, split_key
 from .linear import Linear
 from .norm import LayerNorm
 
@@ -60,8 +61,8 @@ class TransformerBlock(eqx.Module):
     def __call__(
         self, x: Float[Array, "tokens width"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "tokens width"]:
-        keys = (None, None) if key is None else jax.random.split(key)
-        x = x + self.drop_path(self.attention(self.attention_norm(x)), key=keys[0])
+        attention_key, mlp_key = split_key(key, 2)
+        x = x + self.drop_path(self.attention(self.attention_norm(x)), key=attention_key)
         y = self.expand(self.mlp_norm(x))
         match self.activation:
             case "gelu":
@@ -72,4 +73,26 @@ class TransformerBlock(eqx.Module):
                 y = jax.nn.relu(y)
             case "silu":
                 y = jax.nn.silu(y)
-        return x + self.drop_path(self.contract(y), key=keys[1])
+        return x + self.drop_path(self.contract(y), key=mlp_key)
+
+
+def transformer_blocks(
+    width: int,
+    heads: int,
+    *,
+    mlp_width: int | None = None,
+    drop_path: float = 0.0,
+    keys: Array,
+    **options,
+) -> tuple[TransformerBlock, ...]:
+    """A Transformer's blocks, one for each of `keys`; `options` are `TransformerBlock`'s.
+
+    `mlp_width` is 4 times the width unless given. `drop_path` is the rate of the last block; it rises linearly with
+    depth from 0 at the first.
+    """
+    rates = np.linspace(0.0, drop_path, len(keys)).tolist()
+    inner = 4 * width if mlp_width is None else mlp_width
+    return tuple(
+        TransformerBlock(width, heads, inner, drop_path=rate, key=block_key, **options)
+        for rate, block_key in zip(rates, keys, strict=True)
+    )

@@ -1,12 +1,11 @@
 """A waveform in, class logits out: frontend -> network -> (LayerNorm ->) dropout -> linear head."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
-from ..layers import LayerNorm, Linear
+from ..layers import LayerNorm, Linear, split_key
 
 
 class Classifier(eqx.Module):
@@ -63,7 +62,7 @@ class Classifier(eqx.Module):
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.classes}"], eqx.nn.State]:
         """Logits from what `listen` gives, for training that augments between frontend and network."""
-        network_key, head_key = (None, None) if key is None else tuple(jax.random.split(key))
+        network_key, head_key = split_key(key, 2)
         embedding, state = self.network(x, state, key=network_key)
         embedding = embedding if self.norm is None else self.norm(embedding)
         return self.head(self.dropout(embedding, key=head_key)).astype(jnp.float32), state

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import Activation, Conv, LayerNorm, TransformerBlock
+from ..layers import Activation, Conv, LayerNorm, TransformerBlock, split_key, transformer_blocks
 
 
 class AST(AbstractNetwork):
@@ -74,18 +74,15 @@ class AST(AbstractNetwork):
         self.class_token = 0.02 * jax.random.normal(keys[1], (width,))
         self.distillation_token = 0.02 * jax.random.normal(keys[2], (width,))
         self.position_embedding = 0.02 * jax.random.normal(keys[3], (2 + freq * time, width))
-        self.blocks = tuple(
-            TransformerBlock(
-                width,
-                heads,
-                4 * width if mlp_width is None else mlp_width,
-                qkv_bias=qkv_bias,
-                eps=eps,
-                activation=activation,
-                drop_path=rate,
-                key=block_key,
-            )
-            for rate, block_key in zip(np.linspace(0.0, drop_path, depth).tolist(), keys[4:], strict=True)
+        self.blocks = transformer_blocks(
+            width,
+            heads,
+            mlp_width=mlp_width,
+            qkv_bias=qkv_bias,
+            eps=eps,
+            activation=activation,
+            drop_path=drop_path,
+            keys=keys[4:],
         )
         self.norm = LayerNorm(width, eps=eps)
         self.width, self.grid = width, (time, freq)
@@ -114,7 +111,7 @@ class AST(AbstractNetwork):
             ]
         )
         y = y + self._position_embedding(time, freq)
-        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        keys = split_key(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             y = block(y, key=block_key)
         y = self.norm(y)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import BatchNorm, LayerNorm, Patchify, TransformerBlock
+from ..layers import BatchNorm, LayerNorm, Patchify, TransformerBlock, split_key, transformer_blocks
 
 
 class CED(AbstractNetwork):
@@ -68,17 +68,14 @@ class CED(AbstractNetwork):
         self.patchify = Patchify(1, width, (patch, patch), key=keys[0])
         self.time_embedding = 0.02 * jax.random.normal(keys[1], (max(frames // patch, 1), width))
         self.freq_embedding = 0.02 * jax.random.normal(keys[2], (max(bins // patch, 1), width))
-        self.blocks = tuple(
-            TransformerBlock(
-                width,
-                heads,
-                4 * width if mlp_width is None else mlp_width,
-                qkv_bias=qkv_bias,
-                fused=True,
-                drop_path=rate,
-                key=block_key,
-            )
-            for rate, block_key in zip(np.linspace(0.0, drop_path, depth).tolist(), keys[3:], strict=True)
+        self.blocks = transformer_blocks(
+            width,
+            heads,
+            mlp_width=mlp_width,
+            qkv_bias=qkv_bias,
+            fused=True,
+            drop_path=drop_path,
+            keys=keys[3:],
         )
         self.norm = LayerNorm(width)
         self.width, self.frames = width, frames
@@ -104,7 +101,7 @@ class CED(AbstractNetwork):
         y = y + jnp.broadcast_to(self.freq_embedding, y.shape)
         time, freq, width = y.shape
         tokens = y.reshape(time * freq, width)  # in any order: nothing tells the blocks but the embeddings
-        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        keys = split_key(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             tokens = block(tokens, key=block_key)
         return self.norm(tokens).reshape(time, freq, width)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import BatchNorm, ConvBlock, Linear, mean_max, mean_pool
+from ..layers import BatchNorm, ConvBlock, Linear, mean_max, mean_pool, split_key
 
 
 class CNN(AbstractNetwork):
@@ -73,7 +73,7 @@ class CNN(AbstractNetwork):
         if self.input_norm is not None:
             x, state = self.input_norm(x, state)
         y = x[:, :, None]
-        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        keys = split_key(key, len(self.blocks))
         for block, pool, block_key in zip(self.blocks, self.pools, keys, strict=True):
             y, state = block(y, state)
             y = self.dropout(mean_pool(y, pool), key=block_key)
@@ -82,7 +82,7 @@ class CNN(AbstractNetwork):
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        features_key, embedding_key = (None, None) if key is None else tuple(jax.random.split(key))
+        features_key, embedding_key = split_key(key, 2)
         y, state = self.features(x, state, key=features_key)
         return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=embedding_key))), state
 

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify, mean_max
+from ..layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify, mean_max, split_key
 
 Keys = Iterator[PRNGKeyArray]
 
@@ -92,7 +92,7 @@ class Stage(eqx.Module):
         self, x: Float[Array, "time freq inputs"], *, key: PRNGKeyArray | None
     ) -> Float[Array, "newtime newfreq channels"]:
         x = self.reduce(x)
-        keys = [None] * len(self.blocks) if key is None else jax.random.split(key, len(self.blocks))
+        keys = split_key(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             x = block(x, key=block_key)
         return x
@@ -151,7 +151,7 @@ class ConvNeXt(AbstractNetwork):
         if self.input_norm is not None:
             x, state = self.input_norm(x, state)
         y = x[:, :, None]
-        keys = [None] * len(self.stages) if key is None else jax.random.split(key, len(self.stages))
+        keys = split_key(key, len(self.stages))
         for stage, stage_key in zip(self.stages, keys, strict=True):
             y = stage(y, key=stage_key)
         return y, state

@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import BatchNorm, Conv, Depthwise, DropPath, Linear, SqueezeExcite, pointwise
+from ..layers import BatchNorm, Conv, Depthwise, DropPath, Linear, SqueezeExcite, pointwise, split_key
 
 Keys = Iterator[PRNGKeyArray]
 Padding = Literal["symmetric", "same"]
@@ -162,7 +162,7 @@ class EfficientNet(AbstractNetwork):
         y, state = self.stem_norm(self.stem(x[:, :, None]), state)
         y = jax.nn.silu(y)
         blocks = list(itertools.chain(*self.stages))
-        keys = [None] * len(blocks) if key is None else jax.random.split(key, len(blocks))
+        keys = split_key(key, len(blocks))
         for block, block_key in zip(blocks, keys, strict=True):
             y, state = block(y, state, key=block_key)
         y, state = self.end_norm(self.end(y), state)

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
-from ..layers import BatchNorm, Conv, ConvBlock, Linear, mean_max, mean_pool, pointwise
+from ..layers import BatchNorm, Conv, ConvBlock, Linear, mean_max, mean_pool, pointwise, split_key
 
 Keys = Iterator[PRNGKeyArray]
 Map = Float[Array, "time freq channels"]
@@ -133,7 +133,7 @@ class PANNsResNet(AbstractNetwork):
         if self.input_norm is not None:
             x, state = self.input_norm(x, state)
         blocks = list(itertools.chain(*self.stages))
-        keys = [None] * (len(blocks) + 3) if key is None else jax.random.split(key, len(blocks) + 3)
+        keys = split_key(key, len(blocks) + 3)
         y, state = self.stem(x[:, :, None], state)
         y = self.dropout(mean_pool(y, 2), key=keys[0])
         for block, block_key in zip(blocks, keys[3:], strict=True):
@@ -145,7 +145,7 @@ class PANNsResNet(AbstractNetwork):
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        features_key, embedding_key = (None, None) if key is None else tuple(jax.random.split(key))
+        features_key, embedding_key = split_key(key, 2)
         y, state = self.features(x, state, key=features_key)
         return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=embedding_key))), state
 
