@@ -261,7 +261,10 @@ def sentence(folder, fault, kind=ValueError):
         ({"id2label": ["a", "b"]}, r"x has a field of the wrong type in its config\.json.*'a', 'b'"),
         ({"hidden_size": "wide"}, "wide"),
         ({"hidden_size": 25}, "25"),
-        ({"max_length": 0}, "frames=0"),
+        ({"max_length": 0}, "x has the max_length 0 in its config.json, and the max_length 100 in its preprocessor"),
+        ({"num_mel_bins": 64}, "x has the num_mel_bins 64 in its config.json, and the num_mel_bins 40 in its preproc"),
+        ({"layer_scale": True}, r"x has the field layer_scale \(True\), which the zoo does not know: take it out"),
+        ({"pruned_heads": {"0": [1]}}, r"x has the pruned_heads \{'0': \[1\]\}: the zoo has \{\}"),
         ({"patch_size": None}, "'patch': None"),
     ],
 )
@@ -274,8 +277,10 @@ def test_an_ast_that_cannot_be_built_is_told_in_a_sentence(tmp_path, fields, fau
     [
         ({"sampling_rate": "16 kHz"}, "16 kHz"),
         ({"std": 0.0}, "scale"),
+        ({"snip_edges": False}, r"x has the field snip_edges \(False\), which the zoo does not know"),
         ({"std": "one"}, "'scale': 'oneone'"),
-        ({"max_length": None}, r"x has a field of the wrong type in its config\.json or preprocessor_config\.json"),
+        ({"max_length": None}, "max_length None in its preprocessor_config.json"),
+        ({"mean": None}, r"x gives KaldiFbank an option that makes no sense to it.*'mean': None"),
     ],
 )
 def test_an_extractor_that_makes_no_sense_is_told_in_a_sentence(tmp_path, fields, fault):
@@ -335,6 +340,14 @@ def test_weights_that_do_not_fit_the_config_are_listed(tmp_path):
         ({"architecture": "resnet18d", "num_classes": 10}, r"'resnet18d', which is not in.*resnet18"),
         ({"architecture": "convnextv2_tiny", "num_classes": 10}, r"'convnextv2_tiny', which is not in.*convnext_tiny"),
         ({"architecture": "resnet18", "num_classes": 0}, "0 classes"),
+        (
+            {"architecture": "resnet18", "global_pool": "max"},
+            "x has the global_pool 'max': the zoo has 'avg' or 'fast'",
+        ),
+        ({"architecture": "resnet18", "model_args": {"act_layer": "silu"}}, "the act_layer 'silu': the zoo has 'relu'"),
+        ({"architecture": "resnet18", "model_args": {"output_stride": 8}}, r"x has the field output_stride \(8\)"),
+        ({"architecture": "convnext_tiny", "model_args": {"use_grn": True}}, r"x has the field use_grn \(True\)"),
+        ({"architecture": "efficientnet_b0", "pad_type": "same"}, r"x has the field pad_type \('same'\)"),
         ({"architecture": "resnet18", "num_classes": "ten"}, "ten"),
     ],
 )
@@ -458,9 +471,13 @@ def test_the_task_of_a_ced_is_what_its_last_layer_does(tmp_path, pooling, loss, 
 @pytest.mark.parametrize(
     "fields, fault",
     [
-        ({"pooling": "token"}, "x has the pooling 'token': the zoo's CED has 'mean' or 'logit'"),
-        ({"patch_stride": 4}, "x has the patch_stride 4: the zoo's CED has 8"),
-        ({"pad_last": False}, "x has the pad_last False: the zoo's CED has True"),
+        ({"pooling": "token"}, "x has the pooling 'token': the zoo has 'mean' or 'logit'"),
+        ({"patch_stride": 4}, "x has the patch_stride 4: the zoo has 8"),
+        ({"pad_last": False}, "x has the pad_last False: the zoo has True"),
+        ({"eval_avg": "max"}, "x has the eval_avg 'max': the zoo has 'mean'"),
+        ({"init_values": 1e-5}, "x has the init_values 1e-05: the zoo has None"),
+        ({"n_mels": 64}, "x has the n_mels 64 in its config.json, and the feature_size 40 in its preprocessor_config"),
+        ({"wavtransforms": "gain"}, r"x has the field wavtransforms \('gain'\), which the zoo does not know"),
         ({"id2label": {"0": "a", "1": "b", "3": "c"}}, r"x needs labels 0, 1, \.\.\. in the id2label"),
         ({"id2label": ["a", "b", "c"]}, r"x has a field of the wrong type in its config\.json"),
         ({"embed_dim": "wide"}, "wide"),

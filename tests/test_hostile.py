@@ -235,9 +235,9 @@ def test_parameters_are_counted_before_there_is_any(copy, fields):
         ({"num_hidden_layers": 10**9}, {}, "asks for depth 1e+09"),
         ({"hidden_size": 10**12}, {}, "asks for width 1e+12"),
         ({}, {"sampling_rate": 10**12}, "asks for sample_rate 1e+12"),
-        ({}, {"num_mel_bins": 10**5}, "asks for bins 100000"),
-        ({}, {"max_length": 10**400}, "a field of the wrong type"),
-        ({}, {"max_length": 10**6}, "a window of seconds 10000"),
+        ({"num_mel_bins": 10**5}, {"num_mel_bins": 10**5}, "asks for bins 100000"),
+        ({"max_length": 10**400}, {"max_length": 10**400}, "a field of the wrong type"),
+        ({"max_length": 10**6}, {"max_length": 10**6}, "a window of seconds 10000"),
         ({"id2label": {"0": "a\x00", "1": "b"}}, {}, "where a line of text is needed"),
     ],
 )

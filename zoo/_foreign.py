@@ -14,6 +14,16 @@ ACTIVATIONS = {  # transformers' names to AST's
     "silu": "silu",
     "swish": "silu",
 }
+BOOKKEEPING = """_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures
+    attn_implementation auto_map chunk_size_feed_forward dtype finetuning_task id2label initializer_range label2id
+    model_type name_or_path output_attentions output_hidden_states problem_type return_dict task_specific_params
+    tf_legacy_loss tie_word_embeddings torch_dtype torchscript transformers_version use_cache"""
+EXTRACTING = """_commit_hash _name_or_path auto_map feature_extractor_type feature_size padding_side padding_value
+    processor_class return_attention_mask"""
+PICTURES = """num_features pretrained_cfg label_names label_descriptions hf_hub_id hf_hub_filename url tag source
+    license origin_url paper_ids paper_name notes input_size min_input_size test_input_size fixed_input_size pool_size
+    test_pool_size crop_pct test_crop_pct crop_mode interpolation mean std first_conv classifier custom_load
+    timm_version"""
 CED_SIZES = {  # the width and the heads, which the name of a CED decides
     "ced-tiny": (192, 3),
     "ced-mini": (256, 4),
@@ -52,6 +62,36 @@ def _describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) 
     raise ValueError(f"{name} holds a model of the kind {kind}: the zoo reads {READS}, and its own.")
 
 
+def _refuse(
+    name: str, fields: Mapping[str, Any], *, used: str, unused: str, known: Mapping[str, tuple] | None = None
+) -> None:
+    """Raises ValueError that names a field on which the output may depend, and which the zoo does not honour.
+
+    The entry is made of the fields `used`; in inference no output depends on those `unused`. Both are names with spaces
+    between. A field in `known` must have one of these values, which are what the zoo computes.
+    """
+    known = known or {}
+    for field in sorted(map(str, fields)):
+        value = line(repr(fields[field]))
+        if field in known and fields[field] not in known[field]:
+            raise ValueError(f"{name} has the {field} {value}: the zoo has {' or '.join(map(repr, known[field]))}.")
+        if field not in known and field not in used.split() and field not in unused.split():
+            raise ValueError(
+                f"{name} has the field {line(field)} ({value}), which the zoo does not know: take it out of the file "
+                "if no output depends on it."
+            )
+
+
+def _agree(name: str, ours: tuple[str, Any], theirs: tuple[str, Any]) -> None:
+    """Raises ValueError where config.json and preprocessor_config.json say different things of one size."""
+    if ours[1] != theirs[1]:
+        raise ValueError(
+            f"{name} has the {ours[0]} {line(repr(ours[1]))} in its config.json, and the {theirs[0]} "
+            f"{line(repr(theirs[1]))} in its preprocessor_config.json: they must be equal, for the model takes what "
+            "the extractor makes."
+        )
+
+
 def foreign(config: Mapping[str, Any]) -> bool:
     """Whether a `config.json` is transformers' or timm's."""
     return "model_type" in config or "architecture" in config
@@ -59,8 +99,19 @@ def foreign(config: Mapping[str, Any]) -> bool:
 
 def _ast(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> Entry:
     """`ASTForAudioClassification`: defaults are those of transformers' `ASTConfig` and `ASTFeatureExtractor`."""
+    _refuse(
+        name,
+        config,
+        used="""hidden_size num_hidden_layers num_attention_heads num_mel_bins max_length patch_size time_stride
+        frequency_stride intermediate_size qkv_bias hidden_act layer_norm_eps""",
+        unused=f"{BOOKKEEPING} hidden_dropout_prob attention_probs_dropout_prob",
+        known={"pruned_heads": ({},), "use_bfloat16": (False,), "is_decoder": (False,)},
+    )
+    _refuse(name, extractor, used="do_normalize max_length mean std sampling_rate num_mel_bins", unused=EXTRACTING)
     normalised = extractor.get("do_normalize", True)
     frames, eps = extractor.get("max_length", 1024), config.get("layer_norm_eps", 1e-12)
+    for field, default in {"num_mel_bins": 128, "max_length": 1024}.items():
+        _agree(name, (field, config.get(field, default)), (field, extractor.get(field, default)))
     labels = _labels(name, config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}))  # transformers leaves these out
     if (activation := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
         given = line(repr(activation))
@@ -108,10 +159,23 @@ def _ced(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> 
     patch, frames = config.get("patch_size", 16), config.get("target_length", 1012)
     rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_size", 160)
     pooling = config.get("pooling", "mean")
-    for field, known in {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,)}.items():
-        if (value := config.get(field, known[0])) not in known:
-            given = line(repr(value))
-            raise ValueError(f"{name} has the {field} {given}: the zoo's CED has {' or '.join(map(repr, known))}.")
+    known = {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,), "eval_avg": ("mean",)}
+    _refuse(
+        name,
+        config,
+        used="name embed_dim num_heads depth n_mels target_length patch_size mlp_ratio qkv_bias outputdim loss",
+        unused=BOOKKEEPING
+        + " attn_drop_rate drop_path_rate drop_rate"
+        + " center f_max f_min hop_size n_fft win_size",  # on which the extractor decides
+        known=known | {"init_values": (None,), "pruned_heads": ({},)},
+    )
+    _refuse(
+        name,
+        extractor,
+        used="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
+        unused=f"{EXTRACTING} n_mels max_length",
+    )
+    _agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", extractor.get("feature_size", 64)))
     classes, labels = config.get("outputdim", 527), config.get("id2label") or {}
     # Their model ends in a sigmoid, unless the pooling is "logit": then the loss tells what the logits are.
     multilabel = pooling == "mean" or config.get("loss") != "CrossEntropyLoss"
@@ -153,6 +217,21 @@ def _ced(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> 
 
 def _timm(name: str, architecture: str, table: str, config: Mapping[str, Any]) -> Entry:
     """ImageNet weights behind AST's frontend, which gives them numbers around 0."""
+    _refuse(
+        name,
+        config,
+        used="architecture num_classes model_args",
+        unused=PICTURES,
+        known={"global_pool": ("avg", "fast")},
+    )
+    activation = {"timm_resnet": "relu", "timm_efficientnet": "silu", "timm_convnext": "gelu"}[table]
+    _refuse(
+        name,
+        config.get("model_args") or {},
+        used="in_chans",  # the first convolution is summed up over them
+        unused="drop_rate drop_path_rate drop_block_rate",
+        known={"act_layer": (activation, None), "global_pool": ("avg", "fast")},
+    )
     network = {"type": architecture}
     if table == "timm_efficientnet":
         network |= {"eps": 1e-5, "momentum": 0.1}  # timm's own, at every size
