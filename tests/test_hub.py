@@ -39,7 +39,7 @@ TINY = zoo.Entry(
     metrics=({"dataset": "AudioSet", "metric": "mAP", "value": 0.25, "source": "the publisher, owner/original"},),
 )
 PRELUDE = """
-import hashlib, json, os, pathlib, re, sys, time, urllib.request
+import hashlib, json, os, pathlib, re, shutil, sys, time, urllib.request, warnings
 import huggingface_hub, numpy as np
 import zoo
 from zoo._hub import fetch
@@ -505,6 +505,18 @@ told["unsized"] = load_fault("me/unsized")
 put("me/weights", "model.safetensors", "huge")
 told["small weights"] = load_fault("me/weights")
 
+put("me/stuck")
+zoo.load("me/stuck")
+locks = home / ".locks" / "models--me--stuck"
+shutil.rmtree(locks)
+locks.write_text("nothing can be written where a folder is needed")
+config = (pathlib.Path(folder) / "config.json").read_text().replace('"tiny"', '"newer"')
+hub("put", "me/stuck", None, files={"config.json": config})
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    stuck = zoo.load("me/stuck")
+told["stuck"] = stuck.entry.name, digest(stuck), [str(each.message) for each in caught]
+
 put("me/labels")
 told["kept"] = [(_kept("me/labels", "config.json").name, asked()) for _ in range(2)]
 told["counted"] = load_fault("convnext_audioset"), asked()
@@ -601,6 +613,12 @@ def test_foreign_checkpoints_count_as_downloads_too(faulty):
     sentence(fault, "FileNotFoundError", "topel/ConvNeXt-Tiny-AT")
     assert asked[0] == ["HEAD", "/topel/ConvNeXt-Tiny-AT/resolve/main/config.json"]
     assert not [path for _, path in faulty["not counted"][1] if path.endswith("config.json")]
+
+
+def test_where_the_cache_cannot_be_written_the_older_version_in_it_is_loaded_with_a_warning(faulty, clip):
+    name, found, caught = faulty["stuck"]
+    assert (name, found) == ("tiny", digest(leaves(clip)))
+    assert any("me/stuck has changed on the Hub" in each and "cannot be written" in each for each in caught)
 
 
 def test_nothing_is_written_outside_of_the_cache(faulty):

@@ -27,6 +27,9 @@ def existing(folder: pathlib.Path, file: str) -> pathlib.Path:
     """The path of a file of a model's folder. Raises FileNotFoundError, and ValueError for what must not be read."""
     path = folder / plain(file)
     if not path.is_file():
+        inside = [str(each.parent) for each in sorted(folder.glob(f"*/{CONFIG}"))[:3]] if file == CONFIG else []
+        if inside:
+            raise FileNotFoundError(f"{folder} holds no {file}, but models in its folders: load {' or '.join(inside)}.")
         raise FileNotFoundError(
             f"{folder} holds no {file}: a model's folder has {CONFIG} and {WEIGHTS}, and transformers' {EXTRACTOR} "
             "beside its models; pickles, pytorch_model.bin say, are not read."
@@ -37,6 +40,31 @@ def existing(folder: pathlib.Path, file: str) -> pathlib.Path:
             f"{path} is a link out of its folder, to {path.resolve()}: copy the file there if you trust it."
         )
     return bounded(path)
+
+
+def no_folder(path: pathlib.Path) -> str:
+    """The sentence about a path that should be a model's folder, and is something else: what it is, and what to do."""
+    if not path.is_file():
+        return f"{path} is {'a broken link' if path.is_symlink() else 'no folder'}: name the folder of a model."
+    with open(path, "rb") as file:
+        head = file.read(16)
+    holds = f"the zoo loads the folder that holds {CONFIG} and {WEIGHTS}"
+    if (path.parent / CONFIG).is_file() and (path.parent / WEIGHTS).is_file():
+        holds = f"load its folder, {path.parent}"
+    if is_pickle(head):
+        kind = "a pickle or a zip archive, as torch writes, which the zoo does not open: get the weights as safetensors"
+    elif head[8:9] == b"{" or path.suffix in (".safetensors", ".json"):
+        kind = f"one file of a model: {holds}"
+    elif b"\x81" <= head[:1] <= b"\x8f":  # a dictionary in msgpack
+        kind = f"no folder, and may be a checkpoint of audax: zoo.convert({str(path)!r}, folder) makes a folder of it"
+    else:
+        kind = f"a file, and no model: {holds}; zoo.read(path, sample_rate) reads a recording"
+    return f"{path} is {kind}."
+
+
+def is_pickle(head: bytes) -> bool:
+    """Whether a file that begins so is a pickle, or a zip archive as torch puts pickles into."""
+    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
 
 
 def bounded(path: pathlib.Path) -> pathlib.Path:

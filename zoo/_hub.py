@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -45,6 +46,8 @@ class About:
 def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most: int) -> pathlib.Path:
     """The path of `file` in the cache, fetched first if the Hub has a newer one and can be reached.
 
+    Where the cache cannot be written, an older file in it is as good, with a warning.
+
     Raises OSError with one sentence: FileNotFoundError when the Hub says there is no such repo, revision or file,
     PermissionError for a gated repo, ConnectionError when the file is neither cached nor reachable; this one names
     `packaged`, the models that need no network. Raises ValueError for a file of more than `most` bytes, before it is
@@ -74,6 +77,13 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
     except OSError as error:
         if error.strerror is not None and not isinstance(error, ConnectionError):  # of this machine: a full disk, say
             cache = huggingface_hub.constants.HF_HUB_CACHE
+            if held is not None:
+                warnings.warn(
+                    f"{repo} has changed on the Hub, and its cache, {cache}, cannot be written ({error.strerror}): "
+                    "this is the older version in the cache.",
+                    stacklevel=2,
+                )
+                return held
             raise OSError(
                 f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room there, "
                 "or set HF_HOME to another folder."

@@ -16,7 +16,7 @@ import numpy as np
 
 from ._convert import Rule, rename
 from ._entry import Entry, Model, from_json, skeleton
-from ._files import CONFIG, GOLDEN, WEIGHTS, bounded, existing, most_bytes, parse_json, plain, read_text
+from ._files import CONFIG, GOLDEN, WEIGHTS, bounded, existing, most_bytes, no_folder, parse_json, plain, read_text
 from ._foreign import describe, foreign
 from ._golden import verify as verify_golden
 from ._limits import check_entry, check_size
@@ -160,11 +160,19 @@ def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
         if revision is not None:
             raise ValueError(f"revision={revision!r} is a version on the Hub, and {name} is a folder: leave it out.")
         return functools.partial(existing, folder)
-    if re.fullmatch(REPO, name) and not name.startswith("."):
-        return _repo(name, revision)
-    if os.sep in name:
+    if os.path.lexists(name):
+        raise ValueError(no_folder(pathlib.Path(name)))
+    parent = os.path.dirname(name.rstrip(os.sep))
+    repo = bool(re.fullmatch(REPO, name)) and not name.startswith(".")
+    if repo and (revision is not None or not os.path.isdir(parent) or _is_cached(name)):
+        return _repo(name, revision, f" Nor is there a folder {name} in {os.getcwd()}.")
+    if repo or os.sep in name:
+        siblings = os.listdir(parent) if os.path.isdir(parent) else []
+        near = difflib.get_close_matches(os.path.basename(name.rstrip(os.sep)), siblings, n=1)
+        instead = f"did you mean {os.path.join(parent, near[0])}? " if near else ""
+        hub = f" The repo {name} of the Hub loads with revision='main'." if repo else ""
         raise FileNotFoundError(
-            f"{name} is not a folder: the zoo takes a name of zoo.list_models(), a folder or a Hub repo."
+            f"{name} is not a folder: {instead}The zoo takes a name of zoo.list_models(), a folder or a Hub repo.{hub}"
         )
     near = difflib.get_close_matches(name, list_models(), n=1, cutoff=0.0)
     raise ValueError(
@@ -173,19 +181,31 @@ def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
     )
 
 
-def _repo(repo: str, revision: str | None) -> Callable[[str], pathlib.Path]:
-    """The function that gives the path of a file of the Hub repo; all are of the commit that the first came from."""
+def _repo(repo: str, revision: str | None, remark: str = "") -> Callable[[str], pathlib.Path]:
+    """The function that gives the path of a file of the Hub repo; all are of the commit that the first is of.
+
+    `remark` ends the error where the first file cannot be had.
+    """
     from ._hub import commit_of  # as fetched does
 
     commit = revision
 
     def fetch(file: str) -> pathlib.Path:
-        nonlocal commit
-        path = fetched(repo, file, commit)
-        commit = commit_of(path, file)
+        nonlocal commit, remark
+        try:
+            path = fetched(repo, file, commit)
+        except OSError as error:
+            raise type(error)(f"{error}{remark}") from error.__cause__
+        commit, remark = commit_of(path, file), ""
         return path
 
     return fetch
+
+
+def _is_cached(repo: str) -> bool:
+    from ._hub import cached  # as fetched does
+
+    return cached(repo, CONFIG) is not None
 
 
 def fetched(repo: str, file: str, revision: str | None = None) -> pathlib.Path:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ._entry import line
+from ._files import is_pickle
 
 Model = TypeVar("Model", bound=eqx.Module)
 Leaf = jax.Array | jax.ShapeDtypeStruct
@@ -98,7 +99,7 @@ def _broken(path: pathlib.Path, error: SafetensorError) -> str:
     """The sentence about a file that is not safetensors."""
     with open(path, "rb") as file:
         head = file.read(4)
-    if head == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+    if is_pickle(head):
         return f"{path} is a pickle, which can run any program when it is opened: get the weights as safetensors."
     # In the Hub's cache the path is a link, and it is the file behind it that has to go
     fault = line(str(error))

@@ -1,0 +1,93 @@
+"""What `zoo.load` says of a path that is no model's folder, and of names that may be a folder's or a repo's."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+import zoo
+from zoo.__main__ import main
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory with a run in `runs/best`, whose model is in `runs/best/model`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pathlib.Path(zoo.__file__).parent / "weights" / "resnet_fsdd", "runs/best/model")
+    return tmp_path
+
+
+def refused(name, kind, *parts):
+    with pytest.raises(kind) as raised:
+        zoo.load(name)
+    message = str(raised.value)
+    assert "\n" not in message and message.endswith(".")
+    for part in parts:
+        assert part in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "file, content, part",
+    [
+        ("whole.pt", b"PK\x03\x04" + bytes(30), "is a pickle or a zip archive, as torch writes"),
+        ("weights.bin", b"\x80\x02}q\x00.", "is a pickle"),
+        ("weights.safetensors", b"\x02\0\0\0\0\0\0\0{}", "is one file of a model: the zoo loads the folder"),
+        ("checkpoint_3", b"\x82\xa6target", "zoo.convert('checkpoint_3', folder)"),
+        ("empty", b"", "is a file, and no model"),
+        ("notes.txt", b"a text", "is a file, and no model"),
+    ],
+)
+def test_a_file_is_told_what_it_is_and_what_to_do(here, file, content, part):
+    (here / file).write_bytes(content)
+    assert "did you mean" not in refused(file, ValueError, f"{file} ", part)
+    refused(here / file, ValueError, part.replace("'checkpoint_3'", repr(str(here / file))))
+
+
+def test_a_recording_is_told_how_to_be_read(here):
+    soundfile.write("dog.wav", np.zeros(80), 8000)
+    refused("dog.wav", ValueError, "zoo.read(path, sample_rate) reads a recording")
+
+
+def test_a_file_of_a_models_folder_names_the_folder(here):
+    for file in ("config.json", "model.safetensors"):
+        refused(f"runs/best/model/{file}", ValueError, "load its folder, runs/best/model")
+
+
+def test_a_link_that_leads_nowhere_is_told(here):
+    (here / "link").symlink_to("nowhere")
+    refused("link", ValueError, "link is a broken link")
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_hub_is_asked(here):
+    for name in ("runs/bets", "runs/bets/", "./runs/bets"):
+        message = refused(name, FileNotFoundError, f"{name} is not a folder: did you mean", "runs/best?")
+        assert "cache" not in message
+    refused("runs/bets", FileNotFoundError, "The repo runs/bets of the Hub loads with revision='main'")
+    with pytest.raises(ConnectionError, match=r"neither in the Hub's cache.* Nor is there a folder runs/bets in "):
+        zoo.load("runs/bets", revision="main")
+
+
+def test_a_name_that_may_be_a_repos_is_told_to_be_no_folder_either(here):
+    refused("owner/name", ConnectionError, "neither in the Hub's cache", f"Nor is there a folder owner/name in {here}.")
+
+
+def test_a_run_is_told_where_its_models_are(here):
+    refused("runs/best", FileNotFoundError, "runs/best holds no config.json", "load runs/best/model.")
+
+
+def test_every_door_says_the_same(here, capsys):
+    (here / "whole.pt").write_bytes(b"PK\x03\x04")
+    soundfile.write("dog.wav", np.zeros(80), 8000)
+    commands = (
+        "info whole.pt",
+        "tag dog.wav --model whole.pt",
+        "embed dog.wav -o x.npz --model whole.pt",
+        "verify whole.pt",
+        "publish whole.pt me/whole",
+    )
+    for command in commands:
+        assert main(command.split()) == 2
+        assert "whole.pt is a pickle or a zip archive" in capsys.readouterr().err, command
