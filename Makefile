@@ -1,15 +1,13 @@
 # Each command sets up its own virtual environment in .venv; Python 3.11 or newer is all that it needs.
 PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)))
 BIN := .venv/bin
-SOUND := demo/clock.wav
 
 .PHONY: demo test lint docs clean
 
 demo: .venv/installed
 	mkdir -p demo
-	$(BIN)/python docs/figures/sounds.py $(SOUND)
-	$(BIN)/audax-zoo tag $(SOUND) --plot demo/clock.png
-	$(BIN)/audax-zoo embed $(SOUND) --output demo/clock.npz
+	$(BIN)/audax-zoo tag zoo/sounds/rain_clock.ogg --plot demo/clock.png
+	$(BIN)/audax-zoo embed zoo/sounds/rain_clock.ogg --output demo/clock.npz
 
 test: .venv/installed-dev lint
 	$(BIN)/python -m pytest --numprocesses 2
@@ -30,7 +28,7 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable ".[plot]"
 	touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml

@@ -1,10 +1,12 @@
 """Pages of Markdown as tests: their Python, run as it stands, and what they tell to type."""
 
+import importlib.metadata
 import pathlib
 import re
 import shlex
 
 import jax
+from packaging.requirements import Requirement
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -34,3 +36,28 @@ def commands(page, program):
     """The indented lines that call the program, as words without its name."""
     lines = re.findall(rf"^    {program} (.*)$", page.read_text(), re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
+
+
+def extras(page):
+    """The extras that the page says to install: `pip install ".[train]"`."""
+    return {name for names in re.findall(r"\.\[([\w,]+)\]", page.read_text()) for name in names.split(",")}
+
+
+def environment(folder, *chosen):
+    """Makes `folder` a place to import from that has what the base install and some extras bring, and no more."""
+    done, todo = set(), [("audax-eqx", frozenset(chosen))]
+    while todo:
+        name, wanted = todo.pop()
+        if (name, wanted) in done:
+            continue
+        done.add((name, wanted))
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            link = folder / top
+            if not link.exists():
+                link.symlink_to(distribution.locate_file(top))
+        for requirement in map(Requirement, distribution.requires or ()):
+            if requirement.marker is None or any(
+                requirement.marker.evaluate({"extra": extra}) for extra in {"", *wanted}
+            ):
+                todo.append((requirement.name, frozenset(requirement.extras)))

@@ -49,6 +49,28 @@ def test_every_page_with_python_is_run_below():
     assert {page.stem for page in pages.DOCS if list(pages.blocks(page))} == RUN
 
 
+ALONE = """
+import pathlib, re, sys
+sys.path[:0] = sys.argv[1:3]
+for page in sys.argv[3:]:
+    print(page, file=sys.stderr)
+    blocks = re.findall(r"^```python\\n(.*?)^```", pathlib.Path(page).read_text(), re.DOTALL | re.MULTILINE)
+    exec("\\n".join(blocks), {})
+"""
+EXTRAS = {page: tuple(sorted(pages.extras(page))) for page in PAGES if page.stem != "publishing"}
+
+
+@pytest.mark.parametrize("chosen", sorted(set(EXTRAS.values())))
+def test_pages_run_where_no_more_is_installed_than_they_say(chosen, sound, tmp_path_factory):
+    site = tmp_path_factory.mktemp("site")
+    pages.environment(site, *chosen)
+    paths = [page for page in PAGES if EXTRAS.get(page) == chosen and list(pages.blocks(page))]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", ALONE, site, pages.ROOT, *paths], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @of("index")
 def test_index(after):
     names = after[""]

@@ -12,6 +12,7 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._entry import Entry as Entry
     from ._entry import Model as Model
     from ._entry import create as create
+    from ._example import example as example
     from ._load import info as info
     from ._load import list_models as list_models
     from ._load import load as load

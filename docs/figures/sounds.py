@@ -1,6 +1,6 @@
-"""Makes the sound that `make demo` listens to: ten seconds of rain, then ten of a ticking clock.
+"""Makes the sound that comes with the package, `zoo.example()`: ten seconds of rain, then ten of a ticking clock.
 
-python docs/figures/sounds.py OUT.wav
+python docs/figures/sounds.py zoo/sounds/rain_clock.ogg
 """
 
 import sys
@@ -42,4 +42,5 @@ def clock(seconds: float, rng: np.random.Generator) -> np.ndarray:
 if __name__ == "__main__":
     random = np.random.default_rng(0)
     sound = np.concatenate([rain(10, random), clock(10, random)])
-    soundfile.write(sys.argv[1], (sound / max(1.0, np.abs(sound).max())).astype(np.float32), RATE, subtype="PCM_16")
+    sound = (sound / max(1.0, np.abs(sound).max())).astype(np.float32)
+    soundfile.write(sys.argv[1], sound, RATE, format="OGG", subtype="VORBIS", compression_level=0.6)
