@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact, Num, PRNGKeyArray
 
+_TABLES, _PROGRAMS, _RATES = 32, 64, 8  # the last ones of each kind stay in memory
 _PAD_MODES = {"reflect": "reflect", "constant": "constant", "replicate": "edge", "edge": "edge", "circular": "wrap"}
 _WINDOWS = {
     "hann": np.hanning,
@@ -50,11 +51,16 @@ def _choice(name: str, value: Any, choices: Any) -> None:
     _need(value in choices, f"unknown {name} {value!r}: expected one of {', '.join(map(repr, choices))}")
 
 
+def _array(x: Array | np.ndarray) -> Array:
+    """`jnp.asarray`, which compiles a program of 1.5 MB for each new shape and keeps it, without one."""
+    return jax.device_put(x) if isinstance(x, np.ndarray) else x
+
+
 def _floats(x: Array | np.ndarray, name: str, what: str, remedy: str) -> Array:
     """`x` in float32, or in float64 where it came so."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name} takes floating-point {what}, got {x.dtype}: {remedy}")
-    x = jnp.asarray(x)
+    x = _array(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
@@ -82,7 +88,32 @@ def _matmul(x: Array, table: Array | np.ndarray) -> Array:
 # One clip after the other ---------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def _last_programs(count: int) -> Callable[[Callable], Callable]:
+    """`jax.jit` of `each(fun, settings, clips, rank)`, all but `clips` static, that keeps its last `count` programs.
+
+    Each of them takes 1.6 MB and the size of its tables. `jax.jit` itself keeps thousands: for each length of a clip,
+    and each pair of rates.
+    """
+
+    def compiled(each: Callable) -> Callable:
+        @functools.lru_cache(count)
+        def program(fun, settings, rank, shape, dtype):
+            def run(clips):
+                return each(fun, settings, clips, rank)
+
+            run.__name__ = fun.__name__
+            return jax.jit(run)
+
+        @functools.wraps(each)
+        def call(fun: Callable, settings: tuple, clips: Array, rank: int = 1) -> Array:
+            return program(fun, settings, rank, clips.shape, clips.dtype)(clips)
+
+        return call
+
+    return compiled
+
+
+@_last_programs(_PROGRAMS)
 def _each_clip(fun: Callable, settings: tuple, clips: Array, rank: int = 1) -> Array:
     """`fun(clip, *settings)` over the leading axes of `clips` (a clip has `rank` axes) and over those of any `vmap`.
 
@@ -116,16 +147,24 @@ def _each_clip(fun: Callable, settings: tuple, clips: Array, rank: int = 1) -> A
     return y.reshape(*batch, *y.shape[1:])
 
 
+# What is resampled or stretched at random never comes again.
+_each_rate = _last_programs(_RATES)(_each_clip.__wrapped__)
+
+
 def _frame(samples: Array, length: int, hop: int, frames: int) -> Array:
     """`frames` x `length`: frame t starts at sample t * hop."""
-    starts = jnp.arange(frames, dtype=jnp.int32) * hop
-    return jax.vmap(lambda start: jax.lax.dynamic_slice(samples, (start,), (length,)))(starts)
+    return _slices(samples, jnp.arange(frames, dtype=jnp.int32) * hop, length)
+
+
+def _slices(samples: Array, starts: Array | np.ndarray, length: int) -> Array:
+    """`starts` x `length`."""
+    return jax.vmap(lambda start: jax.lax.dynamic_slice(samples, (start,), (length,)))(jnp.asarray(starts))
 
 
 # Short-time Fourier transform -----------------------------------------------------------------------------------------
 
 
-@functools.lru_cache
+@functools.lru_cache(_TABLES)
 def _window(name: str, length: int, periodic: bool) -> np.ndarray:
     _choice("window", name, _WINDOWS)
     return np.ones(1) if length == 1 else _WINDOWS[name](length + periodic)[:length]
@@ -207,7 +246,7 @@ def istft(
     framing = _framing(n_fft, n_fft // 4 if hop_length is None else hop_length, win_length, window, periodic)
     freqs, got = n_fft // 2 + 1 if onesided else n_fft, specgram.shape[-1]
     _need(got == freqs, f"istft with n_fft = {n_fft} and onesided = {onesided} takes {freqs} freqs, got {got}")
-    y = _each_clip(_overlap_add, (*framing, center, onesided, length), jnp.asarray(specgram), 2)
+    y = _each_clip(_overlap_add, (*framing, center, onesided, length), _array(specgram), 2)
     return y * math.sqrt(n_fft) if normalized else y
 
 
@@ -283,26 +322,39 @@ def _triangles(points: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.maximum(0.0, np.minimum(rise, fall))
 
 
-@functools.lru_cache
+@functools.lru_cache(_TABLES)
 def melscale_fbanks(
     n_freqs: int, f_min: float, f_max: float | None, n_mels: int, sample_rate: int, norm: str | None = None,
-    mel_scale: str = "htk", dtype: str = "float32",
+    mel_scale: str = "htk", dtype: str = "float32", n_fft: int | None = None,
 ) -> Float[np.ndarray, "{n_freqs} {n_mels}"]:  # fmt: skip
     """Triangular filters, evenly spaced on the "htk" or "slaney" mel scale between `f_min` and `f_max` Hz.
 
-    `f_max` None is half the sample rate; `norm="slaney"` gives the filters unit area. The array is float32, cached and
-    read-only. Warns, when it is built, of filters so narrow that no frequency falls into them. As
-    `torchaudio.functional`, whose edges are rounded to float32: that moves the flank of a narrow filter by up to 4e-5
-    of its height. `dtype="float64"` gives the exact ones, which are librosa's.
+    `norm="slaney"` gives the filters unit area. The array is float32, cached and read-only. Warns, when it is built, of
+    filters so narrow that no frequency falls into them.
+
+    `dtype="float32"` gives the filters of `torchaudio.functional`, whose edges are rounded to float32: that moves the
+    flank of a narrow filter by up to 4e-5 of its height. `dtype="float64"` gives the exact ones, which are librosa's.
+    The two differ at odd sample rates and sizes too: torchaudio spreads its `n_freqs` frequencies evenly from 0 to
+    sample_rate // 2, which is its `f_max` None; librosa has those of the FFT, k sample_rate / n_fft, and sample_rate /
+    2. Only librosa's need `n_fft`, and only an odd one, as otherwise it is 2 (n_freqs - 1).
     """
     _choice("norm", norm, (None, "slaney"))
     _choice("mel_scale", mel_scale, ("htk", "slaney"))
     _choice("dtype", dtype, ("float32", "float64"))
-    f_max = sample_rate / 2 if f_max is None else f_max
+    n_fft = 2 * (n_freqs - 1) if n_fft is None else n_fft
+    freqs = n_fft // 2 + 1
+    _need(n_freqs == freqs > 1, f"n_freqs is {n_freqs}, and n_fft = {n_fft} has {freqs}: give 2 or more, n_fft // 2 + 1")
+    if dtype == "float32":
+        nyquist = float(sample_rate // 2)
+        freqs = np.linspace(0, nyquist, n_freqs)
+    else:
+        nyquist = sample_rate / 2
+        freqs = np.arange(n_freqs) * (sample_rate / n_fft)
+    f_max = nyquist if f_max is None else f_max
     _need(n_mels >= 1, f"n_mels is {n_mels}: it must be at least 1")
     _need(0 <= f_min < f_max, f"mel filters need 0 <= f_min < f_max, got f_min = {f_min} and f_max = {f_max} Hz")
     edges = _mel_edges(f_min, f_max, n_mels + 2, mel_scale, dtype).astype(np.float64)
-    fbanks = _triangles(np.linspace(0, sample_rate // 2, n_freqs), edges)
+    fbanks = _triangles(freqs, edges)
     empty = int(np.sum(fbanks.max(axis=0) == 0))
     if empty:
         warnings.warn(
@@ -331,12 +383,16 @@ def mel_spectrogram(
     normalized: bool | str = False, center: bool = True, pad_mode: str = "reflect", norm: str | None = None,
     mel_scale: str = "htk", *, periodic: bool = True, fbanks_dtype: str = "float32",
 ) -> Float[Array, "*batch frames {n_mels}"]:  # fmt: skip
-    """`apply_melscale(spectrogram(...), melscale_fbanks(...))`, as `torchaudio.transforms.MelSpectrogram`."""
+    """`apply_melscale(spectrogram(...), melscale_fbanks(...))`, as `torchaudio.transforms.MelSpectrogram`.
+
+    As `librosa.feature.melspectrogram` with `fbanks_dtype="float64"`, `mel_scale="slaney"`, `norm="slaney"` and
+    `pad_mode="constant"`.
+    """
     waveform = _samples(waveform, "mel_spectrogram")
     hop_length = (win_length or n_fft) // 2 if hop_length is None else hop_length
     framing = _framing(n_fft, hop_length, win_length, window, periodic, normalized)
     _choice("pad_mode", pad_mode, _PAD_MODES)
-    fbanks = (n_fft // 2 + 1, f_min, f_max, n_mels, sample_rate, norm, mel_scale, fbanks_dtype)
+    fbanks = (n_fft // 2 + 1, f_min, f_max, n_mels, sample_rate, norm, mel_scale, fbanks_dtype, n_fft)
     melscale_fbanks(*fbanks)  # outside of the trace, for its errors and its warning
     return _each_clip(_mel_spectrum, (fbanks, *framing, pad, center, pad_mode, True, power), waveform)
 
@@ -361,7 +417,7 @@ def amplitude_to_db(
     return jnp.maximum(db, jnp.max(db, axis=tuple(range(-min(x.ndim, 2), 0)), keepdims=True) - top_db)
 
 
-@functools.lru_cache
+@functools.lru_cache(_TABLES)
 def _dct(n_mfcc: int, n_mels: int, norm: str | None) -> np.ndarray:
     """n_mels x n_mfcc: DCT-II, orthonormal for norm="ortho"."""
     _choice("norm", norm, (None, "ortho"))
@@ -437,7 +493,7 @@ def kaldi_fbank(
     return y - jnp.mean(y, axis=-2, keepdims=True) if subtract_mean else y
 
 
-@functools.lru_cache
+@functools.lru_cache(_TABLES)
 def _kaldi_banks(bins: int, n_fft: int, sample_rate: float, low: float, high: float) -> np.ndarray:
     """freqs x bins. Kaldi's triangles are straight in mel, not in Hz, and leave the Nyquist frequency out."""
     nyquist = sample_rate / 2
@@ -568,41 +624,63 @@ def resample(
         return waveform
     gcd = math.gcd(orig_freq, new_freq)
     filters = (lowpass_filter_width, rolloff, resampling_method, beta)
-    return _each_clip(_resample_clip, (orig_freq // gcd, new_freq // gcd, *filters), waveform)
+    return _each_rate(_resample_clip, (orig_freq // gcd, new_freq // gcd, *filters), waveform)
 
 
-@functools.lru_cache
-def _sinc_kernel(
-    orig: int, new: int, periods: int, dtype: str, zeros: int, rolloff: float, method: str, beta: float | None
-) -> np.ndarray:
-    """taps x phases: the filters that make `new` samples out of `orig`, `periods` times over.
+@functools.lru_cache(_RATES)
+def _sinc_blocks(
+    orig: int, new: int, samples: int, dtype: str, zeros: int, rolloff: float, method: str, beta: float | None
+) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """The filters of `samples` samples in blocks: the first input of each, blocks x inputs x outputs, and a period.
+
+    Neighbouring samples share most of their inputs: a block of them is one small matrix. After a period, so many inputs
+    and so many outputs, the blocks repeat. Their size is that of the filters, about 13 inputs an output (more where the
+    rate falls), however long the period is.
 
     The positions t of the taps are rounded as in torchaudio, step by step, in the dtype of the samples: that moves
     the samples by up to 3e-5.
     """
+    size = min(128, 32 * max(1, round(new / orig)))  # of 16 to 160 the fastest on CPU, at the usual rates
+    if size < new <= 128 and orig < 1.5 * new:
+        size = new  # as is a short period as a whole
+    periods = max(1, size // new)
+    blocks = -(-min(periods * new, samples) // size)
     cutoff = min(orig, new) * rolloff
-    width = math.ceil(zeros * orig / cutoff)
-    taps, phases = np.arange(-width, width + orig, dtype=dtype)[:, None], np.arange(0, -new, -1, dtype=dtype)[None]
-    t = (phases / np.asarray(new, dtype) + taps / np.asarray(orig, dtype)) * np.asarray(cutoff, dtype)
-    t = np.clip(t, -zeros, zeros).astype(np.float64)
+    reach = zeros * orig / cutoff
+    taps = math.floor(2 * reach) + 1
+    output = np.arange(blocks * size)
+    first = np.ceil(output * (orig / new) - reach).astype(np.int64)
+    inputs = (first - output // new * orig)[:, None] + np.arange(taps)
+    phases = -(output % new)[:, None]
+    t = phases.astype(dtype) / np.asarray(new, dtype) + inputs.astype(dtype) / np.asarray(orig, dtype)
+    t = np.clip(t * np.asarray(cutoff, dtype), -zeros, zeros).astype(np.float64)
     if method == "sinc_interp_hann":
         window = np.cos(np.pi * t / zeros / 2) ** 2
     else:
         beta = 14.769656459379492 if beta is None else beta
         window = np.i0(beta * np.sqrt(1 - (t / zeros) ** 2)) / np.i0(beta)
-    kernel = np.sinc(t) * window * cutoff / orig
-    rows = len(kernel) + (periods - 1) * orig
-    return np.hstack([np.pad(kernel, ((k * orig, rows - len(kernel) - k * orig), (0, 0))) for k in range(periods)])
+    weights = (np.sinc(t) * window * cutoff / orig).astype(dtype)
+    starts = first[::size]
+    rows = (first - np.repeat(starts, size))[:, None] + np.arange(taps)
+    filters = np.zeros((blocks, int(rows.max()) + 1, size), dtype)
+    filters[output[:, None] // size, rows, output[:, None] % size] = weights
+    return starts, filters, periods * orig, periods * new
 
 
-def _resample_clip(clip: Array, orig: int, new: int, *filters: Any) -> Array:
-    # A strided convolution is a product of overlapping frames with a matrix; several periods make it wide enough.
-    periods = max(1, 128 // new)
-    kernel = _sinc_kernel(orig, new, periods, clip.dtype.name, *filters)
-    hop = orig * periods
-    width = (len(kernel) - hop) // 2
-    x = _frame(jnp.pad(clip, (width, width + hop)), len(kernel), hop, 1 + len(clip) // hop)
-    return _matmul(x, kernel).reshape(-1)[: -(-new * len(clip) // orig)]
+def _resample_clip(clip: Array, orig: int, new: int, *settings: Any) -> Array:
+    samples = -(-new * len(clip) // orig)
+    starts, filters, hop, period = _sinc_blocks(orig, new, samples, clip.dtype.name, *settings)
+    width, frames = filters.shape[1], -(-samples // period)
+    left, end = -int(starts[0]), (frames - 1) * hop + int(starts[-1]) + width
+    clip = jnp.pad(clip, (left, max(end - len(clip), 0)))
+    starts = (left + starts[:, None] + hop * np.arange(frames)[None]).astype(np.int32)
+    if len(filters) <= 16:  # on CPU one product a block is up to twice as fast as all in one
+        blocks = zip(starts, filters, strict=True)
+        y = jnp.concatenate([_matmul(_slices(clip, start, width), each) for start, each in blocks], axis=1)
+    else:
+        x = _slices(clip, starts.reshape(-1), width).reshape(*starts.shape, width)
+        y = jnp.swapaxes(_matmul(x, filters), 0, 1)
+    return y.reshape(frames, -1)[:, :period].reshape(-1)[:samples]
 
 
 def phase_vocoder(
@@ -617,10 +695,10 @@ def phase_vocoder(
     to 1e-6, and `phase_advance` is taken for the sake of torchaudio's calls and not used.
     """
     _need(rate > 0, f"phase_vocoder needs a positive rate, got {rate}")
-    x = jnp.asarray(complex_specgrams)
+    x = _array(complex_specgrams)
     if rate == 1.0:
         return x
-    return _each_clip(_stretch, (float(rate),), x, 2)
+    return _each_rate(_stretch, (float(rate),), x, 2)
 
 
 def _stretch(x: Array, rate: float) -> Array:

@@ -1,11 +1,14 @@
 """Features against torchaudio's numbers, closed forms and invariances."""
 
 import functools
+import gc
 import json
 import pathlib
+import tracemalloc
 import warnings
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -188,6 +191,33 @@ def test_mel_filters_partition_the_frequencies():
     np.testing.assert_allclose(slaney.sum(axis=0) * 8000 / 4096, 1, rtol=0.01)  # unit area, in Hz
 
 
+def mel_filters(points, hz):
+    """Triangles with their corners at `hz`, in NumPy."""
+    rise, fall = (points[:, None] - hz[:-2]) / np.diff(hz)[:-1], (hz[2:] - points[:, None]) / np.diff(hz)[1:]
+    return np.maximum(0, np.minimum(rise, fall))
+
+
+@pytest.mark.parametrize("rate", [16000, 11025, 22050, 44101, 7999])
+@pytest.mark.parametrize("n_fft", [512, 400, 401, 1023])
+def test_mel_filters_follow_each_library_at_odd_rates_and_sizes(rate, n_fft):
+    def edges(f_max):
+        return 700 * (10 ** (np.linspace(0, np.log10(1 + f_max / 700), 22)) - 1)
+
+    # torchaudio.transforms.MelScale(20, rate, n_stft=n_fft // 2 + 1).fb and librosa.filters.mel(sr=rate, n_fft=n_fft,
+    # n_mels=20, htk=True, norm=None).T
+    torchaudio = mel_filters(np.linspace(0, rate // 2, n_fft // 2 + 1), edges(float(rate // 2)))
+    librosa = mel_filters(np.fft.rfftfreq(n_fft, 1 / rate), edges(rate / 2))
+    size = n_fft // 2 + 1
+    np.testing.assert_allclose(features.melscale_fbanks(size, 0.0, None, 20, rate), torchaudio, atol=1e-4)
+    exact = features.melscale_fbanks(size, 0.0, None, 20, rate, dtype="float64", n_fft=n_fft)
+    np.testing.assert_allclose(exact, librosa, atol=1e-6)
+    wave = noise(2 * n_fft)
+    spectrum = np.asarray(features.spectrogram(wave, n_fft))
+    for dtype, filters in {"float32": torchaudio, "float64": librosa}.items():
+        mel = features.mel_spectrogram(wave, rate, n_fft, n_mels=20, fbanks_dtype=dtype)
+        assert error(mel, spectrum @ filters) < 2e-5
+
+
 def test_mel_filters_are_a_cached_read_only_array():
     fbanks = features.melscale_fbanks(257, 0.0, None, 40, 16000)
     assert isinstance(fbanks, np.ndarray) and fbanks.dtype == np.float32 and not fbanks.flags.writeable
@@ -244,6 +274,53 @@ def test_resampling_keeps_a_tone(orig, new, method):
 def test_resampling_gives_the_ceiling_of_the_length(samples):
     assert features.resample(noise(samples), 44100, 16000).shape == (-(-160 * samples // 441),)
     assert features.resample(noise(samples), 16000, 16000).shape == (samples,)
+
+
+@pytest.mark.parametrize(
+    ("orig", "new"), [(16000, 15999), (15999, 16000), (44100, 16000), (8000, 44100), (16000, 14880), (7, 5), (1, 300)]
+)
+def test_resampling_is_a_windowed_sinc(orig, new):
+    x = noise(600).astype(np.float64)
+    with jax.enable_x64(True):  # in float32 torchaudio's rounding of the times moves samples by up to 3e-5
+        y = np.asarray(features.resample(x, orig, new))
+    some = np.arange(0, len(y), 37)
+    cutoff = 0.99 * min(orig, new) / orig
+    t = np.clip((some[:, None] * (orig / new) - np.arange(600)) * cutoff, -6, 6)
+    assert error(y[some], (np.sinc(t) * np.cos(np.pi * t / 12) ** 2 * cutoff) @ x) < 1e-9
+
+
+def test_resampling_tables_do_not_grow_with_the_ratio():
+    for orig, new in [(160, 159), (16000, 15999), (44100, 44101), (48000, 15999), (15999, 48000)]:
+        samples = 10 * new
+        tracemalloc.start()
+        _, filters, *_ = features._sinc_blocks(orig, new, samples, "float32", 6, 0.99, "sinc_interp_hann", None)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        outputs, taps = len(filters) * filters.shape[2], 13 * max(1, orig / new)
+        assert filters.size < 4 * outputs * taps and peak < 100e6
+        assert outputs < new + 128
+    short = features._sinc_blocks(44100, 44101, 100, "float32", 6, 0.99, "sinc_interp_hann", None)[1]
+    assert short.nbytes < 30_000  # a short clip needs no whole period
+
+
+def programs():
+    gc.collect()
+    return len(jax.extend.backend.get_backend().live_executables())
+
+
+def test_rates_that_never_come_again_leave_nothing_behind():
+    x, before = noise(400), programs()
+    for rate in range(1000, 1012):
+        features.resample(x, rate, 2000)
+    assert programs() <= before + 8  # of 12
+
+
+def test_lengths_that_never_come_again_leave_nothing_behind():
+    each = features._last_programs(3)(features._each_clip.__wrapped__)
+    x, before = noise(2000), programs()
+    for cut in range(6):
+        each(features._resample_clip, (3, 2, 6, 0.99, "sinc_interp_hann", None), features._samples(x[cut:], "resample"))
+    assert programs() <= before + 3  # `jnp.asarray` would have compiled one more for each shape
 
 
 def test_kaldi_frames_and_energy():
@@ -378,6 +455,7 @@ BAD = {
     "0 <= f_min < f_max, got f_min = 9000": lambda: features.mel_spectrogram(CLIP, f_min=9000.0),
     "unknown mel_scale 'bark'": lambda: features.melscale_fbanks(201, 0.0, None, 40, 16000, mel_scale="bark"),
     "unknown norm 'l2'": lambda: features.melscale_fbanks(201, 0.0, None, 40, 16000, norm="l2"),
+    "n_freqs is 200, and n_fft = 401 has 201": lambda: features.melscale_fbanks(200, 0.0, None, 9, 16000, n_fft=401),
     "n_mfcc = 50 is not in 1 .. n_mels = 40": lambda: features.mfcc(CLIP, n_mfcc=50, n_mels=40),
     "unknown dct_type 3": lambda: features.mfcc(CLIP, dct_type=3),
     "needs 400 samples for a frame of 25.0 ms, got 300": lambda: features.kaldi_fbank(CLIP[:300]),

@@ -1,5 +1,6 @@
 """Frontends against golden features, closed forms and invariances."""
 
+import json
 import re
 
 import equinox as eqx
@@ -9,8 +10,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
+import zoo
 from audax_eqx import features
-from audax_eqx.frontends import LogMel, audax_log_mel, librosa_log_mel, torchaudio_log_mel
+from audax_eqx.frontends import LogMel, audax_log_mel, librosa_log_mel, torchaudio_log_mel, torchlibrosa_log_mel
 
 SMALL = {"sample_rate": 8000, "bins": 20, "n_fft": 256, "hop_length": 80}
 FRAMINGS = ["center", "valid", "audax"]
@@ -55,12 +57,84 @@ def test_torchaudio_log_mel_is_decibels_of_torchaudios_mel_spectrogram():
     np.testing.assert_allclose(top, np.maximum(expected, np.max(expected) - 10), rtol=1e-5)
 
 
-def test_librosa_log_mel_is_decibels_of_slaneys_mel_spectrogram():
-    wave = noise(8000)
-    mel = features.mel_spectrogram(
-        wave, 22050, n_fft=2048, hop_length=512, n_mels=128, norm="slaney", mel_scale="slaney", fbanks_dtype="float64"
-    )
-    np.testing.assert_allclose(librosa_log_mel(22050)(wave), 10 * np.log10(np.maximum(mel, 1e-10)), atol=1e-4)
+def librosa_mel(wave, rate, n_fft, hop, bins, pad_mode):
+    """librosa's rules in NumPy: frames around multiples of the hop, Slaney's filters over np.fft.rfftfreq."""
+    wave = np.pad(np.asarray(wave, np.float64), n_fft // 2, mode=pad_mode)
+    starts = range(0, len(wave) - n_fft + 1, hop)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    power = np.abs(np.fft.rfft(np.stack([wave[start : start + n_fft] for start in starts]) * window)) ** 2
+    top = 15 + np.log(rate / 2 / 1000) / (np.log(6.4) / 27)
+    mels = np.linspace(0, top, bins + 2)
+    hz = np.where(mels < 15, mels * 200 / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
+    points = np.fft.rfftfreq(n_fft, 1 / rate)[:, None]
+    rise, fall = (points - hz[:-2]) / np.diff(hz)[:-1], (hz[2:] - points) / np.diff(hz)[1:]
+    return power @ (np.maximum(0, np.minimum(rise, fall)) * 2 / (hz[2:] - hz[:-2]))
+
+
+@pytest.mark.parametrize("rate", [22050, 11025, 44101])
+@pytest.mark.parametrize("n_fft", [2048, 513])
+def test_librosa_log_mel_is_librosas(rate, n_fft):
+    wave = np.concatenate([noise(9000), np.zeros(6000, np.float32)])  # which top_db lifts
+    db = 10 * np.log10(np.maximum(librosa_mel(wave, rate, n_fft, 512, 128, "constant"), 1e-10))
+    options = {"n_fft": n_fft} if n_fft != 2048 else {}
+    ours = librosa_log_mel(rate, **options)(jnp.asarray(wave))
+    np.testing.assert_allclose(ours, np.maximum(db, db.max() - 80), atol=1e-3)
+    loudest = librosa_log_mel(rate, ref="max", **options)(jnp.asarray(wave))  # librosa's ref=np.max
+    np.testing.assert_allclose(loudest, np.maximum(db - db.max(), -80), atol=1e-3)
+
+
+def test_torchlibrosa_log_mel_reflects_and_goes_down_to_its_floor():
+    wave = np.concatenate([noise(9000), np.zeros(6000, np.float32)])
+    mel = librosa_mel(wave, 32000, 2048, 512, 64, "reflect")
+    expected = 10 * np.log10(np.maximum(mel, 1e-10))
+    assert expected.min() == -100
+    np.testing.assert_allclose(torchlibrosa_log_mel(32000)(jnp.asarray(wave)), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_the_reference_has_no_decibels(power):
+    wave, options = noise(2000), SMALL | {"power": power}
+    plain = LogMel(**options)(wave)
+    half = LogMel(**options, ref=10.0)(wave)
+    np.testing.assert_allclose(plain - half, 20 / power, atol=1e-4)
+    loudest = LogMel(**options, ref="max", top_db=30.0)(wave)
+    np.testing.assert_allclose(loudest, np.maximum(plain - np.max(plain), -30), atol=1e-4)
+    assert np.all(LogMel(**options, ref="max")(jnp.zeros(2000)) == 0)
+
+
+# A model of version 0.1 ----------------------------------------------------------------------------------------------
+
+
+def saved(folder, kind, **options):
+    network = {"type": "ResNet", "depths": (1,), "widths": (4,)}
+    frontend = {"type": kind, "sample_rate": 8000} | options
+    entry = zoo.Entry("small", frontend, network, classes=2, task="multiclass", window=1.0)
+    zoo.save(folder, *zoo.create(entry, key=jax.random.key(0)), entry)
+    return json.loads((folder / "config.json").read_text()), json.loads((folder / "preprocessor_config.json").read_text())
+
+
+def test_a_folder_of_version_0_1_hears_what_it_heard(tmp_path):
+    # It wrote librosa_log_mel, 128 bins unless told, for torchlibrosa's numbers, and knew no `ref`
+    config, numbers = saved(tmp_path, "torchlibrosa_log_mel", bins=128, n_fft=512)
+    config["frontend"] = {"type": "librosa_log_mel", "sample_rate": 8000, "n_fft": 512}
+    del numbers["ref"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(numbers))
+    clip = zoo.load(tmp_path, verify=True)
+    assert clip.entry.frontend["type"] == "torchlibrosa_log_mel" and clip.model.frontend.pad_mode == "reflect"
+
+
+def test_a_folder_of_today_is_librosas(tmp_path):
+    _, numbers = saved(tmp_path, "librosa_log_mel", bins=16, n_fft=512)
+    assert (numbers["pad_mode"], numbers["top_db"], numbers["ref"]) == ("constant", 80.0, 1.0)
+    clip = zoo.load(tmp_path, verify=True)
+    assert clip.entry.frontend["type"] == "librosa_log_mel" and clip.model.frontend.pad_mode == "constant"
+
+
+@pytest.mark.parametrize(("kind", "f_max"), [("torchaudio_log_mel", 5512.0), ("librosa_log_mel", 5512.5)])
+def test_what_is_written_beside_a_model_has_its_dialects_highest_frequency(tmp_path, kind, f_max):
+    _, numbers = saved(tmp_path, kind, sample_rate=11025, bins=16, n_fft=512)
+    assert numbers["f_max"] == f_max
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
@@ -102,7 +176,7 @@ def test_frontends_have_no_parameters():
         assert jax.tree.leaves(frontend) == []
 
 
-@pytest.mark.parametrize("options", [{"top_db": 80.0}, {"log": "natural"}, {"power": 1.0}, {"framing": "audax"}])
+@pytest.mark.parametrize("options", [{"top_db": 80.0, "ref": "max"}, {"log": "natural"}, {"power": 1.0}, {"framing": "audax"}])
 def test_gradients_are_finite_at_silence(options):
     frontend = LogMel(**SMALL, **options)
     for wave in (jnp.zeros(1000), 1e-22 * noise(1000)):
@@ -157,6 +231,9 @@ BAD = {
     "`floor`, which must be > 0: got 0.0": {"floor": 0.0},
     "`floor`, which must be > 0: got -1.0": {"floor": -1.0},
     "top_db is in decibels: use it with log='decibel', got log='natural'": {"log": "natural", "top_db": 80.0},
+    "ref has 0 decibels: use it with log='decibel', got log='natural'": {"log": "natural", "ref": "max"},
+    "ref is an energy > 0, which has 0 decibels, or 'max': got 0.0": {"ref": 0.0},
+    "ref is an energy > 0, which has 0 decibels, or 'max': got nan": {"ref": float("nan")},
     "0 <= f_min < f_max, got f_min = 5000": {"f_min": 5000.0},
 }
 

@@ -16,7 +16,19 @@ import numpy as np
 
 from ._convert import Rule, rename
 from ._entry import Entry, Model, from_json, skeleton
-from ._files import CONFIG, GOLDEN, WEIGHTS, bounded, existing, most_bytes, no_folder, parse_json, plain, read_text
+from ._files import (
+    CONFIG,
+    EXTRACTOR,
+    GOLDEN,
+    WEIGHTS,
+    bounded,
+    existing,
+    most_bytes,
+    no_folder,
+    parse_json,
+    plain,
+    read_text,
+)
 from ._foreign import describe, foreign
 from ._golden import verify as verify_golden
 from ._limits import check_entry, check_size
@@ -240,11 +252,29 @@ def _described(name: str, fetch: Callable[[str], pathlib.Path]) -> Entry:
             name = pathlib.Path(name).resolve().name if os.path.isdir(name) else name
             entry = describe(name, config, lambda file: parse_json(read_text(fetch(file)), str(fetch(file))))
         else:
-            entry = from_json(text, str(path))
+            entry = _as_saved(from_json(text, str(path)), fetch)
         check_entry(entry, str(path))
     except RecursionError:
         raise ValueError(f"{path} is nested deeper than any description of a model: do not trust it.") from None
     return entry
+
+
+def _as_saved(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
+    """The entry with today's name of its frontend.
+
+    Version 0.1 called `librosa_log_mel` what is torchlibrosa's, and its frontends had no `ref`.
+    """
+    if entry.frontend.get("type") != "librosa_log_mel":
+        return entry
+    try:
+        path = fetch(EXTRACTOR)
+    except FileNotFoundError:
+        return entry
+    numbers = parse_json(read_text(path), str(path))
+    if isinstance(numbers, dict) and "ref" in numbers:
+        return entry
+    frontend = {"bins": 128} | dict(entry.frontend) | {"type": "torchlibrosa_log_mel"}
+    return dataclasses.replace(entry, frontend=frontend)
 
 
 def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:

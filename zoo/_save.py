@@ -89,7 +89,9 @@ def extractor(entry: Entry, model: Model) -> dict[str, Any]:
     """The static numbers of the frontend: transformers' words for those that it has, our own for the rest."""
     words = {"sample_rate": "sampling_rate", "bins": "feature_size", "frames": "max_length"}
     fields = {field.name: getattr(model.frontend, field.name) for field in dataclasses.fields(model.frontend)}
-    defaults = {"win_length": fields.get("n_fft"), "f_max": entry.sample_rate / 2}
+    rate = entry.sample_rate
+    f_max = float(rate // 2) if fields.get("fbanks_dtype") == "float32" else rate / 2  # torchaudio's, and librosa's
+    defaults = {"win_length": fields.get("n_fft"), "f_max": f_max}
     numbers = {name: defaults.get(name) if value is None else value for name, value in fields.items()}
     return {
         "feature_extractor_type": entry.frontend["type"],

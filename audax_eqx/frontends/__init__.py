@@ -7,5 +7,6 @@ from .log_mel import LogMel as LogMel
 from .log_mel import audax_log_mel as audax_log_mel
 from .log_mel import librosa_log_mel as librosa_log_mel
 from .log_mel import torchaudio_log_mel as torchaudio_log_mel
+from .log_mel import torchlibrosa_log_mel as torchlibrosa_log_mel
 from .pcen import PCEN as PCEN
 from .sincnet import SincNet as SincNet

@@ -2,13 +2,17 @@
 
     wave -> |STFT|^power -> mel filterbank -> log(max(mel, floor))
 
-| constructor | window | mel scale, norm | log | floor | framing |
-|---|---|---|---|---|---|
-| `torchaudio_log_mel(16000)` | periodic Hann | HTK, none | 10 log10 | 1e-10 | centred |
-| `librosa_log_mel(32000)` | periodic Hann | Slaney, Slaney | 10 log10 | 1e-10 | centred |
-| `audax_log_mel(16000)` | symmetric Hann | HTK, none | natural | 1e-8 | audax's own |
+| constructor | window | ends of the clip | mel scale, norm | log | floor | below the maximum |
+|---|---|---|---|---|---|---|
+| `torchaudio_log_mel(16000)` | periodic Hann | reflected | HTK, none | 10 log10 | 1e-10 | all |
+| `librosa_log_mel(22050)` | periodic Hann | zeros | Slaney, Slaney | 10 log10 | 1e-10 | 80 dB |
+| `torchlibrosa_log_mel(32000)` | periodic Hann | reflected | Slaney, Slaney | 10 log10 | 1e-10 | all |
+| `audax_log_mel(16000)` | symmetric Hann | audax's framing | HTK, none | natural | 1e-8 | all |
+
+`docs/features.md` has the call of each library that a constructor stands for; `benchmarks/dialects.py` runs both.
 """
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -26,9 +30,9 @@ class LogMel(AbstractFrontend):
     """Log-mel spectrogram of one clip: `samples` in [-1, 1] to `frames bins`, in float32.
 
     - `n_fft`, `win_length`, `hop_length`: samples; `win_length` None is `n_fft`.
-    - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate.
+    - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate, as `fbanks_dtype` has it.
     - `window`, `periodic`, `power`, `normalized`, `pad_mode`, `mel_scale`, `norm`, `fbanks_dtype`: as in
-      `features.mel_spectrogram`.
+      `features.mel_spectrogram`; `fbanks_dtype` is "float64", librosa's filters, or "float32", torchaudio's.
     - `framing`: "center" pads by `n_fft // 2`, so that frame k is centred at sample `k hop_length`; "valid" pads
       nothing; "audax" reflects as much, but lets frames of `win_length` start at the padding's first sample.
     - `log`: "natural", or "decibel" (10 log10 for power 2, 20 log10 for power 1), of the mel bins clipped to `floor`
@@ -57,6 +61,7 @@ class LogMel(AbstractFrontend):
     floor: float = eqx.field(static=True, default=1e-10)
     ceiling: float | None = eqx.field(static=True, default=None)
     top_db: float | None = eqx.field(static=True, default=None)
+    ref: float | Literal["max"] = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):
         if self.floor <= 0.0:
@@ -65,6 +70,10 @@ class LogMel(AbstractFrontend):
             )
         if self.top_db is not None and self.log != "decibel":
             raise ValueError(f"LogMel's top_db is in decibels: use it with log='decibel', got log={self.log!r}.")
+        if self.ref != 1.0 and self.log != "decibel":
+            raise ValueError(f"LogMel's ref has 0 decibels: use it with log='decibel', got log={self.log!r}.")
+        if self.ref != "max" and not 0.0 < self.ref < math.inf:
+            raise ValueError(f"LogMel's ref is an energy > 0, which has 0 decibels, or 'max': got {self.ref}.")
         if self.ceiling is not None and self.ceiling <= self.floor:
             raise ValueError(
                 f"LogMel clips bins to floor {self.floor} and ceiling {self.ceiling}: the ceiling must be higher."
@@ -120,7 +129,9 @@ class LogMel(AbstractFrontend):
             mel = jnp.minimum(mel, self.ceiling)
         if self.log == "natural":
             return jnp.log(jnp.maximum(mel, self.floor))
-        return features.amplitude_to_db(mel, 20.0 / self.power, self.floor, 0.0, self.top_db)
+        ref = 1.0 if self.ref == "max" else max(self.ref, self.floor)
+        db = features.amplitude_to_db(mel, 20.0 / self.power, self.floor, math.log10(ref), self.top_db)
+        return db - jnp.max(db) if self.ref == "max" else db
 
     def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
         centre = {
@@ -132,7 +143,8 @@ class LogMel(AbstractFrontend):
 
 
 torchaudio_log_mel = partial(LogMel, fbanks_dtype="float32")
-librosa_log_mel = partial(LogMel, bins=128, n_fft=2048, hop_length=512, mel_scale="slaney", norm="slaney")
+torchlibrosa_log_mel = partial(LogMel, bins=64, n_fft=2048, hop_length=512, mel_scale="slaney", norm="slaney")
+librosa_log_mel = partial(torchlibrosa_log_mel, bins=128, pad_mode="constant", top_db=80.0)
 audax_log_mel = partial(
     LogMel,
     bins=64,
