@@ -26,6 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact, Num, PRNGKeyArray
 
+from ._sharding import by_share
+
 _TABLES, _PROGRAMS, _RATES = 32, 64, 8  # the last ones of each kind stay in memory
 _PAD_MODES = {"reflect": "reflect", "constant": "constant", "replicate": "edge", "edge": "edge", "circular": "wrap"}
 _WINDOWS = {
@@ -132,7 +134,11 @@ def _each_clip(fun: Callable, settings: tuple, clips: Array, rank: int = 1) -> A
     @sequential.def_vmap
     def rule(size, batched, clips):
         one_by_one = functools.partial(jax.lax.map, sequential)
-        return jax.lax.platform_dependent(clips, cpu=one_by_one, default=jax.vmap(plain)), True
+
+        def share(clips):
+            return jax.lax.platform_dependent(clips, cpu=one_by_one, default=jax.vmap(plain))
+
+        return by_share(share, clips), True
 
     @jax.custom_jvp
     def each(clip):

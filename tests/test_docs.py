@@ -191,6 +191,8 @@ def test_serving(after):
     waves = np.stack([wave for wave, _ in zoo.windows("demo/clock.wav", clip.sample_rate, clip.entry.window)])
     expected = np.concatenate([names["probabilities"](waves[:3]), names["probabilities"](waves[1:])[-1:]])
     np.testing.assert_allclose(names["tags"]["demo/clock.wav"], expected.mean(0), atol=1e-5)
+    embeddings = after["Several devices"]["embeddings"]
+    assert len(jax.devices()) > 1 and {shard.data.shape[0] for shard in embeddings.addressable_shards} == {2}
     names = after["Export"]
     wanted = names["probabilities"](names["waves"])
     np.testing.assert_allclose(names["served"], wanted, atol=1e-5)

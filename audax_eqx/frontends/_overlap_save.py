@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float, PyTree, Shaped
 
+from .._sharding import by_share
 from ..layers.conv import pads
 
 _CACHE = 4000  # complex64 samples: a transform longer than 32 KB, a core's first cache, takes 1.6 times as long
@@ -68,7 +69,7 @@ def filter_and_pool(
     left = before + pads(samples, taps, 1, "same")[0]
     padded = jnp.pad(wave, (left, max((blocks - 1) * hop + block - left - samples, 0)))
     starts = jnp.arange(blocks, dtype=jnp.int32) * hop
-    spectra = jnp.fft.fft(jax.vmap(lambda start: jax.lax.dynamic_slice(padded, (start,), (block,)))(starts))
+    spectra = _fft(jax.vmap(lambda start: jax.lax.dynamic_slice(padded, (start,), (block,)))(starts))
     # Correlation, not convolution: the filter is not turned round, but its spectrum is.
     responses = jnp.fft.ifft(jnp.pad(filters, ((0, 0), (0, block - taps))), norm="forward")
     position = jnp.arange(blocks * hop, dtype=jnp.int32) - before
@@ -76,13 +77,39 @@ def filter_and_pool(
 
     def one(filter_):
         response, parameters = filter_
-        y = jnp.fft.ifft(spectra * response[None])[:, :hop]
-        pooled = pool(y.reshape(-1, stride), inside, taps, parameters)
+        y = _ifft(spectra * response[None])[:, :hop]
+        # Flat in between: a batch on a mesh with Explicit axes knows no reshape that merges and splits at once.
+        pooled = pool(y.reshape(-1).reshape(-1, stride), inside, taps, parameters)
         return functools.reduce(combine, [pooled[part : part + frames, part] for part in range(parts)])
 
     # Without the checkpoint the backward pass would keep the full rate of all filters.
     frames_last = jax.lax.map(jax.checkpoint(one, prevent_cse=False), (responses, parameters))
     return jnp.moveaxis(frames_last, 1, 0)
+
+
+def _spread(transform: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A Fourier transform that leaves a batch, the axis of a `vmap`, on its devices; reverse mode only.
+
+    Its matrix is symmetric, so that it is its own transpose.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def batched(x):
+        return transform(x)
+
+    @batched.def_vmap
+    def rule(size, is_batched, x):
+        return by_share(batched, x), True
+
+    @jax.custom_vjp
+    def spread(x):
+        return batched(x)
+
+    spread.defvjp(lambda x: (spread(x), None), lambda _, gradient: (spread(gradient),))
+    return spread
+
+
+_fft, _ifft = _spread(jnp.fft.fft), _spread(jnp.fft.ifft)
 
 
 @functools.lru_cache

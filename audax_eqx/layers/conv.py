@@ -93,7 +93,9 @@ class Patchify(eqx.Module):
             for size, patch, padding in zip(x.shape[:2], (height, width), self.padding, strict=True)
         )
         x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((top, bottom, 0), (left, right, 0), (0, 0, 0)))
-        patches = x.reshape(rows, height, columns, width, inputs).transpose(0, 2, 1, 3, 4)
+        # One axis after the other: a batch on a mesh with Explicit axes knows no reshape that does more at once.
+        x = x.reshape(rows, height, *x.shape[1:]).reshape(rows, height, columns, width, inputs)
+        patches = x.transpose(0, 2, 1, 3, 4)
         y = patches.reshape(rows, columns, -1) @ self.weight.reshape(-1, outputs)
         return y + jnp.broadcast_to(self.bias, y.shape)
 

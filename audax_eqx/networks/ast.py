@@ -103,14 +103,11 @@ class AST(AbstractNetwork):
         """What the class and the distillation token became, and the patches."""
         patches = self.patchify(x[:, :, None])
         time, freq, width = patches.shape
-        y = jnp.concatenate(
-            [
-                self.class_token[None],
-                self.distillation_token[None],
-                jnp.swapaxes(patches, 0, 1).reshape(freq * time, width),
-            ]
-        )
-        y = y + self._position_embedding(time, freq)
+        # Zeros make room for the two tokens, which are added with their positions: a batch on a mesh with Explicit axes
+        # can be padded, but not be put behind what has no batch.
+        y = jnp.pad(jnp.swapaxes(patches, 0, 1).reshape(freq * time, width), ((2, 0), (0, 0)))
+        tokens = jnp.stack([self.class_token, self.distillation_token])
+        y = y + self._position_embedding(time, freq) + jnp.pad(tokens, ((0, freq * time), (0, 0)))
         keys = split_key(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             y = block(y, key=block_key)
