@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 try:
     import tyro
 
-    from . import loop, recipe, records
+    from . import evaluation, loop, recipe, records
 except ModuleNotFoundError as missing:
     raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
 
@@ -131,16 +131,24 @@ def _note(out: pathlib.Path, found: list[dict[str, float]], clips: str, column: 
     zoo.save(out / "model", clip.model, clip.state, dataclasses.replace(clip.entry, metrics=tuple(notes)))
 
 
-def evaluate(run: Folder, data: Folder, which: Literal["model", "best"] = "model") -> int:
-    """The run's model on the clips that it held out, each once.
+def evaluate(
+    run: Folder,
+    data: Folder,
+    which: Literal["model", "best"] = "model",
+    all_clips: bool = False,
+    out: pathlib.Path | None = None,
+) -> int:
+    """The run's model on the clips that it held out, each once: metrics, figures for each label, and confusions.
 
     Args:
         run: The folder of the run.
-        data: The prepared data.
+        data: The prepared data; its labels are matched to the model's by name.
         which: The model at the end, or the best on the way.
+        all_clips: Whether to take all clips, of data that the model was not trained on.
+        out: A CSV to write, with each clip's labels, predictions and probabilities.
     """
-    found = loop.evaluate(run, data, which)
-    print(f"{run / which}: {_text(found)}")
+    found, report = evaluation.evaluate(run, data, which, all_clips=all_clips, out=out)
+    print(f"{run / which}: {_text(found)}\n{report}")
     return 0
 
 
