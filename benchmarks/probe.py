@@ -33,7 +33,7 @@ def embeddings(model, state, entry, dataset):
     size = round(entry.window * entry.sample_rate)
     found = []
     for row in tqdm.trange(len(dataset)):
-        wave = dataset.read(row).astype(np.float32) / 32768
+        wave = dataset.read(row)
         whole = max(1, round(len(wave) / size))
         wave = np.pad(wave[: whole * size], (0, max(0, whole * size - len(wave))))
         found.append(np.asarray(embed(model, state, wave.reshape(whole, size))))

@@ -89,7 +89,7 @@ def test_labels_are_matched_by_name(data, trained, tmp_path, rows):
     assert found["accuracy"] == np.mean([line["labels"] == line["predicted"] for line in lines])
     # A clip of one window, by hand: the first of those held out has 2450 samples, a whole window and a rest
     dataset = Dataset(data)
-    wave = dataset.read(dataset.ids.index(lines[0]["files"])).astype(np.float32) / 32768
+    wave = dataset.read(dataset.ids.index(lines[0]["files"]))
     windows = [wave[:2000], np.pad(wave[2000:], (0, 4000 - len(wave)))]
     shares = [2000, len(wave) - 2000]
     expected = np.average([np.asarray(clip.probabilities(each)) for each in windows], axis=0, weights=shares)

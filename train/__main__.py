@@ -65,22 +65,24 @@ def prepare(
     shard_size: int = 512,
     processes: int | None = None,
     strict: bool = False,
+    unlabelled: bool = False,
 ) -> int:
-    """Sharded TFRecords of 16-bit FLAC from a manifest.
+    r"""Sharded TFRecords of FLAC from a manifest.
 
     Args:
         manifest: CSV with a column `files`, relative to its folder, `labels`, and any others to hold clips out by.
         out: The folder to write; an interrupted preparation goes on.
         sample_rate: In Hz; files are resampled and downmixed.
-        delimiter: Between columns.
+        delimiter: Between columns, one character, or \t for a tab.
         label_delimiter: Between the labels of a clip.
         shard_size: Clips a shard.
         processes: That decode; as many as there are cores unless given.
         strict: Whether an unreadable file is an error.
+        unlabelled: Whether clips need no labels, as for COLA and SimCLR.
     """
     records.prepare(
         manifest, out, sample_rate=sample_rate, delimiter=delimiter, label_delimiter=label_delimiter,
-        shard_size=shard_size, processes=processes, strict=strict,
+        shard_size=shard_size, processes=processes, strict=strict, unlabelled=unlabelled,
     )  # fmt: skip
     return 0
 
