@@ -2,7 +2,10 @@
 
 import csv
 import dataclasses
+import io
 import json
+import os
+import pathlib
 
 import equinox as eqx
 import jax
@@ -12,6 +15,7 @@ import soundfile
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import zoo
+from train import __main__ as command
 from train import evaluation, loop, records
 from train.__main__ import main
 from train.dataset import Dataset
@@ -152,7 +156,7 @@ def test_predictions_that_cannot_be_written_are_refused_at_once(out, sentence, t
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Scorer, "outputs", lambda *_: pytest.fail("time was spent"))
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
-        evaluation.evaluate(trained, data, out=evaluation.pathlib.Path(out))
+        evaluation.evaluate(trained, data, out=pathlib.Path(out))
 
 
 def test_a_model_of_nan_gets_no_figures(data, tmp_path):
@@ -164,6 +168,56 @@ def test_a_model_of_nan_gets_no_figures(data, tmp_path):
         FloatingPointError, match=r"NaN or infinite values for 12 of 12 clips, the first of them l0\.wav"
     ):
         score(model, state)
+
+
+# Folders and names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "folder, name", [(".", "inner"), ("..", "outer model"), ("../inner/", "inner"), ("new", "new"), ("a\nb☃", "a b☃")]
+)
+def test_a_saved_model_has_the_name_of_its_folder(folder, name, trained, tmp_path, monkeypatch):
+    (tmp_path / "outer model/inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "outer model/inner")
+    assert main(["save", str(trained), folder]) == 0
+    assert zoo.load(pathlib.Path(folder)).entry.name == name
+    card = (pathlib.Path(folder) / "README.md").read_text(encoding="utf-8")
+    assert f"# {name}\n" in card
+
+
+def test_names_that_are_not_utf_8_and_folders_without_a_name():
+    assert command.folder_name(pathlib.Path(os.fsdecode(b"caf\xe9"))) == "caf\ufffd"
+    assert command.folder_name(pathlib.Path("/")) == ""
+
+
+def test_what_cannot_be_saved_gets_one_sentence(trained, tmp_path, capsys):
+    assert main(["save", str(trained), "/"]) == 2
+    assert "/ is no folder with a name" in capsys.readouterr().err
+    assert main(["save", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "is not the folder of a finished run: it has no model" in capsys.readouterr().err
+
+
+NAMES = ["l, m.wav", "l\nm.wav", "l☃🐶.wav", 'l"m.wav', "l m.wav", "  l.wav", "l.wav ", os.fsdecode(b"l\xe9.wav")]
+
+
+def test_files_of_any_name_are_prepared_and_evaluated(trained, tmp_path, monkeypatch):
+    """From the manifest to the CSV, in a folder of such a name; sounds are read from open files."""
+    monkeypatch.setattr(
+        zoo, "read", lambda path, rate: soundfile.read(io.BytesIO(pathlib.Path(path).read_bytes()), dtype="float32")[0]
+    )
+    folder = tmp_path / NAMES[-1]
+    folder.mkdir()
+    with open(folder / "m.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([("files", "labels", "split"), *((name, "low", "test") for name in NAMES)])
+    for name in NAMES:
+        with open(folder / name, "wb") as file:
+            soundfile.write(file, 0.3 * np.sin(np.arange(2000) / 5), 8000, format="WAV")
+    arguments = ["prepare", str(folder / "m.csv"), str(folder / "data"), "--sample-rate", "8000", "--processes", "1"]
+    assert main(arguments) == 0
+    assert Dataset(folder / "data").ids == NAMES
+    assert main(["evaluate", str(trained), str(folder / "data"), "--out", str(folder / "out.csv")]) == 0
+    with open(folder / "out.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        assert [line["files"] for line in csv.DictReader(file)] == NAMES
 
 
 # The report -----------------------------------------------------------------------------------------------------------

@@ -326,6 +326,18 @@ def workers_in(folder):
     return found
 
 
+def test_tensorflow_is_silent_unless_the_user_wants_to_hear_it():
+    code = "from train.records import tensorflow; tensorflow(); import sys; print('the end', file=sys.stderr)"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+
+    def remarks(**level):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment | level, capture_output=True)
+        return done.stderr.decode()
+
+    assert remarks() == "the end\n"
+    assert len(remarks(TF_CPP_MIN_LOG_LEVEL="0")) > len("the end\n")
+
+
 def test_worker_processes_do_not_import_tensorflow():
     code = "import sys, train.records, train.data; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

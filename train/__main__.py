@@ -12,6 +12,7 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID on each, or start the command by Slurm or O
 """
 
 import dataclasses
+import io
 import os
 import pathlib
 import sys
@@ -29,6 +30,7 @@ import jax
 import numpy as np
 
 import zoo
+from zoo._entry import line
 
 Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 
@@ -36,6 +38,9 @@ Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 2 with a sentence for what cannot be done, 128 plus the signal."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not have all characters of names
+            stream.reconfigure(errors="backslashreplace")
     if not given or given[0] in ("-h", "--help"):
         print(f"{__doc__}\nRecipes: {', '.join(recipe.names())}")
         return 0 if given else 2
@@ -168,11 +173,23 @@ def save(
         which: The model at the end, or the best on the way.
         dtype: float16 halves the file.
     """
+    if not (run / which).is_dir():
+        raise FileNotFoundError(f"{run} is not the folder of a finished run: it has no {which}.")
+    name = folder_name(folder)
+    if not name:
+        raise ValueError(f"{folder} is no folder with a name, which the model would get: give another.")
     clip = zoo.load(run / which)
-    zoo.save(folder, clip.model, clip.state, dataclasses.replace(clip.entry, name=folder.name), dtype=dtype)
+    zoo.save(folder, clip.model, clip.state, dataclasses.replace(clip.entry, name=name), dtype=dtype)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {clip.entry.classes} classes, {size / 1e6:.1f} MB")
     return 0
+
+
+def folder_name(folder: pathlib.Path) -> str:
+    """The folder's own name, of "." and ".." too, as a line of text; "" for the root."""
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    return line(os.fsencode(folder.name).decode("utf-8", "replace"))
 
 
 def _with_recipe(function: Any, name: str, arguments: list[str]) -> int:

@@ -16,6 +16,7 @@ import pathlib
 import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -82,12 +83,38 @@ def prepare(
 
 @functools.cache
 def tensorflow():
-    """TensorFlow, imported when it is needed, as that takes seconds, and kept off the accelerators, which are JAX's."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    """TensorFlow, imported when it is needed, as that takes seconds, and kept off the accelerators, which are JAX's.
 
-    tf.config.set_visible_devices([], "GPU")
+    It says nothing about drivers that are missing there, unless TF_CPP_MIN_LOG_LEVEL asks for it: 0 for all.
+    """
+    chosen = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") != "1"  # which JAX sets
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = os.environ["TF_CPP_MIN_LOG_LEVEL"] if chosen else "3"
+    with contextlib.nullcontext() if chosen else _quiet():
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
     return tf
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps C++'s remarks on missing drivers off the terminal; TensorFlow writes its first whatever its level is.
+
+    Shown all the same when the import fails.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as remarks:
+        terminal = os.dup(2)
+        os.dup2(remarks.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            remarks.seek(0)
+            os.write(terminal, remarks.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _signature(rows: Sequence[Row], *settings: int | str) -> str:
