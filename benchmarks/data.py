@@ -74,12 +74,14 @@ def main():
         folder = pathlib.Path(folder)
         manifest = write_clips(folder, options.clips, options.seconds)
         with contextlib.redirect_stderr(io.StringIO()):
-            prepare(manifest, folder / "dataset", sample_rate=SAMPLE_RATE)
+            prepare(manifest, folder / "dataset", sample_rate=SAMPLE_RATE, unlabelled=True)
         dataset = Dataset(folder / "dataset")
         flacs = []
         for row in range(len(dataset) // BATCH * BATCH):
             flac = io.BytesIO()
-            soundfile.write(flac, dataset.read(row), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            soundfile.write(
+                flac, np.round(32768 * dataset.read(row)).astype(np.int16), SAMPLE_RATE, format="FLAC", subtype="PCM_16"
+            )
             flacs.append(flac.getvalue())
         for threads in options.threads:
             speeds = {"soundfile": [], "training": []}

@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import zoo
+from train.data import window_counts
 from train.dataset import Dataset
 
 
@@ -33,8 +34,8 @@ def embeddings(model, state, entry, dataset):
     size = round(entry.window * entry.sample_rate)
     found = []
     for row in tqdm.trange(len(dataset)):
-        wave = dataset.read(row).astype(np.float32) / 32768
-        whole = max(1, round(len(wave) / size))
+        wave = dataset.read(row)
+        whole = int(window_counts(np.array([len(wave)]), size)[0])
         wave = np.pad(wave[: whole * size], (0, max(0, whole * size - len(wave))))
         found.append(np.asarray(embed(model, state, wave.reshape(whole, size))))
     return np.stack(found)
@@ -63,6 +64,10 @@ def main():
     clip, dataset = zoo.load(options.model), Dataset(options.data)
     if clip.sample_rate != dataset.sample_rate:
         parser.error(f"{options.model} takes {clip.sample_rate} Hz, {options.data} is at {dataset.sample_rate} Hz")
+    if options.column not in dataset.columns:
+        parser.error(f"{options.data} has no column {options.column}: it has {', '.join(dataset.columns)}")
+    if others := np.sum(dataset.targets.sum(axis=1) != 1):
+        parser.error(f"{options.data} has {others} clips without a label or with several: leave them out")
     random = eqx.nn.inference_mode(zoo.create(clip.entry, key=jax.random.key(0))[0])
     for name, (model, state) in {"pretrained": (clip.model, clip.state), "random": (random, clip.state)}.items():
         scores = accuracies(embeddings(model, state, clip.entry, dataset), dataset, options.column)

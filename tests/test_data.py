@@ -88,8 +88,8 @@ def test_read_gives_any_part_of_an_example(prepared, dataset):
         clip = prepared[1][row]
         for start, samples in [(0, None), (0, 10), (3, None), (40, 700), (len(clip) - 1, 5), (len(clip), 1)]:
             wave = dataset.read(row, start, samples)
-            assert wave.dtype == np.int16
-            np.testing.assert_array_equal(wave, clip[start:][:samples])
+            assert wave.dtype == np.float32
+            np.testing.assert_array_equal(wave * 32768, clip[start:][:samples])
 
 
 def test_threads_read_at_once(prepared, dataset):
@@ -97,7 +97,7 @@ def test_threads_read_at_once(prepared, dataset):
 
     def read(seed):
         for row in np.random.default_rng(seed).integers(len(dataset), size=50).tolist():
-            if not np.array_equal(dataset.read(row), prepared[1][row]):
+            if not np.array_equal(dataset.read(row) * 32768, prepared[1][row]):
                 wrong.append(row)
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
@@ -208,7 +208,12 @@ def test_evaluation_sees_every_window_once_and_in_order(prepared, dataset, batch
     ]
     assert all(found.waves.shape == (batch, 1, 800) and found.lengths.shape == (batch, 1) for found in whole)
     found = Batch(*(np.concatenate(leaves) for leaves in zip(*whole, strict=True)))
-    expected = [(row, start) for row in rows.tolist() for start in range(0, LENGTHS[row], 800)]
+    expected = [
+        (row, start)
+        for row in rows.tolist()
+        for start in range(0, LENGTHS[row], 800)
+        if not start or LENGTHS[row] - start >= 80
+    ]
     assert 0 <= len(found.rows) - len(expected) < batch
     assert found.rows.tolist() == [row for row, _ in expected] + [-1] * (len(found.rows) - len(expected))
     for place, (row, start) in enumerate(expected):

@@ -122,13 +122,12 @@ def test_evaluation_has_every_clip_once_in_batches_of_any_size(done, folder):
     found = []
     for devices, batch in ((1, 7), (2, 4), (8, 64)):
         scorer = Scorer(clip.entry, dataset, rows, mesh(devices), batch)
-        outputs = scorer._outputs(clip.model, clip.state)
-        assert sorted(outputs) == rows.tolist()
-        found.append(np.stack([outputs[row] for row in rows]))
+        found.append(scorer.outputs(clip.model, clip.state))
+        assert len(found[-1]) == len(rows)
     np.testing.assert_allclose(found[1], found[0], atol=1e-5)
     np.testing.assert_allclose(found[2], found[0], atol=1e-5)
     row = int(np.argmax(dataset.samples))  # three windows, the last of them shorter
-    wave = dataset.read(row).astype(np.float32) / 32768
+    wave = dataset.read(row)
     windows = [np.pad(wave[start : start + 2000], (0, max(0, start + 2000 - len(wave)))) for start in (0, 2000, 4000)]
     sizes = [2000, 2000, len(wave) - 4000]
     assert sizes[-1] > 0
@@ -211,6 +210,26 @@ def test_another_recipe_does_not_go_on_with_a_run(done, folder, recipe):
     other = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, learning_rate=0.5))
     with pytest.raises(ValueError, match=r"differs in optimizer.learning_rate \(0.3 then, 0.5 now\): choose"):
         loop.fit(other, folder / "data", done[0])
+
+
+def test_a_run_does_not_go_on_with_other_labels(done, folder, recipe, tmp_path):
+    text = (folder / "manifest.csv").read_text().replace(",hum,", ",purr,")
+    (folder / "renamed.csv").write_text(text)
+    records.prepare(folder / "renamed.csv", tmp_path / "data", sample_rate=8000, shard_size=20, processes=1)
+    with pytest.raises(ValueError, match="holds another run, which differs in dataset"):
+        loop.fit(recipe, tmp_path / "data", done[0])
+
+
+def test_a_metric_that_is_never_a_number_says_why_there_is_no_best_model(folder, recipe, tmp_path, capsys):
+    rows = [f"{index}.wav,{LABELS[index % 3] if index < 36 else ''},{index // 12 + 1}" for index in range(48)]
+    (folder / "negatives.csv").write_text("\n".join(["files,labels,fold", *rows]) + "\n")
+    records.prepare(folder / "negatives.csv", tmp_path / "data", sample_rate=8000, processes=1)
+    few = changed(recipe, objective={"task": "multilabel", "mixup": 0.0}, run={"steps": 2})
+    assert np.isnan(loop.fit(few, tmp_path / "data", tmp_path / "run")["mAP"])
+    why = "mAP and AUC are not defined, as each label is on all or on none of the 12 clips held out."
+    before, _, after = capsys.readouterr().out.partition("There is no ")
+    assert why in before and after.endswith(f"run/best: {why}\n")
+    assert not (tmp_path / "run/best").exists() and (tmp_path / "run/model").is_dir()
 
 
 def changed(recipe, **parts):

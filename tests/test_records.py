@@ -144,7 +144,12 @@ def test_labels_are_counted_and_sorted(tmp_path):
 
 def test_clips_need_no_labels(tmp_path):
     write(tmp_path / "a.wav", noise(800))
-    about = prepare(manifest(tmp_path, [("a.wav",)], ("files",)), tmp_path / "out", sample_rate=8000, processes=1)
+    path = manifest(tmp_path, [("a.wav",)], ("files",))
+    with pytest.raises(
+        ValueError, match=r"has the columns files and none named labels: name it so, .* by --unlabelled"
+    ):
+        prepare(path, tmp_path / "out", sample_rate=8000)
+    about = prepare(path, tmp_path / "out", sample_rate=8000, processes=1, unlabelled=True)
     assert about["labels"] == [] and about["examples"] == 1
 
 
@@ -165,22 +170,32 @@ def test_paths_are_relative_to_the_manifest_or_absolute(tmp_path, monkeypatch):
     assert [example["id"] for example in index(tmp_path / "out")["examples"]] == ["a.wav", str(other)]
 
 
+def test_rows_without_a_label_are_counted(tmp_path, capsys):
+    for name in "abc":
+        write(tmp_path / f"{name}.wav", noise(800))
+    path = manifest(tmp_path, [("a.wav", "x"), ("b.wav", " "), ("c.wav", ";")])
+    assert prepare(path, tmp_path / "out", sample_rate=8000, processes=1)["without_labels"] == 2
+    assert "Without a label: 2 files." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("subtype, rounded", [("PCM_16", 0), ("PCM_24", 1), ("FLOAT", 1), ("PCM_U8", 0)])
 def test_sources_deeper_than_16_bits_are_counted(tmp_path, subtype, rounded, capsys):
     write(tmp_path / "a.wav", noise(800), subtype=subtype)
     about = prepare(manifest(tmp_path, [("a.wav", "x")]), tmp_path / "out", sample_rate=8000, processes=1)
     assert about["rounded_to_16_bits"] == rounded
-    assert ("1 files had more than 16 bits" in capsys.readouterr().out) == bool(rounded)
+    assert ("Rounded to 16 bits: 1 file." in capsys.readouterr().out) == bool(rounded)
 
 
-def test_samples_beyond_full_scale_are_cut_off_and_counted(tmp_path, capsys):
-    write(tmp_path / "a.wav", np.array([0.5, 1.5, -1.5, 1.0, -1.0, 2.0], np.float32), subtype="FLOAT")
+def test_a_few_samples_beyond_full_scale_are_cut_off_and_counted(tmp_path, capsys):
+    wave = noise(8000, level=1.0)
+    wave[[5, 600, 4000]] = 1.01, -1.01, 1.02
+    write(tmp_path / "a.wav", wave, subtype="FLOAT")
     write(tmp_path / "b.wav", noise(800), subtype="FLOAT")
     path = manifest(tmp_path, [("a.wav", "x"), ("b.wav", "x")])
     about = prepare(path, tmp_path / "out", sample_rate=8000, processes=1)
     assert about["clipped"] == {"files": 1, "samples": 3}
-    np.testing.assert_array_equal(audio(features(tmp_path / "out")[0]), [16384, 32767, -32768, 32767, -32768, 32767])
-    assert "3 samples of 1 files were beyond full scale" in capsys.readouterr().out
+    np.testing.assert_array_equal(audio(features(tmp_path / "out")[0])[[5, 600, 4000]], [32767, -32768, 32767])
+    assert "Beyond full scale and cut off there: 3 samples of 1 file." in capsys.readouterr().out
 
 
 def with_unreadable(folder):
@@ -196,7 +211,7 @@ def test_files_that_cannot_be_read_are_listed(tmp_path, capsys):
     assert "is not a file" in about["unreadable"][0]["reason"]
     assert about["examples"] == 1 and [shard["examples"] for shard in about["shards"]] == [0, 1, 0, 0]
     error = capsys.readouterr().err
-    assert "3 files cannot be read" in error and "text.wav cannot be read as sound" in error
+    assert "3 files cannot be read and are left out" in error and "text.wav cannot be read as sound" in error
 
 
 def test_strict_raises_for_files_that_cannot_be_read_until_they_can(tmp_path):
@@ -211,33 +226,7 @@ def test_strict_raises_for_files_that_cannot_be_read_until_they_can(tmp_path):
 
 def test_nothing_readable_raises(tmp_path):
     with pytest.raises(ValueError, match="2 of 2 files cannot be read"):
-        prepare(manifest(tmp_path, [("a.wav", ""), ("b.wav", "")]), tmp_path / "out", sample_rate=8000, processes=1)
-
-
-@pytest.mark.parametrize(
-    "text, sentence",
-    [
-        ("path,labels\na.wav,x\n", "has the columns path, labels and needs one named files"),
-        ("files;labels\na.wav;x\n", "give another delimiter than ','"),
-        ("files,labels\n", "has no rows"),
-        ("", "has the columns none"),
-        ("files\na.wav\nb.wav\na.wav\n", r"lists 1 files more than once, a\.wav first"),
-        ("files,labels\na.wav,x,y\n", "has more fields than the manifest has columns in its row 1"),
-        ("files,labels\na.wav,x\n,y\n", "has no file in its row 2"),
-        ('files,labels\n"a.wav,x\n', "cannot be read as CSV"),
-    ],
-)
-def test_a_manifest_that_makes_no_sense_raises(tmp_path, text, sentence):
-    (tmp_path / "manifest.csv").write_text(text)
-    with pytest.raises(ValueError, match=sentence):
-        prepare(tmp_path / "manifest.csv", tmp_path / "out", sample_rate=8000, processes=1)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_manifest_that_is_not_utf_8_raises(tmp_path):
-    (tmp_path / "manifest.csv").write_bytes("files\nZoë.wav\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="save it as CSV in UTF-8"):
-        prepare(tmp_path / "manifest.csv", tmp_path / "out", sample_rate=8000, processes=1)
+        prepare(manifest(tmp_path, [("a.wav", "x"), ("b.wav", "x")]), tmp_path / "out", sample_rate=8000, processes=1)
 
 
 def test_a_folder_that_is_not_there_raises(tmp_path):
@@ -335,6 +324,18 @@ def workers_in(folder):
         except OSError:
             continue
     return found
+
+
+def test_tensorflow_is_silent_unless_the_user_wants_to_hear_it():
+    code = "from train.records import tensorflow; tensorflow(); import sys; print('the end', file=sys.stderr)"
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+
+    def remarks(**level):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment | level, capture_output=True)
+        return done.stderr.decode()
+
+    assert remarks() == "the end\n"
+    assert len(remarks(TF_CPP_MIN_LOG_LEVEL="0")) > len("the end\n")
 
 
 def test_worker_processes_do_not_import_tensorflow():

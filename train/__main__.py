@@ -12,6 +12,7 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID on each, or start the command by Slurm or O
 """
 
 import dataclasses
+import io
 import os
 import pathlib
 import sys
@@ -21,7 +22,7 @@ from typing import Annotated, Any, Literal
 try:
     import tyro
 
-    from . import loop, recipe, records
+    from . import evaluation, loop, recipe, records
 except ModuleNotFoundError as missing:
     raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
 
@@ -29,6 +30,7 @@ import jax
 import numpy as np
 
 import zoo
+from zoo._entry import line
 
 Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 
@@ -36,6 +38,9 @@ Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 2 with a sentence for what cannot be done, 128 plus the signal."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not have all characters of names
+            stream.reconfigure(errors="backslashreplace")
     if not given or given[0] in ("-h", "--help"):
         print(f"{__doc__}\nRecipes: {', '.join(recipe.names())}")
         return 0 if given else 2
@@ -65,22 +70,24 @@ def prepare(
     shard_size: int = 512,
     processes: int | None = None,
     strict: bool = False,
+    unlabelled: bool = False,
 ) -> int:
-    """Sharded TFRecords of 16-bit FLAC from a manifest.
+    r"""Sharded TFRecords of FLAC from a manifest.
 
     Args:
         manifest: CSV with a column `files`, relative to its folder, `labels`, and any others to hold clips out by.
         out: The folder to write; an interrupted preparation goes on.
         sample_rate: In Hz; files are resampled and downmixed.
-        delimiter: Between columns.
+        delimiter: Between columns, one character, or \t for a tab.
         label_delimiter: Between the labels of a clip.
         shard_size: Clips a shard.
         processes: That decode; as many as there are cores unless given.
         strict: Whether an unreadable file is an error.
+        unlabelled: Whether clips need no labels, as for COLA and SimCLR.
     """
     records.prepare(
         manifest, out, sample_rate=sample_rate, delimiter=delimiter, label_delimiter=label_delimiter,
-        shard_size=shard_size, processes=processes, strict=strict,
+        shard_size=shard_size, processes=processes, strict=strict, unlabelled=unlabelled,
     )  # fmt: skip
     return 0
 
@@ -131,16 +138,24 @@ def _note(out: pathlib.Path, found: list[dict[str, float]], clips: str, column: 
     zoo.save(out / "model", clip.model, clip.state, dataclasses.replace(clip.entry, metrics=tuple(notes)))
 
 
-def evaluate(run: Folder, data: Folder, which: Literal["model", "best"] = "model") -> int:
-    """The run's model on the clips that it held out, each once.
+def evaluate(
+    run: Folder,
+    data: Folder,
+    which: Literal["model", "best"] = "model",
+    all_clips: bool = False,
+    out: pathlib.Path | None = None,
+) -> int:
+    """The run's model on the clips that it held out, each once: metrics, figures for each label, and confusions.
 
     Args:
         run: The folder of the run.
-        data: The prepared data.
+        data: The prepared data; its labels are matched to the model's by name.
         which: The model at the end, or the best on the way.
+        all_clips: Whether to take all clips, of data that the model was not trained on.
+        out: A CSV to write, with each clip's labels, predictions and probabilities.
     """
-    found = loop.evaluate(run, data, which)
-    print(f"{run / which}: {_text(found)}")
+    found, report = evaluation.evaluate(run, data, which, all_clips=all_clips, out=out)
+    print(f"{run / which}: {_text(found)}\n{report}")
     return 0
 
 
@@ -158,11 +173,23 @@ def save(
         which: The model at the end, or the best on the way.
         dtype: float16 halves the file.
     """
+    if not (run / which).is_dir():
+        raise FileNotFoundError(f"{run} is not the folder of a finished run: it has no {which}.")
+    name = folder_name(folder)
+    if not name:
+        raise ValueError(f"{folder} is no folder with a name, which the model would get: give another.")
     clip = zoo.load(run / which)
-    zoo.save(folder, clip.model, clip.state, dataclasses.replace(clip.entry, name=folder.name), dtype=dtype)
+    zoo.save(folder, clip.model, clip.state, dataclasses.replace(clip.entry, name=name), dtype=dtype)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {clip.entry.classes} classes, {size / 1e6:.1f} MB")
     return 0
+
+
+def folder_name(folder: pathlib.Path) -> str:
+    """The folder's own name, of "." and ".." too, as a line of text; "" for the root."""
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    return line(os.fsencode(folder.name).decode("utf-8", "replace"))
 
 
 def _with_recipe(function: Any, name: str, arguments: list[str]) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int16, Int32
 
@@ -25,20 +26,27 @@ from .records import tensorflow
 CHUNK = 16  # examples that a thread decodes at a time: enough to hide what a call from tf.data costs
 AHEAD = 2  # batches that are decoded before they are asked for
 ENDLESS = 1 << 40  # steps
+SHARE = 10  # a last window has at least a tenth of its samples, as in `zoo`
 
 Plan = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Batch(NamedTuple):
-    """Clips for one step. Waves are 16-bit, full scale 32768, and zero from their length on.
+    """Clips for one step. Waves are zero from their length on. They are int16 with a full scale of 32768, or float32
+    where an example of the dataset needs more; `heard` makes both the same.
 
     In evaluation the rows that fill up the last batch are -1; their lengths, waves and targets are zero.
     """
 
-    waves: Int16[Any, "*batch views samples"]
+    waves: Int16[Any, "*batch views samples"] | Float32[Any, "*batch views samples"]
     lengths: Int32[Any, "*batch views"]
     targets: Float32[Any, "*batch classes"]
     rows: Int32[Any, "*batch"]
+
+
+def heard(waves: Any) -> Float32[Any, "*batch views samples"]:
+    """A batch's waves at the level that `zoo.read` gives them, JAX arrays."""
+    return waves if waves.dtype == jnp.float32 else waves.astype(jnp.float32) / 32768
 
 
 class Sampler:
@@ -144,12 +152,12 @@ def evaluation_batches(
 ) -> Generator[Batch]:
     """This host's part of every batch of `rows`, once and in order; arrays `[local, ...]`, as many for every host.
 
-    One view gives all consecutive windows of `samples` of each clip, several give each clip once with so many random
+    One view gives the consecutive windows of `samples` of each clip, several give each clip once with so many random
     crops, drawn from the seed, the row and the view's number. Raises ValueError for a batch that does not split into
     `hosts` equal parts, and for a corrupt record when it is reached.
     """
     local = _share(batch, hosts, host)
-    counts = np.maximum(-(-dataset.samples[rows] // samples), 1) if views == 1 else np.ones(len(rows), np.int64)
+    counts = window_counts(dataset.samples[rows], samples) if views == 1 else np.ones(len(rows), np.int64)
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(rows) else 0
 
@@ -168,6 +176,11 @@ def evaluation_batches(
         return chosen, starts
 
     return _stream(dataset, plan, (0, -(-total // batch)), (local,), (views, samples), threads)
+
+
+def window_counts(samples: Int[np.ndarray, " clips"], size: int) -> Int[np.ndarray, " clips"]:
+    """How many windows of `size` a clip has: a rest of less than a tenth of one is no window, and is not heard."""
+    return np.maximum((samples + size - -(-size // SHARE)) // size, 1)
 
 
 def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator[Batch]:
@@ -233,7 +246,7 @@ def _run(dataset, plan, steps, leading, wave, threads) -> Generator[Batch]:
     size = math.prod(leading)
     parts = -(-size // CHUNK)
     # The waves stay out of TensorFlow, which would copy them twice: threads decode to where the batch has its place
-    batches: dict[int, Batch] = collections.defaultdict(lambda: _empty(size, wave, len(dataset.labels)))
+    batches: dict[int, Batch] = collections.defaultdict(lambda: _empty(size, wave, dataset))
     failures: dict[int, Exception] = {}
     making = threading.Lock()
 
@@ -277,11 +290,11 @@ def _run(dataset, plan, steps, leading, wave, threads) -> Generator[Batch]:
         work.clear()
 
 
-def _empty(size: int, wave: tuple[int, int], classes: int) -> Batch:
+def _empty(size: int, wave: tuple[int, int], dataset: Dataset) -> Batch:
     return Batch(
-        waves=np.zeros((size, *wave), np.int16),
+        waves=np.zeros((size, *wave), dataset.dtype),
         lengths=np.zeros((size, wave[0]), np.int32),
-        targets=np.zeros((size, classes), np.float32),
+        targets=np.zeros((size, len(dataset.labels)), np.float32),
         rows=np.zeros(size, np.int32),
     )
 

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -11,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from jaxtyping import Float32, Int, Int16, Int64
+from jaxtyping import Float32, Float64, Int, Int16, Int64
 
 from .records import VERSION, tensorflow
+from .sounds import decode
+from .text import shown
 
+VERSIONS = (1, VERSION)
 OPEN_SHARDS = 512  # half of what many systems let a process hold open
 
 
@@ -22,7 +24,8 @@ class Dataset:
     """A folder that `prepare` wrote: its index in memory, its audio on disk, read by any number of threads.
 
     `ids`, `samples` (lengths at `sample_rate` Hz), `targets` (1 at each of an example's `labels`, else 0) and `columns`
-    (the manifest's others, as text) are in the order of the manifest; `digest` is one of all shards. Raises
+    (the manifest's others, as text) are in the order of the manifest; `digest` is one of all shards. `dtype` is that of
+    batches: int16, or float32 where an example is kept in 24 bits. Raises
     FileNotFoundError for a folder that is not prepared or lacks a shard, and ValueError for a shard that is not what it
     was.
     """
@@ -31,6 +34,7 @@ class Dataset:
     samples: Int64[np.ndarray, " examples"]
     targets: Float32[np.ndarray, "examples classes"]
     columns: dict[str, np.ndarray]
+    dtype: type[np.int16 | np.float32]
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
@@ -40,7 +44,7 @@ class Dataset:
             raise FileNotFoundError(
                 f"{self.folder} has no dataset.json: prepare it first: audax-train prepare MANIFEST {self.folder}"
             ) from None
-        if about["version"] != VERSION:
+        if about["version"] not in VERSIONS:
             raise ValueError(
                 f"{self.folder} is of version {about['version']}, this is audax-train for {VERSION}: prepare it again."
             )
@@ -53,6 +57,8 @@ class Dataset:
         examples = [example for index in indices for example in index]
         self.ids = [example["id"] for example in examples]
         self.samples = np.array([example["samples"] for example in examples], np.int64)
+        self.dtype = np.float32 if any("scale" in example for example in examples) else np.int16
+        self._scales: Float64[np.ndarray, " examples"] = np.array([example.get("scale", 1.0) for example in examples])
         self.columns = {
             name: np.array([example["columns"][name] for example in examples], np.str_) for name in about["columns"]
         }
@@ -89,36 +95,44 @@ class Dataset:
             chosen = np.isin(self.columns[column], list(values))
         return np.flatnonzero(chosen == held_out)
 
-    def read(self, row: int, start: int = 0, samples: int | None = None) -> Int16[np.ndarray, " samples"]:
-        """So many samples of an example from `start` on, or all there are. Raises ValueError for a corrupt record."""
+    def read(self, row: int, start: int = 0, samples: int | None = None) -> Float32[np.ndarray, " samples"]:
+        """So many samples of an example from `start` on, or all there are, as `zoo.read` gives the file.
+
+        Raises ValueError for a corrupt record.
+        """
         left = max(0, int(self.samples[row]) - start)
-        wave = np.empty((1, left if samples is None else min(samples, left)), np.int16)
+        wave = np.empty((1, left if samples is None else min(samples, left)), np.float32)
         self.read_into(wave, row, [start])
         return wave[0]
 
-    def read_into(self, waves: Int16[np.ndarray, "views samples"], row: int, starts: Sequence[int]) -> list[int]:
-        """Fills `waves` from each start on as far as the example goes, and returns the numbers of samples."""
+    def read_into(
+        self,
+        waves: Int16[np.ndarray, "views samples"] | Float32[np.ndarray, "views samples"],
+        row: int,
+        starts: Sequence[int],
+    ) -> list[int]:
+        """Fills `waves` from each start on as far as the example goes, and returns the numbers of samples.
+
+        They are float32, or of the dataset's `dtype`.
+        """
         shard, offset, size = self._places[row].tolist()
         file = self._open(shard)
         record = os.pread(file.number, size, offset)
         try:
             feature = tensorflow().train.Example.FromString(record).features.feature
-            if list(feature["id"].bytes_list.value) != [self.ids[row].encode()]:
-                raise _Corrupt("it is another example's")
-            lengths = []
-            with soundfile.SoundFile(io.BytesIO(feature["audio"].bytes_list.value[0])) as sound:
-                for wave, start in zip(waves, starts, strict=True):
-                    length = max(0, min(len(wave), int(self.samples[row]) - start))
-                    if length and (start or lengths):
-                        sound.seek(start)
-                    if len(sound.read(out=wave[:length])) < length:
-                        raise _Corrupt("its audio is cut short")
-                    lengths.append(length)
+            if list(feature["id"].bytes_list.value) != [self.ids[row].encode("utf-8", "surrogateescape")]:
+                raise EOFError("it is another example's")
+            ends = [start + waves.shape[1] for start in starts]
+            lengths = [
+                max(0, min(end, int(self.samples[row])) - start) for start, end in zip(starts, ends, strict=True)
+            ]
+            parts = [wave[:length] for wave, length in zip(waves, lengths, strict=True)]
+            decode(feature["audio"].bytes_list.value[0], parts, starts, self._scales[row])
             return lengths
-        except (soundfile.LibsndfileError, _decode_error(), _Corrupt) as error:
+        except (soundfile.LibsndfileError, _decode_error(), EOFError) as error:
             raise ValueError(
-                f"{self.ids[row]} cannot be read from {self._shards[shard]} ({error}): remove that shard and run "
-                "audax-train prepare again."
+                f"{shown(self.ids[row])} cannot be read from {self._shards[shard]} ({error}): remove that shard and "
+                "run audax-train prepare again."
             ) from None
 
 
@@ -142,10 +156,6 @@ class _File:
 
     def __del__(self):
         os.close(self.number)
-
-
-class _Corrupt(Exception):
-    """What is wrong with a record."""
 
 
 @functools.cache

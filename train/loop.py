@@ -72,6 +72,8 @@ def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int |
     total = recipe.total_steps(len(rows))
     evaluated, kept = (recipe.steps(each, len(rows)) for each in (recipe.run.evaluate, recipe.run.checkpoint))
     score = Scorer(entry, dataset, held, mesh, recipe.data.batch // recipe.run.accumulate) if len(held) else None
+    if score is not None and score.remark and jax.process_index() == 0:
+        print(score.remark)
     with Checkpoints(out / "checkpoints", recipe.run.keep) as checkpoints, Signals() as signals:
         carry, record = checkpoints.restore(carry)
         start = int(carry.step)
@@ -95,23 +97,9 @@ def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int |
                     checkpoints.close()
                     raise Stopped(came, done)
     _save(out / "model", recipe, carry, static, entry, record["metrics"], score)
+    if score is not None and record["best"] is None and jax.process_index() == 0:
+        print(f"There is no {out / 'best'}: {score.remark}")
     return record["metrics"]
-
-
-def evaluate(run: pathlib.Path, data: pathlib.Path, which: str = "model") -> dict[str, float]:
-    """Metrics of the run's model, "model" or "best", on the clips that its recipe holds out.
-
-    Raises FileNotFoundError where `run` has none, and ValueError where nothing was held out.
-    """
-    note = run / "recipe.json"
-    if not (note.is_file() and (run / which).is_dir()):
-        raise FileNotFoundError(f"{run} is not the folder of a finished run: it has no {note.name} or no {which}.")
-    chosen = json.loads(note.read_text(encoding="utf-8"))["data"]
-    dataset, clip = Dataset(data), zoo.load(run / which)
-    rows = dataset.rows(chosen["hold_out"], chosen["held_out"], held_out=True)
-    if not len(rows):
-        raise ValueError(f"{run} was trained on all clips of {data}, and none is left to evaluate it on.")
-    return Scorer(clip.entry, dataset, rows, make_mesh(), chosen["batch"])(clip.model, clip.state)
 
 
 def select(recipe: Recipe, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -156,8 +144,22 @@ def build(recipe: Recipe, entry: zoo.Entry) -> tuple[eqx.Module, eqx.nn.State]:
     """The model in training mode and its State: with random weights by the seed, or from the zoo with a fresh head."""
     key = jax.random.key(recipe.run.seed)
     if recipe.model.start is None:
-        return zoo.create(entry, key=key)
-    return zoo.load(recipe.model.start).thaw(None if entry.task == "contrastive" else entry.classes, key=key)
+        model, state = zoo.create(entry, key=key)
+    else:
+        classes = None if entry.task == "contrastive" else entry.classes
+        model, state = zoo.load(recipe.model.start).thaw(classes, key=key)
+    _check_window(model, entry)
+    return model, state
+
+
+def _check_window(model: zoo.Model, entry: zoo.Entry) -> None:
+    """Raises ValueError for crops that the model's frontend cannot take, or of which it would leave out the end."""
+    samples, shortest = round(entry.window * entry.sample_rate), model.frontend.min_samples
+    longest = getattr(model.frontend, "max_samples", None)
+    if not shortest <= samples <= (longest or samples):
+        span = f"{shortest / entry.sample_rate:.3g} s "
+        span += "or more" if longest is None else f"to {longest / entry.sample_rate:.4g} s"
+        raise ValueError(f"{entry.name} hears {span}, and crops have {entry.window:g} s: give another data.seconds.")
 
 
 class Signals:

@@ -1,4 +1,4 @@
-"""A CSV manifest of sound files becomes sharded TFRecords of 16-bit FLAC, with an index that finds every example.
+"""A CSV manifest of sound files becomes sharded TFRecords of FLAC, with an index that finds every example.
 
 Beside each `shard-00000-of-00006.tfrecord` lies a `.json` that lists its examples and says, by being there, that the
 shard is whole: a run that was killed goes on where it stopped. `dataset.json` comes last.
@@ -7,10 +7,8 @@ shard is whole: a run that was killed goes on where it stopped. `dataset.json` c
 import collections
 import concurrent.futures
 import contextlib
-import csv
 import functools
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -18,38 +16,21 @@ import pathlib
 import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import soundfile
 import tqdm
 
-import zoo
 from zoo._weights import atomic
 
-VERSION = 1
-DEEPER = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # than the 16 bits that are kept
+from .manifest import Row, read_manifest
+from .sounds import Sound, encode
+from .text import counted, shown
+
+VERSION = 2  # 1 had no sounds in 24 bits
 HEADER, FOOTER = 12, 4  # bytes around a TFRecord's data: its length and checksums
-
-
-class Row(NamedTuple):
-    """A line of the manifest; `id` is the file's path as it stands there."""
-
-    id: str
-    path: str
-    labels: list[str]
-    columns: dict[str, str]
-
-
-class Sound(NamedTuple):
-    """A file as FLAC, with what 16 bits did to it: samples cut off at full scale, and whether the source was deeper."""
-
-    flac: bytes
-    samples: int
-    clipped: int
-    rounded: bool
 
 
 def prepare(
@@ -62,16 +43,18 @@ def prepare(
     shard_size: int = 512,
     processes: int | None = None,
     strict: bool = False,
+    unlabelled: bool = False,
 ) -> dict[str, Any]:
     """Writes the manifest's files to the folder `out`, mono at `sample_rate` Hz, and returns what `dataset.json` says.
 
-    The manifest has a column `files`, with paths relative to its own folder, and may have `labels`, several of them
-    separated by `label_delimiter`, and any others, which are kept as text. A shard has `shard_size` of its rows, in
-    order. `processes` read files, by default one for each core; the bytes written do not depend on them. Shards that an
-    earlier run finished from the same rows and the same files are kept.
+    The manifest has a column `files`, with paths relative to its own folder, and `labels`, several of them separated by
+    `label_delimiter`, unless clips without labels are wanted, `unlabelled`; all other columns are kept as text. A shard
+    has `shard_size` of its rows, in order. `processes` read files, by default one for each core; the bytes written do
+    not depend on them. Shards that an earlier run finished from the same rows and the same files are kept.
 
-    Files that cannot be read are listed and left out; with `strict` they raise ValueError. So do a manifest without
-    files and one where no file can be read. Raises FileNotFoundError without a manifest or `out`'s parent.
+    Files that cannot be read are listed and left out; with `strict` they raise ValueError. So do a manifest that
+    `read_manifest` refuses and one where no file can be read. Raises FileNotFoundError without a manifest or `out`'s
+    parent.
     """
     manifest, out = pathlib.Path(manifest), pathlib.Path(out)
     if not out.parent.is_dir():
@@ -80,7 +63,7 @@ def prepare(
         )
     if sample_rate < 1 or shard_size < 1:
         raise ValueError(f"sample_rate {sample_rate} and shard_size {shard_size} must be 1 or more.")
-    rows = read_manifest(manifest, delimiter, label_delimiter)
+    rows = read_manifest(manifest, delimiter, label_delimiter, unlabelled=unlabelled)
     shards = [rows[start : start + shard_size] for start in range(0, len(rows), shard_size)]
     names = [f"shard-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]
     signatures = [_signature(shard, sample_rate, shard_size, delimiter, label_delimiter) for shard in shards]
@@ -98,47 +81,40 @@ def prepare(
     return _finish(out, names, [index for index in indices if index is not None], sample_rate, strict)
 
 
-def read_manifest(manifest: pathlib.Path, delimiter: str, label_delimiter: str) -> list[Row]:
-    """The manifest's rows. Raises FileNotFoundError, and ValueError for one that names no files, or a file twice."""
-    try:
-        with open(manifest, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter=delimiter, restval="", strict=True)
-            names = list(reader.fieldnames or ())
-            lines = list(reader)
-    except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"{manifest} is not a file: give a CSV manifest with a column files.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{manifest} cannot be read as CSV ({error}): save it as CSV in UTF-8.") from None
-    if "files" not in names:
-        raise ValueError(
-            f"{manifest} has the columns {', '.join(names) or 'none'} and needs one named files: name it so, or give "
-            f"another delimiter than {delimiter!r}."
-        )
-    if not lines:
-        raise ValueError(f"{manifest} has no rows: list at least one file.")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if None in line or not line["files"]:
-            fault = "more fields than the manifest has columns" if None in line else "no file"
-            raise ValueError(f"{manifest} has {fault} in its row {number}: mend or remove it.")
-        labels = (label.strip() for label in line.get("labels", "").split(label_delimiter))
-        columns = {name: line[name] for name in names if name not in ("files", "labels")}
-        path = str(manifest.parent / line["files"])
-        rows.append(Row(line["files"], path, list(dict.fromkeys(filter(None, labels))), columns))
-    twice = [name for name, count in collections.Counter(row.id for row in rows).items() if count > 1]
-    if twice:
-        raise ValueError(f"{manifest} lists {len(twice)} files more than once, {twice[0]} first: keep one row of each.")
-    return rows
-
-
 @functools.cache
 def tensorflow():
-    """TensorFlow, imported when it is needed, as that takes seconds, and kept off the accelerators, which are JAX's."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow as tf
+    """TensorFlow, imported when it is needed, as that takes seconds, and kept off the accelerators, which are JAX's.
 
-    tf.config.set_visible_devices([], "GPU")
+    It says nothing about drivers that are missing there, unless TF_CPP_MIN_LOG_LEVEL asks for it: 0 for all.
+    """
+    chosen = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") != "1"  # which JAX sets
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = os.environ["TF_CPP_MIN_LOG_LEVEL"] if chosen else "3"
+    with contextlib.nullcontext() if chosen else _quiet():
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
     return tf
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps C++'s remarks on missing drivers off the terminal; TensorFlow writes its first whatever its level is.
+
+    Shown all the same when the import fails.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as remarks:
+        terminal = os.dup(2)
+        os.dup2(remarks.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            remarks.seek(0)
+            os.write(terminal, remarks.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _signature(rows: Sequence[Row], *settings: int | str) -> str:
@@ -177,13 +153,13 @@ def _finished(out: pathlib.Path, name: str, signature: str) -> dict[str, Any] | 
 def _sounds(paths: Sequence[str], sample_rate: int, processes: int) -> Generator[Sound | str]:
     """The files in order, each as FLAC or as the reason why it cannot be read."""
     if processes == 1 or len(paths) < 2:
-        yield from (_encode(path, sample_rate) for path in paths)
+        yield from (encode(path, sample_rate) for path in paths)
         return
     pool = concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
     try:
         ahead: collections.deque[concurrent.futures.Future] = collections.deque()
         for path in paths:
-            ahead.append(pool.submit(_encode, path, sample_rate))
+            ahead.append(pool.submit(encode, path, sample_rate))
             if len(ahead) == 8 * processes:  # bounds the memory that waits to be written
                 yield ahead.popleft().result()
         while ahead:
@@ -205,21 +181,6 @@ def _start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _encode(path: str, sample_rate: int) -> Sound | str:
-    try:
-        wave = zoo.read(path, sample_rate)
-        if not len(wave):
-            raise ValueError(f"{path} holds no samples at {sample_rate} Hz.")
-        # int16 files come as n / 32768: scaled by the same they come back bit by bit
-        samples = np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
-        flac = io.BytesIO()
-        soundfile.write(flac, samples, sample_rate, format="FLAC", subtype="PCM_16")
-        clipped = int(np.sum(np.abs(wave) > 1))
-        return Sound(flac.getvalue(), len(samples), clipped, soundfile.info(path).subtype in DEEPER)
-    except (OSError, ValueError) as error:
-        return str(error)
-
-
 def _write(
     out: pathlib.Path,
     name: str,
@@ -231,9 +192,9 @@ def _write(
 ) -> dict[str, Any]:
     """Writes one shard, then its index, which it returns."""
     examples, unreadable, end = [], [], 0
-    clipped, rounded = {"files": 0, "samples": 0}, 0
+    clipped, counts = {"files": 0, "samples": 0}, collections.Counter()
     with atomic(out / f"{name}.tfrecord") as temporary:
-        with tensorflow().io.TFRecordWriter(str(temporary)) as writer:
+        with tensorflow().io.TFRecordWriter(os.fsencode(temporary)) as writer:  # pyright: ignore[reportArgumentType]
             for row in rows:
                 sound = next(sounds)
                 progress.update()
@@ -242,20 +203,20 @@ def _write(
                     continue
                 data = _record(row, sound, sample_rate)
                 writer.write(data)
+                example = {"id": row.id, "labels": row.labels, "samples": sound.samples}
+                example |= {} if sound.scale is None else {"scale": sound.scale}
                 place = {"offset": end + HEADER, "size": len(data)}
-                examples.append(
-                    {"id": row.id, "labels": row.labels, "samples": sound.samples, **place, "columns": row.columns}
-                )
+                examples.append(example | place | {"columns": row.columns})
                 end += HEADER + len(data) + FOOTER
                 clipped["files"] += sound.clipped > 0
                 clipped["samples"] += sound.clipped
-                rounded += sound.rounded
+                counts["rounded"] += sound.rounded
+                counts["beyond"] += sound.beyond
         with open(temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     index = {"signature": signature, "sha256": digest, "bytes": end, "examples": examples, "unreadable": unreadable}
-    index |= {"clipped": clipped, "rounded_to_16_bits": rounded}
-    with atomic(out / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(index, ensure_ascii=False) + "\n", "utf-8")
+    index |= {"clipped": clipped, "rounded_to_16_bits": counts["rounded"], "beyond_full_scale": counts["beyond"]}
+    _write_json(out / f"{name}.json", index, None)
     return index
 
 
@@ -264,15 +225,19 @@ def _record(row: Row, sound: Sound, sample_rate: int) -> bytes:
     train = tensorflow().train
 
     def text(*values):
-        encoded = [value if isinstance(value, bytes) else value.encode() for value in values]
+        encoded = [value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape") for value in values]
         return train.Feature(bytes_list=train.BytesList(value=encoded))
 
     def whole(value):
         return train.Feature(int64_list=train.Int64List(value=[value]))
 
-    duration = train.Feature(float_list=train.FloatList(value=[sound.samples / sample_rate]))
+    def real(value):
+        return train.Feature(float_list=train.FloatList(value=[value]))
+
     features = {"id": text(row.id), "audio": text(sound.flac), "labels": text(*row.labels)}
-    features |= {"sample_rate": whole(sample_rate), "samples": whole(sound.samples), "duration": duration}
+    features |= {"sample_rate": whole(sample_rate), "samples": whole(sound.samples)}
+    features |= {"duration": real(sound.samples / sample_rate)}
+    features |= {} if sound.scale is None else {"scale": real(sound.scale)}
     features |= {f"column/{name}": text(value) for name, value in row.columns.items()}
     return train.Example(features=train.Features(feature=features)).SerializeToString(deterministic=True)
 
@@ -283,38 +248,61 @@ def _finish(
     """Sums the shards up on the terminal and in `dataset.json`, which is returned."""
     unreadable = [fault for index in indices for fault in index["unreadable"]]
     examples = [example for index in indices for example in index["examples"]]
-    reasons = "".join(f"\n  {fault['id']}: {fault['reason']}" for fault in unreadable)
+    reasons = "".join(f"\n  {shown(fault['id'])}: {shown(fault['reason'])}" for fault in unreadable)
     if not examples or (strict and unreadable):
-        raise ValueError(f"{len(unreadable)} of {len(examples) + len(unreadable)} files cannot be read:{reasons}")
+        files = counted(len(examples) + len(unreadable), "file")
+        raise ValueError(f"{len(unreadable)} of {files} cannot be read:{reasons}")
     counts = collections.Counter(label for example in examples for label in example["labels"])
     numbers = all(re.fullmatch(r"[0-9]+", label) for label in counts)
     labels = sorted(counts, key=lambda label: (int(label) if numbers else 0, label))
-    clipped = {name: sum(index["clipped"][name] for index in indices) for name in ("files", "samples")}
-    seconds = sum(example["samples"] for example in examples) / sample_rate
     dataset = {
         "version": VERSION,
         "sample_rate": sample_rate,
         "labels": labels,
         "counts": {label: counts[label] for label in labels},
+        "without_labels": sum(not example["labels"] for example in examples),
         "multilabel": any(len(example["labels"]) > 1 for example in examples),
         "columns": list(examples[0]["columns"]),
         "examples": len(examples),
-        "seconds": seconds,
+        "seconds": sum(example["samples"] for example in examples) / sample_rate,
         "shards": [
             {"file": f"{name}.tfrecord", "examples": len(index["examples"]), "sha256": index["sha256"]}
             for name, index in zip(names, indices, strict=True)
         ],
         "unreadable": unreadable,
-        "clipped": clipped,
+        "clipped": {name: sum(index["clipped"][name] for index in indices) for name in ("files", "samples")},
         "rounded_to_16_bits": sum(index["rounded_to_16_bits"] for index in indices),
+        "kept_in_24_bits": sum("scale" in example for example in examples),
+        "beyond_full_scale": sum(index["beyond_full_scale"] for index in indices),
     }
-    with atomic(out / "dataset.json") as temporary:
-        temporary.write_text(json.dumps(dataset, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    print(f"{out}: {len(examples)} examples, {seconds / 3600:.2f} hours, {len(labels)} labels, {len(names)} shards")
-    if clipped["files"]:
-        print(f"{clipped['samples']} samples of {clipped['files']} files were beyond full scale and are cut off there.")
-    if dataset["rounded_to_16_bits"]:
-        print(f"{dataset['rounded_to_16_bits']} files had more than 16 bits and are rounded.")
+    _write_json(out / "dataset.json", dataset, 1)
+    print("\n".join(_summary(out, dataset)))
     if unreadable:
-        print(f"{len(unreadable)} files cannot be read and are left out:{reasons}", file=sys.stderr)
+        verb = "cannot be read and is" if len(unreadable) == 1 else "cannot be read and are"
+        print(f"{counted(len(unreadable), 'file')} {verb} left out:{reasons}", file=sys.stderr)
     return dataset
+
+
+def _summary(out: pathlib.Path, dataset: dict[str, Any]) -> Iterator[str]:
+    """What there is, and what was done to it."""
+    parts = [counted(dataset["examples"], "example"), f"{dataset['seconds'] / 3600:.2f} hours"]
+    parts += [counted(len(dataset[name]), name[:-1]) for name in ("labels", "shards")]
+    yield f"{out}: {', '.join(parts)}"
+    if dataset["labels"] and dataset["without_labels"]:
+        yield f"Without a label: {counted(dataset['without_labels'], 'file')}."
+    if dataset["clipped"]["files"]:
+        samples, files = (counted(dataset["clipped"][f"{noun}s"], noun) for noun in ("sample", "file"))
+        yield f"Beyond full scale and cut off there: {samples} of {files}."
+    if dataset["beyond_full_scale"]:
+        yield f"Far beyond full scale, and kept so: {counted(dataset['beyond_full_scale'], 'file')}."
+    if dataset["kept_in_24_bits"]:
+        yield f"Kept in 24 bits, as 16 would lose too much: {counted(dataset['kept_in_24_bits'], 'file')}."
+    if dataset["rounded_to_16_bits"]:
+        yield f"Rounded to 16 bits: {counted(dataset['rounded_to_16_bits'], 'file')}."
+
+
+def _write_json(path: pathlib.Path, value: Any, indent: int | None) -> None:
+    """Half a character, which stands for a byte that is no UTF-8, becomes JSON's escape for it."""
+    with atomic(path) as temporary:
+        text = json.dumps(value, ensure_ascii=False, indent=indent) + "\n"
+        temporary.write_text(text, "utf-8", "backslashreplace")

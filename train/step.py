@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from audax_eqx.layers import BatchNorm
 
+from .data import heard
 from .objectives import DEVICES, Examples
 from .recipe import Optimizer, Recipe
 
@@ -181,7 +182,7 @@ def make_step(recipe: Recipe, static: Any, examples: int, mesh: Mesh) -> Callabl
         def part(carry, given):
             (state, total, gradients), (index, batch) = carry, given
             keys = _example_keys(jax.random.fold_in(run_key, step), index * size + place)
-            seen = Examples(batch.waves.astype(jnp.float32) / 32768, batch.lengths, batch.targets)
+            seen = Examples(heard(batch.waves), batch.lengths, batch.targets)
             (value, state), new = jax.value_and_grad(loss, has_aux=True)(parameters, frozen, state, seen, keys)
             return (state, total + value, jax.tree.map(jnp.add, gradients, new)), None
 
@@ -233,7 +234,7 @@ def make_predict(mesh: Mesh) -> Callable:
 
     def share(arrays, state, waves, static):
         model = eqx.combine(arrays, static)
-        flat = waves.reshape(-1, waves.shape[-1]).astype(jnp.float32) / 32768
+        flat = heard(waves.reshape(-1, waves.shape[-1]))
         outputs = jax.lax.map(lambda wave: model(wave, state)[0], flat, batch_size=min(len(flat), 32))
         return outputs.reshape(*waves.shape[:2], -1)
 

@@ -5,9 +5,9 @@ Which of the batch's crops of 0.96 s is of the same clip? Larger batches ask har
     audax-train prepare path/to/audioset/manifest.csv audioset --sample-rate 16000
     audax-train cola_efficientnet_b0 audioset runs/cola_efficientnet_b0
 
-Data: https://research.google.com/audioset, or any other recordings, listed in a CSV of `files,split`; the folder that
-is prepared for `audioset_resnet18` does, its labels are not looked at. What it has learned, `linear_probe` shows:
-`--model.start runs/cola_efficientnet_b0/model`.
+Data: https://research.google.com/audioset, or any other recordings, listed in a CSV of `files,split` and
+prepared with `--unlabelled`; the folder that is prepared for `audioset_resnet18` does, its labels are not looked at.
+What it has learned, `linear_probe` shows: `--model.start runs/cola_efficientnet_b0/model`.
 """
 
 from dataclasses import replace

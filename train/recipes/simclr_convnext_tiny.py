@@ -3,7 +3,8 @@
     audax-train prepare path/to/audioset/manifest.csv audioset --sample-rate 16000
     audax-train simclr_convnext_tiny audioset runs/simclr_convnext_tiny
 
-Data: https://research.google.com/audioset, or any other recordings, listed in a CSV of `files,split`.
+Data: https://research.google.com/audioset, or any other recordings, listed in a CSV of `files,split` and
+prepared with `--unlabelled`.
 """
 
 from dataclasses import replace

@@ -5,8 +5,8 @@ Two crops of 0.96 s of a clip, both masked, look for each other among all others
     audax-train prepare path/to/audioset/manifest.csv audioset --sample-rate 16000
     audax-train simclr_efficientnet_b0 audioset runs/simclr_efficientnet_b0
 
-Data: https://research.google.com/audioset, or any other recordings, listed in a CSV of `files,split`. But for head and
-loss as `cola_efficientnet_b0`.
+Data: https://research.google.com/audioset, or any other recordings, listed in a CSV of `files,split` and
+prepared with `--unlabelled`. But for head and loss as `cola_efficientnet_b0`.
 """
 
 from dataclasses import replace

@@ -1,0 +1,121 @@
+"""A CSV manifest: which files there are, with which labels. What is wrong with it is said before a file is read."""
+
+import collections
+import csv
+import difflib
+import io
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+from .text import counted, listed, shown
+
+NOT_UTF8 = re.compile("[\ud800-\udfff]")  # where a byte stands that is no UTF-8
+TABS = {r"\t": "\t", "tab": "\t"}  # as a shell gives what people type
+
+
+class Row(NamedTuple):
+    """A line of the manifest; `id` is the file's path as it stands there."""
+
+    id: str
+    path: str
+    labels: list[str]
+    columns: dict[str, str]
+
+
+def read_manifest(
+    manifest: pathlib.Path, delimiter: str = ",", label_delimiter: str = ";", *, unlabelled: bool = False
+) -> list[Row]:
+    r"""The manifest's rows, without the blanks around names and values. A tab may be written as `\t` or `tab`.
+
+    Names of files may hold bytes that are not UTF-8, as the file system does. Raises FileNotFoundError, and ValueError
+    for a manifest that names no files or a file twice, and for one without labels unless `unlabelled`.
+    """
+    delimiter, label_delimiter = TABS.get(delimiter, delimiter), TABS.get(label_delimiter, label_delimiter)
+    if len(delimiter) != 1 or delimiter in '\r\n"':
+        raise ValueError(rf"a delimiter is one character, or \t for a tab, got {delimiter!r}: give another.")
+    if not label_delimiter:
+        raise ValueError("a delimiter of labels has one character or more, got none: give one that no label has.")
+    head, *lines = _parsed(manifest, delimiter)
+    names = [name.strip() for name in head]
+    _check_names(manifest, names, delimiter, unlabelled)
+    rows, loss = [], False
+    for number, line in enumerate(lines, 1):
+        if any(cell.strip() for cell in line[len(names) :]):
+            raise ValueError(f"{manifest} has more fields than columns in its row {number}: quote or remove them.")
+        cells = dict(zip(names, [*line, *[""] * len(names)], strict=False))
+        loss |= bool(cells.pop("", "").strip())
+        rows.append(_row(manifest, number, cells, label_delimiter))
+    if not rows:
+        raise ValueError(f"{manifest} has no rows: list at least one file.")
+    if loss:
+        print(f"{manifest} has a column without a name, which is left out.")
+    if not unlabelled and not any(row.labels for row in rows):
+        raise ValueError(
+            f"{manifest} has {counted(len(rows), 'row')} and no label: fill in its column labels, or prepare clips "
+            "without labels by --unlabelled."
+        )
+    times = collections.Counter(os.path.normpath(row.path) for row in rows)
+    if repeated := [row.id for row in rows if times[os.path.normpath(row.path)] > 1]:
+        files = counted(sum(count > 1 for count in times.values()), "file")
+        raise ValueError(f"{manifest} lists {files} more than once, {shown(repeated[0])} first: keep one row of each.")
+    return rows
+
+
+def _parsed(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
+    """All lines that are not empty, the head first, which may be empty itself."""
+    try:
+        text = manifest.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise FileNotFoundError(f"{manifest} is not a file: give a CSV manifest with a column files.") from None
+    # Who writes a blank behind the delimiter in the head, or in front of a quoted field, does not mean it
+    first, blank = text.lstrip("\r\n").partition("\n")[0], re.escape(delimiter) + " +"
+    blanks = delimiter != " " and bool(re.search(blank, first) or re.search(blank + '"', text))
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=blanks)
+        lines = [line for line in reader if line]
+    except csv.Error as error:
+        raise ValueError(f"{manifest} cannot be read as CSV ({error}): save it as CSV in UTF-8.") from None
+    return lines or [[]]
+
+
+def _check_names(manifest: pathlib.Path, names: list[str], delimiter: str, unlabelled: bool) -> None:
+    """Raises ValueError for columns of the same name, and where files or labels are missing."""
+    if NOT_UTF8.search("".join(names)) or "\0" in "".join(names):
+        raise ValueError(f"{manifest} cannot be read as CSV in UTF-8: save it as CSV in UTF-8.")
+    if repeated := [name for name, count in collections.Counter(names).items() if name and count > 1]:
+        raise ValueError(f"{manifest} has more than one column {shown(repeated[0])}: keep one.")
+    columns = listed(names) if any(names) else "none"
+    if "files" not in names:
+        raise ValueError(
+            f"{manifest} has the columns {columns} and needs one named files: {_rename('files', names)}, or give "
+            f"another delimiter than {delimiter!r}."
+        )
+    if "labels" not in names and not unlabelled:
+        raise ValueError(
+            f"{manifest} has the columns {columns} and none named labels: {_rename('labels', names)}, or prepare clips "
+            "without labels by --unlabelled."
+        )
+
+
+def _rename(wanted: str, names: list[str]) -> str:
+    """What to do about a column that is missing."""
+    alike = {name.lower(): name for name in names if name not in ("files", "labels")}
+    near = difflib.get_close_matches(wanted, alike, n=1, cutoff=0.6)
+    return f"rename {shown(alike[near[0]])}" if near else "name it so"
+
+
+def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delimiter: str) -> Row:
+    name = cells.pop("files")
+    path = os.path.join(manifest.parent, name)
+    if name != name.strip() and not os.path.exists(path):
+        name = name.strip()
+        path = os.path.join(manifest.parent, name)
+    if not name.strip() or "\0" in name:
+        raise ValueError(f"{manifest} has no file in its row {number}: mend or remove it.")
+    if NOT_UTF8.search("".join(cells.values())) or (NOT_UTF8.search(name) and not os.path.exists(path)):
+        raise ValueError(f"{manifest} cannot be read as UTF-8 in its row {number}: save it as CSV in UTF-8.")
+    labels = (label.strip() for label in cells.pop("labels", "").split(label_delimiter))
+    columns = {name: cell.strip() for name, cell in cells.items()}
+    return Row(name, path, list(dict.fromkeys(filter(None, labels))), columns)
