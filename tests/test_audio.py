@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import soundfile
 import soxr
 
 import zoo
-from zoo._audio import BLOCK
+from zoo._audio import BLOCK, cut, spans, window_size
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -61,7 +62,25 @@ def test_read_averages_channels(tmp_path):
 def test_read_of_opposite_channels_is_silence(tmp_path):
     left = noise(3000)
     path = write(tmp_path / "a.wav", np.stack([left, -left], axis=1), 44100, subtype="FLOAT")
-    assert np.abs(zoo.read(path, 16000)).max() == 0.0
+    with pytest.warns(UserWarning, match=r"a\.wav has channels in opposite phase, whose mean is silent") as warnings:
+        assert np.abs(zoo.read(path, 16000)).max() == 0.0
+    assert len(warnings) == 1 and warnings[0].filename == __file__
+
+
+@pytest.mark.parametrize("share, warned", [(-1.0, True), (-0.999, True), (-0.9, False), (0.0, False), (1.0, False)])
+def test_only_a_mean_that_is_silent_is_warned_of(tmp_path, share, warned):
+    left = noise(3 * BLOCK)
+    path = write(tmp_path / "a.wav", np.stack([left, share * left], axis=1), subtype="FLOAT")
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        list(zoo.windows(path, 16000, 1.0))
+    assert len(messages) == warned
+
+
+def test_silence_is_not_warned_of(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not zoo.read(write(tmp_path / "a.wav", np.zeros((5000, 2))), 16000).any()
 
 
 @pytest.mark.parametrize("rate, wanted", [(44100, 16000), (8000, 32000), (48000, 16000), (22050, 32000), (11025, 8000)])
@@ -91,6 +110,19 @@ def test_read_takes_a_wav_whose_header_was_written_to_a_pipe(tmp_path):
         content[size : size + 4] = b"\xff" * 4  # the length that a pipe cannot go back to write
     path.write_bytes(content)
     np.testing.assert_array_equal(zoo.read(path, 16000), samples)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names in Unicode")
+@pytest.mark.parametrize("name", [b"caf\xe9.wav", b"a\nb.wav", "\u9ce5 \U0001f426.wav".encode(), b"[x]*$y$ .wav"])
+def test_any_name_is_read(tmp_path, name):
+    samples, path = noise(8000), tmp_path / os.fsdecode(name)
+    write(tmp_path / "x.wav", samples, subtype="FLOAT").rename(path)
+    for each in (path, str(path)):
+        np.testing.assert_array_equal(zoo.read(each, 16000), samples)
+    assert len(list(zoo.windows(path, 16000, 0.25))) == 2
+    path.write_text("no sound")
+    with pytest.raises(ValueError, match="cannot be read as sound"):
+        zoo.read(path, 16000)
 
 
 @pytest.mark.parametrize("name", ["none.wav", "."])
@@ -145,10 +177,12 @@ def test_windows_cover_the_file(tmp_path, rate, wanted, samples, seconds):
     whole = zoo.read(path, wanted)
     size = round(seconds * wanted)
     pieces = list(zoo.windows(path, wanted, seconds))
-    assert [wave.shape for wave, _ in pieces] == [(size,)] * -(-len(whole) // size)
+    rest = len(whole) % size
+    kept = len(whole) - rest if rest < size / 10 and len(whole) > size else len(whole)
+    assert [wave.shape for wave, _ in pieces] == [(size,)] * -(-kept // size)
     assert [count for _, count in pieces[:-1]] == [size] * (len(pieces) - 1)
-    assert 0 < pieces[-1][1] <= size
-    np.testing.assert_array_equal(np.concatenate([wave[:count] for wave, count in pieces]), whole)
+    assert min(size / 10, len(whole)) <= pieces[-1][1] <= size
+    np.testing.assert_array_equal(np.concatenate([wave[:count] for wave, count in pieces]), whole[:kept])
     last, count = pieces[-1]
     assert not last[count:].any()
 
@@ -160,7 +194,7 @@ def test_windows_of_a_file_of_whole_windows_have_no_empty_one_at_the_end(tmp_pat
 
 
 def test_windows_longer_than_a_block(tmp_path):
-    wave = noise(3 * BLOCK + 5)
+    wave = noise(3 * BLOCK)
     path = write(tmp_path / "a.wav", wave, subtype="FLOAT")
     first, second = zoo.windows(path, 16000, 2 * BLOCK / 16000)
     np.testing.assert_array_equal(first[0], wave[: 2 * BLOCK])
@@ -172,6 +206,52 @@ def test_windows_raise_what_read_raises(tmp_path):
         next(zoo.windows(tmp_path / "none.wav", 16000, 1.0))
     with pytest.raises(ValueError, match="holds no samples"):
         next(zoo.windows(write(tmp_path / "empty.wav", np.zeros(0, np.float32)), 16000, 1.0))
+
+
+@pytest.mark.parametrize("samples", [1, 799, 800, 8000, 8001, 8799, 8800, 16000, 16016, 16799, 16800])
+def test_a_rest_shorter_than_a_tenth_belongs_to_the_window_before(samples):
+    pieces = list(cut([noise(samples)], 8000))
+    count = {16000: 2, 16016: 2, 16799: 2, 16800: 3, 8800: 2}.get(samples, 1)
+    assert [piece.start for piece in pieces] == [8000 * index for index in range(count)]
+    assert pieces[-1].end == samples
+    assert all(piece.samples >= 800 for piece in pieces) or samples < 800
+    assert [(piece.start, piece.samples) for piece in pieces] == spans(samples, 8000)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10, 100])
+def test_spans_are_those_of_cut_whatever_the_blocks(size):
+    for samples in (0, 1, 9, 10, 11, 99, 100, 101, 109, 110, 111, 250):
+        wave = noise(samples)
+        for parts in ([wave], np.array_split(wave, 7), list(wave.reshape(-1, 1))):
+            pieces = list(cut(parts, size))
+            assert [(piece.start, piece.samples) for piece in pieces] == spans(samples, size)
+            for piece in pieces:
+                np.testing.assert_array_equal(piece.wave[: piece.samples], wave[piece.start :][: piece.samples])
+                assert piece.wave.shape == (size,) and not piece.wave[piece.samples :].any()
+
+
+@pytest.mark.parametrize("size, hop, rest, step", [(100, 50, None, None), (100, 30, 1, 10), (100, 90, 5, 30)])
+@pytest.mark.parametrize("samples", [1, 60, 100, 101, 104, 105, 130, 191, 600, 1003])
+def test_windows_may_overlap_and_the_last_may_begin_on_a_step(size, hop, rest, step, samples):
+    wave = noise(samples)
+    pieces = list(cut(np.array_split(wave, 5), size, hop, rest=rest, step=step))
+    assert [piece.start for piece in pieces[:-1]] == [hop * index for index in range(len(pieces) - 1)]
+    assert samples - (pieces[-1].start + size) < (rest or size / 10)
+    for piece in pieces:
+        np.testing.assert_array_equal(piece.wave[: piece.samples], wave[piece.start :][: piece.samples])
+    if step and len(pieces) > 1:
+        assert pieces[-1].start % step == 0 and pieces[-1].samples > size - step
+    assert pieces[-1].end == samples
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 1e-5, np.nan, np.inf, -np.inf])
+def test_a_window_of_no_seconds_raises(tmp_path, seconds):
+    path = write(tmp_path / "a.wav", noise(8000), 8000)
+    with pytest.raises(
+        ValueError, match=r"finite number of seconds, at least one sample \(0.00013 s at 8000 Hz\), got"
+    ):
+        list(zoo.windows(path, 8000, seconds))
+    assert window_size(1 / 8000, 8000) == 1
 
 
 PEAK = """

@@ -1,0 +1,259 @@
+"""What a sound file holds, against what its headers say of it.
+
+A header's length is a claim: writers that cannot go back leave a placeholder or 0, recorders die before they fill it
+in, copies end early, and recordings are joined end to end. libsndfile believes the header, and stops where the first
+recording should end. So a file is divided into links, each of which libsndfile decodes whole; where a claim is wrong
+the link has the right one in its place.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+from . import _mpeg
+from ._flac import flac_links
+from ._view import Link, Part, View, bytes_at, find
+
+UNSEEN = 8  # bytes behind the sound that are padding
+
+
+def links(file: BinaryIO) -> list[Link]:
+    """The stretches of sound in a seekable file, one behind the other. What is not known is one link, as it is."""
+    start, end = _behind_id3(file), file.seek(0, os.SEEK_END)
+    result: list[Link] = []
+    while container := _container(file, start):
+        stop = container.size and start + container.size(file, start)
+        if not stop or not start < stop < end or not _container(file, stop):
+            stop = end
+        result += container.divide(file, start, stop) or [Link(View(file, [(start, stop)]))]
+        start = stop
+    return result or _mpeg.links(file, start, end) or [Link(View(file, [(0, end)]))]
+
+
+def _container(file: BinaryIO, start: int) -> "Container | None":
+    magic = bytes_at(file, start, 12)
+    return next((each for each in CONTAINERS if re.match(each.magic, magic, re.DOTALL)), None)
+
+
+def _behind_id3(file: BinaryIO) -> int:
+    start = 0
+    while size := _mpeg.id3_size(bytes_at(file, start, 10)):
+        start += size
+    return start
+
+
+class Chunks(NamedTuple):
+    """How a container writes its chunks: a name, a size, and so many bytes."""
+
+    first: int  # where the first chunk begins
+    size: str  # the size, as `struct` has it
+    sound: tuple[bytes, ...]  # the names of the chunk with the sound
+    total: int | None = 4  # where the size of the whole lies
+    name: int = 4  # bytes of a name
+    counted: int = 0  # bytes of name and size that the size counts
+    align: int = 2  # chunks begin at multiples of it
+
+
+RIFF = Chunks(12, "<I", (b"data",))
+RIFX = RIFF._replace(size=">I")
+FORM = Chunks(12, ">I", (b"SSND", b"BODY"))
+CAF = Chunks(8, ">q", (b"data",), total=None, align=1)
+W64 = Chunks(40, "<Q", (b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a",), 16, name=16, counted=24, align=8)
+
+
+def _chunked(kind: Chunks) -> Callable[[BinaryIO, int, int], list[Link]]:
+    return lambda file, start, end: _chunk_links(file, start, end, kind)
+
+
+def _chunk_links(file: BinaryIO, start: int, end: int, kind: Chunks) -> list[Link]:
+    """One link, or several where the sound is larger than a size of the container can be."""
+    chunks = {name: (place, size) for name, place, size in _walk(file, start + kind.first, end, kind)}
+    sound = next((name for name in kind.sound if name in chunks), None)
+    if sound is None:
+        return []
+    width = struct.calcsize(kind.size)
+    place, claim = chunks[sound]
+    field, form, limit = place - width, kind.size, 1 << 8 * width
+    total = None if kind.total is None else struct.unpack(form, bytes_at(file, start + kind.total, width))[0]
+    if b"ds64" in chunks:  # RF64's sizes of 64 bits
+        field, form, limit = chunks[b"ds64"][0] + 8, "<Q", 1 << 64
+        total, claim = struct.unpack("<QQ", bytes_at(file, field - 8, 16))
+    actual = end - place
+    last = None if total is None else start + total + (0 if kind.name == 16 else 8)
+    unknown = _placeholder(claim, limit)
+    if claim > actual and not unknown:
+        return [Link(View(file, [(start, end)]), cut=last is None or last > end)]
+    limits = max(end, last or 0) if total is not None and not _placeholder(total, limit) else end
+    if not unknown and _is_rest(file, place + claim, end, limits, kind):
+        return [Link(View(file, [(start, end)]))]
+    doubt = "" if claim == 0 or unknown else _more(actual - claim, claim)
+    block = _block(file, chunks)
+    step = actual if actual < limit else (limit // 2) // block * block
+    heads: list[Part] = [(start, field), b"", (field + struct.calcsize(form), place)]
+    result = []
+    for begin in range(place, end, step):
+        size = min(step, end - begin)
+        counted = kind.counted if form == kind.size else 0
+        heads[1] = struct.pack(form, size + counted)
+        result.append(Link(View(file, [*heads, (begin, begin + size)]), doubt=doubt if begin == place else ""))
+    return result
+
+
+def _walk(file: BinaryIO, at: int, end: int, kind: Chunks) -> Iterator[tuple[bytes, int, int]]:
+    """(name, where its bytes begin, how many they are) of each chunk up to the sound, whose size may be wrong."""
+    head = kind.name + struct.calcsize(kind.size)
+    while at + head <= end:
+        content = bytes_at(file, at, head)
+        name, (size,) = content[: kind.name], struct.unpack(kind.size, content[kind.name :])
+        size -= kind.counted
+        yield name, at + head, size
+        if name in kind.sound or size < 0:
+            return
+        at += head + size + -size % kind.align
+
+
+def _is_rest(file: BinaryIO, at: int, end: int, last: int, kind: Chunks) -> bool:
+    """Whether what lies behind the sound is chunks, tags or padding, rather than sound that no header counts.
+
+    Chunks end by `last`, which lies behind the file's end where it is cut.
+    """
+    if end - at <= UNSEEN:
+        return True
+    head = kind.name + struct.calcsize(kind.size)
+    for place in {at, at + (-at % kind.align), at + 1}:  # some writers leave out the padding, some pad what is even
+        content = bytes_at(file, place, head)
+        if re.match(rb"TAG|ID3[\x02-\x04]|APETAGEX|LYRICSBEGIN", content):
+            return True
+        if len(content) == head and re.match(rb"[\x20-\x7e]{4}", content) and any(content[: kind.name]):
+            (size,) = struct.unpack(kind.size, content[kind.name :])
+            if 0 <= size - kind.counted <= last - place - head:
+                return True
+    return False
+
+
+def _placeholder(claim: int, limit: int) -> bool:
+    """Whether the size is one that writers put where they do not know it: near the largest number, or half of it."""
+    return claim < 0 or any(abs(claim - edge) <= 1 << 16 for edge in (limit, limit // 2))
+
+
+def _more(rest: int, claim: int) -> str:
+    return f"its header counts {claim} bytes of sound, and {rest} more follow, which are heard, too"
+
+
+def _block(file: BinaryIO, chunks: dict[bytes, tuple[int, int]]) -> int:
+    """The bytes that belong together: one of each channel, or a block of a compressed WAV file."""
+    if b"fmt " not in chunks:
+        return 1
+    return max(struct.unpack("<H", bytes_at(file, chunks[b"fmt "][0] + 12, 2))[0], 1)
+
+
+def _aiff(file: BinaryIO, start: int, end: int) -> list[Link]:
+    """As other chunks, without the number of frames that the COMM chunk claims, too."""
+    result = _chunk_links(file, start, end, FORM)
+    common = {name: place for name, place, _ in _walk(file, start + FORM.first, end, FORM)}.get(b"COMM")
+    if common is None:
+        return result
+    return [link._replace(view=_replaced(link.view, common + 2, b"\xff" * 4)) for link in result]
+
+
+def _replaced(view: View, position: int, content: bytes) -> View:
+    """The view with other bytes at a position of the file."""
+    parts: list[Part] = []
+    for part in view.parts:
+        if isinstance(part, bytes) or not part[0] <= position < part[1]:
+            parts.append(part)
+        else:
+            parts += [(part[0], position), content, (position + len(content), part[1])]
+    return View(view.file, parts)
+
+
+def _au(order: str) -> Callable[[BinaryIO, int, int], list[Link]]:
+    def divide(file: BinaryIO, start: int, end: int) -> list[Link]:
+        offset, claim = struct.unpack(f"{order}II", bytes_at(file, start + 4, 8))
+        actual = end - start - offset
+        whole = Link(View(file, [(start, end)]))
+        if _placeholder(claim, 1 << 32):
+            return [Link(_replaced(whole.view, start + 8, b"\xff" * 4))]
+        if claim > actual:
+            return [whole._replace(cut=True)]
+        if actual - claim <= UNSEEN:
+            return [whole]
+        doubt = _more(actual - claim, claim) if claim else ""
+        return [Link(_replaced(whole.view, start + 8, b"\xff" * 4), doubt=doubt)]
+
+    return divide
+
+
+def _nist(file: BinaryIO, start: int, end: int) -> list[Link]:
+    """A SPHERE file: libsndfile reads all that is there; its text says how much should be."""
+    header = bytes_at(file, start, 1 << 14)
+    size = re.match(rb"NIST_1A\s+(\d{1,9})\s", header)
+    fields = dict(re.findall(rb"(sample_count|sample_n_bytes|channel_count) -i (\d{1,18})", header))
+    if size is None or b"sample_count" not in fields:
+        return []
+    count = int(fields[b"sample_count"]) * int(fields.get(b"channel_count", 1))
+    promised = int(size[1]) + count * int(fields.get(b"sample_n_bytes", 1))
+    return [Link(View(file, [(start, end)]), cut=promised > end - start)]
+
+
+def _ogg(file: BinaryIO, start: int, end: int) -> list[Link]:
+    """A link begins with the pages that begin its streams, and ends where others begin."""
+    starts, at, beginning, ended, cut = [], start, False, True, False
+    while at < end:
+        head = bytes_at(file, at, 27 + 255)
+        if not head.startswith(b"OggS"):
+            if (at := find(file, b"OggS", at, end)) < 0:
+                break
+            continue
+        if len(head) < 27 or len(head) < 27 + head[26]:
+            cut = True
+            break
+        if head[5] & 2 and not beginning:
+            starts.append(at)
+        beginning, ended = bool(head[5] & 2), bool(head[5] & 4)
+        at += 27 + head[26] + sum(head[27 : 27 + head[26]])
+        cut = at > end
+    doubt = "" if ended or cut else "it has no page that ends it, and may be cut short"
+    stretches: Sequence[tuple[int, int]] = list(zip(starts, [*starts[1:], end], strict=True))
+    result = [Link(View(file, [stretch])) for stretch in stretches]
+    return [*result[:-1], *(link._replace(cut=cut, doubt=doubt) for link in result[-1:])]
+
+
+class Container(NamedTuple):
+    """A format: how its files begin, how they are divided, and their size by their header, where others may follow."""
+
+    magic: bytes
+    divide: Callable[[BinaryIO, int, int], list[Link]]
+    size: Callable[[BinaryIO, int], int] | None = None
+
+
+def _field(form: str, at: int, more: int) -> Callable[[BinaryIO, int], int]:
+    def size(file: BinaryIO, start: int) -> int:
+        content = bytes_at(file, start + at, struct.calcsize(form))
+        return sum(struct.unpack(form, content)) + more if len(content) == struct.calcsize(form) else 0
+
+    return size
+
+
+def _caf_size(file: BinaryIO, start: int) -> int:
+    """Up to the end of the sound, behind which others may follow."""
+    chunks = _walk(file, start + CAF.first, file.seek(0, os.SEEK_END), CAF)
+    return max((place + size - start for _, place, size in chunks), default=0)
+
+
+CONTAINERS = (
+    Container(rb"RIFF....WAVE", _chunked(RIFF), _field("<I", 4, 8)),
+    Container(rb"RIFX....WAVE", _chunked(RIFX), _field(">I", 4, 8)),
+    Container(rb"RF64....WAVE", _chunked(RIFF), _field("<Q", 20, 8)),  # of the ds64 chunk, which comes first
+    Container(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb", _chunked(W64), _field("<Q", 16, 0)),
+    Container(rb"FORM....(8SVX|16SV)", _chunked(FORM), _field(">I", 4, 8)),
+    Container(rb"FORM....AIF[FC]", _aiff, _field(">I", 4, 8)),
+    Container(rb"caff", _chunked(CAF), _caf_size),
+    Container(rb"\.snd", _au(">"), _field(">II", 4, 0)),
+    Container(rb"dns\.", _au("<"), _field("<II", 4, 0)),
+    Container(rb"NIST_1A", _nist),
+    Container(rb"OggS", _ogg),
+    Container(rb"fLaC", flac_links),
+)

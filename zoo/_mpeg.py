@@ -1,0 +1,192 @@
+"""MP3 files, frame by frame: where recordings begin that were joined, and how many frames each has.
+
+The first frame of a recording may hold no sound but a count, "Xing", "Info" or "VBRI". libsndfile's decoder stops at
+that count, and without one at a guess, from the sizes of file and first frame. Here frames are counted: a count becomes
+right, and without one the file seems so large that the guess is large enough.
+"""
+
+import dataclasses
+import functools
+import re
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple, no_type_check
+
+from ._view import Link, Part, View, bytes_at
+
+BITRATES = {  # kbit/s, by MPEG-1 and layer
+    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+BITRATES[False, 3] = BITRATES[False, 2]
+HEAD = 64  # bytes of a frame that tell whether it holds a count
+SEARCH = 1 << 16  # bytes in which a file that does not begin with a frame must have one
+
+
+class Frame(NamedTuple):
+    length: int  # bytes
+    kind: tuple  # what frames of one recording have in common
+    count_at: int  # where a count would lie
+
+
+@functools.lru_cache(4096)
+@no_type_check
+def frame(head: bytes) -> Frame | None:
+    """The frame that begins with these 4 bytes, if one does."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)  # version: 0 is MPEG-2.5, 2 is MPEG-2, 3 is MPEG-1
+    rate, index, padding = head[2] >> 2 & 3, head[2] >> 4, head[2] >> 1 & 1
+    if version == 1 or layer == 4 or rate == 3 or index in (0, 15):
+        return None
+    bits = 1000 * BITRATES[version == 3, layer][index]
+    hertz = (44100, 48000, 32000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    mono = head[3] >> 6 == 3
+    if layer == 1:
+        length = (12 * bits // hertz + padding) * 4
+    else:
+        length = (72 if layer == 3 and version != 3 else 144) * bits // hertz + padding
+    side = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[version == 3, mono]
+    return Frame(length, (version, layer, hertz, mono, index if layer < 3 else 0), 4 + side)
+
+
+def id3_size(head: bytes) -> int:
+    """The size of the ID3v2 tag that begins with these 10 bytes, 0 if none does."""
+    if not re.match(rb"ID3[\x02-\x04][^\xff].[\x00-\x7f]{4}", head, re.DOTALL):
+        return 0
+    size = functools.reduce(lambda sum, byte: sum << 7 | byte, head[6:10], 0)
+    return 10 + size + (10 if head[5] & 0x10 else 0)
+
+
+@dataclasses.dataclass
+class Recording:
+    """Frames of one kind, one behind the other: `stretches` of the file, without what lies between them."""
+
+    head: bytes  # of its first frame
+    kind: tuple
+    counter: tuple[int, int] | None = None  # where the frame lies that counts the others
+    count: int | None = None  # what it says
+    frames: int = 0
+    stretches: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    whole: bool = True  # whether the last frame is
+
+    @no_type_check  # of each frame, for which a check takes longer than all else
+    def add(self, start: int, end: int) -> None:
+        self.frames += 1
+        if self.stretches and self.stretches[-1][1] == start:
+            start = self.stretches.pop()[0]
+        self.stretches.append((start, end))
+
+
+def links(file: BinaryIO, start: int, end: int) -> list[Link]:
+    """The recordings from `start` on, each decoded to its last frame; none if this is no MPEG audio."""
+    return [_link(file, each) for each in _recordings(file, start, end) if each.frames]
+
+
+def _recordings(file: BinaryIO, start: int, end: int) -> Iterator[Recording]:
+    """A new one begins where a frame counts, or is of another kind; what is no frame is left out."""
+    end = _before_tags(file, start, end)
+    at, recording = _next(file, start, min(start + SEARCH, end), end), None
+    while at is not None:
+        head = bytes_at(file, at, HEAD)
+        known = frame(head[:4])
+        same = recording is not None and known is not None and known.kind == recording.kind
+        if known is None or not (same or _confirmed(file, at, end)):
+            at = _next(file, at + (id3_size(head) or 1), end, end)
+            continue
+        if at + known.length > end:
+            if recording is not None and same:
+                recording.whole = False
+            break
+        counting, count = _count(head, known)
+        if recording is None or counting or not same:
+            if recording is not None:
+                yield recording
+            counter = (at, at + known.length) if counting else None
+            recording = Recording(head[:4], known.kind, counter, count)
+        if not counting:
+            recording.add(at, at + known.length)
+        at += known.length
+    if recording is not None:
+        yield recording
+
+
+def _next(file: BinaryIO, start: int, stop: int, end: int) -> int | None:
+    """The first frame that begins between `start` and `stop`, in a file that holds frames up to `end`."""
+    while start < stop:
+        block = bytes_at(file, start, min(SEARCH, end - start))
+        for match in re.finditer(rb"(?=ID3[\x02-\x04]|\xff[\xe0-\xff])", block):
+            place = start + match.start()
+            if place >= stop:
+                return None
+            if size := id3_size(bytes_at(file, place, 10)):
+                return _next(file, place + size, max(stop, place + size), end)
+            if _confirmed(file, place, end):
+                return place
+        start += max(len(block) - 3, 1)
+    return None
+
+
+@no_type_check
+def _confirmed(file: BinaryIO, at: int, end: int) -> bool:
+    """Whether a frame begins here and is followed by two of its kind, or by the end."""
+    kind = None
+    for _ in range(3):
+        known = frame(bytes_at(file, at, min(4, end - at)))
+        if known is None or known.kind != (kind or known.kind):
+            return False
+        kind, at = known.kind, at + known.length
+        if at >= end:
+            return at == end
+    return True
+
+
+def _before_tags(file: BinaryIO, start: int, end: int) -> int:
+    """Where the tags begin that lie at the end: ID3v1, APE and Lyrics3."""
+    for _ in range(4):
+        foot = bytes_at(file, max(end - 128, start), min(128, end - start))
+        if foot.startswith(b"TAG") and len(foot) == 128:
+            size = 128
+        elif foot[-32:-24] == b"APETAGEX":
+            size, flags = struct.unpack("<I4xI", foot[-20:-8])
+            size += 32 * (flags >> 31)
+        elif foot.endswith(b"LYRICS200") and foot[-15:-9].isdigit():
+            size = int(foot[-15:-9]) + 15
+        else:
+            break
+        end = max(end - size, start)
+    return end
+
+
+@no_type_check
+def _count(head: bytes, known: Frame) -> tuple[bool, int | None]:
+    """Whether a frame holds a count instead of sound, and the number of frames that it says."""
+    if known.kind[1] != 3:
+        return False, None
+    mark = head[known.count_at : known.count_at + 12]
+    if mark[:4] in (b"Xing", b"Info"):
+        return True, int.from_bytes(mark[8:12], "big") if mark[7] & 1 else None
+    if head[36:40] == b"VBRI":
+        return True, int.from_bytes(head[50:54], "big")
+    return False, None
+
+
+def _link(file: BinaryIO, recording: Recording) -> Link:
+    """A recording behind a count that is right. One frame more than there is may be the count's own."""
+    count, frames = recording.count or 0, recording.frames
+    cut = count > frames + 1 or (not recording.whole and (count == 0 or count > frames))
+    known = frame(recording.head)
+    assert known is not None
+    counter: list[Part] = []
+    if recording.counter is not None and count:
+        start, end = recording.counter
+        place = start + known.count_at
+        if bytes_at(file, place, 4) in (b"Xing", b"Info"):  # what else it says, of silence at both ends, stays
+            sizes = struct.pack(">II", frames, end - start + sum(last - first for first, last in recording.stretches))
+            sizes = sizes[: 8 if bytes_at(file, place + 7, 1)[0] & 2 else 4]
+            counter = [(start, place + 8), sizes, (place + 8 + len(sizes), end)]
+    surplus = 0 if counter else 2 * frames * known.length + (1 << 12)  # or a guess could be too small
+    return Link(View(file, [*counter, *recording.stretches], surplus), cut, counted=bool(counter))
