@@ -6,8 +6,8 @@
 
 One key makes one draw: `vmap` over examples and `jax.random.split(key, batch)` draws for each on its own. All run under
 `jit`, keep the dtype, and have finite gradients at silence. `length` counts the valid samples or frames of an example
-that is padded at its end; it may be traced, and is capped at the size of the example. Ranges and counts are static, and
-a ValueError names those that make no sense.
+that is padded at its end; it may be traced, and is capped at the size of the example. A `Number` may be traced, so that
+another one is the same program; all else is static. A ValueError names static numbers that make no sense.
 """
 
 import math
@@ -15,19 +15,25 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray, Shaped
 
 from . import features
 
 Length = Int[Array | np.ndarray, ""] | int | np.integer | None
+Number = float | Float[Array | np.ndarray, ""]
 
 
 def _capped(length: Length, size: int) -> Int[Array, ""]:
     return jnp.clip(jnp.asarray(size if length is None else length).astype(jnp.int32), 0, size)
 
 
-def _between(low: float, high: float, what: str, key: PRNGKeyArray) -> Float[Array, ""]:
-    if not -math.inf < low <= high < math.inf:
+def _traced(*numbers: Number) -> bool:
+    return any(isinstance(number, Tracer) for number in numbers)
+
+
+def _between(low: Number, high: Number, what: str, key: PRNGKeyArray) -> Float[Array, ""]:
+    if not _traced(low, high) and not -math.inf < low <= high < math.inf:
         raise ValueError(f"{what} is drawn between low and high, got low = {low} and high = {high}: give low <= high.")
     return jax.random.uniform(key, (), jnp.float32, low, high)
 
@@ -56,7 +62,7 @@ def random_crop(
 
 
 def gain(
-    wave: Float[Array | np.ndarray, " samples"], *, low: float, high: float, key: PRNGKeyArray
+    wave: Float[Array | np.ndarray, " samples"], *, low: Number, high: Number, key: PRNGKeyArray
 ) -> Float[Array, " samples"]:
     """The wave, amplified by a number of decibels drawn uniformly from `low` to `high` (20 dB is a factor of 10)."""
     decibels, wave = _between(low, high, "A gain in dB", key), jnp.asarray(wave)
@@ -64,7 +70,7 @@ def gain(
 
 
 def add_noise(
-    wave: Float[Array | np.ndarray, " samples"], *, low: float, high: float,
+    wave: Float[Array | np.ndarray, " samples"], *, low: Number, high: Number,
     noise: Float[Array | np.ndarray, " recording"] | None = None, length: Length = None, key: PRNGKeyArray,
 ) -> Float[Array, " samples"]:  # fmt: skip
     """The wave plus noise, at a signal-to-noise ratio in dB drawn uniformly from `low` to `high`.
@@ -153,7 +159,7 @@ def _play(spectrum: Complex[Array, "frames freqs"], times: Float[Array, " frames
 
 
 def random_resize(
-    x: Float[Array | np.ndarray, "frames bins"], *, time: float, freq: float, key: PRNGKeyArray
+    x: Float[Array | np.ndarray, "frames bins"], *, time: Number, freq: Number, key: PRNGKeyArray
 ) -> Float[Array, "frames bins"]:
     """Stretches the picture by a factor up to `time` along its frames, and up to `freq` along its bins, or shrinks it.
 
@@ -161,7 +167,7 @@ def random_resize(
     of a stretched picture, or of a shrunk one on a ground of the mean of `x`. Values in between are interpolated
     linearly. Over mel bins it stands for changes of tempo and pitch (Niizumi et al., 2021, arXiv:2103.06695, "BYOL-A").
     """
-    if not (1 <= time < math.inf and 1 <= freq < math.inf):
+    if not _traced(time, freq) and not (1 <= time < math.inf and 1 <= freq < math.inf):
         raise ValueError(f"random_resize takes factors of at least 1, got time = {time} and freq = {freq}.")
     factor_key, place_key = jax.random.split(key)
     largest = jnp.log(jnp.array([time, freq], jnp.float32))

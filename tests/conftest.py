@@ -11,6 +11,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10.")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["AUDAX_CACHE"] = "off"  # tests leave the user's cache alone
 
 import jax
 import pytest

@@ -4,8 +4,10 @@ import contextlib
 import csv
 import dataclasses
 import json
+import logging
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -77,9 +79,27 @@ def recipe(folder):
 
 @pytest.fixture(scope="module")
 def done(folder, recipe):
-    """A run from beginning to end, on eight devices."""
-    metrics = loop.fit(recipe, folder / "data", folder / "done")
-    return folder / "done", metrics
+    """A run from beginning to end, on eight devices, and the programs that it compiled."""
+    with compilations() as programs:
+        metrics = loop.fit(recipe, folder / "data", folder / "done")
+    return folder / "done", metrics, programs
+
+
+@contextlib.contextmanager
+def compilations():
+    """Counts the step and the prediction, each time that one is compiled."""
+    programs = []
+    logger = logging.getLogger("jax._src.dispatch")
+    handler = logging.Handler()
+    handler.emit = lambda record: programs.extend(
+        re.findall(r"Finished XLA compilation of jit\((step|predict)\)", record.getMessage())
+    )
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            yield programs
+    finally:
+        logger.removeHandler(handler)
 
 
 def weights(run):
@@ -91,7 +111,7 @@ def lines(run):
 
 
 def test_a_run_leaves_a_model_that_the_zoo_loads(done, folder):
-    run, metrics = done
+    run, metrics, _ = done
     clip = zoo.load(run / "model")
     assert clip.labels == LABELS and clip.entry.window == 0.25
     assert metrics["accuracy"] > 0.6
@@ -104,8 +124,12 @@ def test_a_run_leaves_a_model_that_the_zoo_loads(done, folder):
     assert zoo.load(run / "best").entry.metrics[0]["value"] == round(best, 4)
 
 
+def test_a_run_compiles_its_step_and_its_evaluation_once(done):
+    assert sorted(done[2]) == ["predict", "step"]
+
+
 def test_the_log_has_every_step_once(done):
-    run, _ = done
+    run, *_ = done
     logged = lines(run)
     assert [line["step"] for line in logged if "loss" in line] == list(range(1, 91))
     losses = [line["loss"] for line in logged if "loss" in line]
@@ -137,7 +161,7 @@ def test_evaluation_has_every_clip_once_in_batches_of_any_size(done, folder):
 
 def start(folder, out, **environment):
     command = [sys.executable, "-m", "train", str(folder / "tiny.py"), str(folder / "data"), str(out)]
-    compiled = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "PYTHONPATH": str(ROOT)}
+    compiled = {"AUDAX_CACHE": "", "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command, env=os.environ | compiled | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -178,6 +202,7 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(done, folder):
     assert process.returncode == 0, text
     assert weights(out) == weights(done[0])
     assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, 91))
+    assert len(list(folder.glob("cache/audax-eqx/jax/jit_step-*-cache"))) == 1  # of four processes
 
 
 def test_two_processes_are_one(done, folder):
@@ -200,7 +225,7 @@ def test_two_processes_are_one(done, folder):
 
 
 def test_a_finished_run_is_left_as_it_is(done, folder, recipe):
-    run, metrics = done
+    run, metrics, _ = done
     before = weights(run)
     assert loop.fit(recipe, folder / "data", run) == metrics
     assert weights(run) == before

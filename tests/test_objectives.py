@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 import zoo
 from audax_eqx.models.simclr import cosines
 from train import step
+from train.numbers import split
 from train.objectives import Augment, Examples, Matching, NTXent, Supervised, _projections, over_batch
 
 FRONTEND = {"type": "LogMel", "sample_rate": 8000, "bins": 16, "n_fft": 256, "hop_length": 160, "floor": 1e-5}
@@ -63,16 +64,17 @@ def outputs(model, state, waves):
 
 
 def call(objective, given, examples, keys, devices=1):
-    """The objective's mean loss over the devices of a mesh."""
+    """The objective's mean loss over the devices of a mesh, its numbers arguments of the program."""
     arrays, static = eqx.partition(given[0], eqx.is_array)
+    numbers, choices = split(objective)
 
-    def share(arrays, state, examples, keys):
-        loss, _ = objective(eqx.combine(arrays, static), state, examples, keys)
+    def share(arrays, state, examples, keys, numbers):
+        loss, _ = eqx.combine(numbers, choices)(eqx.combine(arrays, static), state, examples, keys)
         return jax.lax.pmean(loss, "data")
 
-    shares = (P(), P(), P("data"), P("data"))
+    shares = (P(), P(), P("data"), P("data"), P())
     mapped = jax.shard_map(share, mesh=step.mesh(devices), in_specs=shares, out_specs=P(), check_vma=False)
-    return float(jax.jit(mapped)(arrays, given[1], examples, keys))
+    return float(jax.jit(mapped)(arrays, given[1], examples, keys, numbers))
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])

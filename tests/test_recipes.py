@@ -319,7 +319,7 @@ def test_help_lists_every_field(name, capsys):
 def test_options_change_what_is_trained_and_nothing_else(trained):
     words = "--optimizer.learning-rate 1e-4 --data.batch 64 --data.no-balanced --objective.mixup 0 "
     words += "--objective.augment.bins 4 --run.precision float32 --model.network.type resnet34 --run.steps 7 "
-    words += "--data.hold-out None --data.held-out"
+    words += "--data.hold-out None"
     assert command.main(["audioset_resnet18", "data", "out", *words.split()]) == 0
     ((chosen, data, out),) = trained
     assert (data, out) == (pathlib.Path("data"), pathlib.Path("out"))
@@ -403,7 +403,7 @@ def test_an_unknown_name_gets_all_names(capsys):
     ("words", "said"),
     [
         (["--data.batch", "0"], "batch"),
-        (["--data.hold-out", "None"], "hold_out"),
+        (["--data.held-out"], "by their column 'index' and by no value of it"),
         (["--data.seconds", "0"], "crops of some seconds"),
     ],
 )

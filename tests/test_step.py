@@ -79,11 +79,12 @@ def run(recipe, devices, count=20):
 def train(recipe, devices, count):
     """Losses, and the model and its State in front of the first step and after each of the first two and the last."""
     mesh = steps.mesh(devices)
-    carry, static = steps.begin(*build(recipe, recipe.entry(LABELS)), recipe, 160, mesh)
-    step = steps.make_step(recipe, static, 160, mesh)
+    carry, static = steps.begin(*build(recipe, recipe.entry(LABELS)), recipe, mesh)
+    step, rate = steps.make_step(recipe, static, mesh), steps.schedule(recipe, 160)
     losses, models = [], [copied(steps.trained_model(carry, static))]
-    for batch in batches(recipe, count):
-        carry, logs = step(carry, jax.device_put(batch, NamedSharding(mesh, P(None, "data"))))
+    for done, batch in enumerate(batches(recipe, count)):
+        batch = jax.device_put(batch, NamedSharding(mesh, P(None, "data")))
+        carry, logs = step(carry, batch, np.float32(rate(done)))
         losses.append(float(logs["loss"]))
         if len(losses) in (1, 2, count):
             models.append(copied(steps.trained_model(carry, static)))
@@ -150,6 +151,71 @@ def test_the_average_follows_the_weights():
     for average, *values in zip(*map(arrays, (averages[2], *models[:3])), strict=True):
         expected = sum(share * value for share, value in zip((0.2 / 11, 1.8 / 11, 9 / 11), values, strict=True))
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
+
+
+ALL = dataclasses.replace(
+    RECIPE,
+    optimizer=Optimizer(0.1, warmup=0.5, clip=2.0, ema=0.9, rates=(("head.*", 2.0), ("*", 0.5))),
+    objective=Supervised(mixup=0.3, label_smoothing=0.1, augment=Augment(gain=6.0, noise=20.0, resize=1.2, frames=5)),
+)
+
+
+def other(tree):
+    """The tree with another value in place of each of its numbers."""
+    return jax.tree.map(
+        lambda leaf: 0.9 * leaf + 0.11 if isinstance(leaf, float) and leaf not in (0, 1) else leaf, tree
+    )
+
+
+def lowered(recipe):
+    """The recipe's program, and the numbers that are its arguments."""
+    chosen = steps.mesh(2)
+    carry, static = steps.begin(*build(recipe, recipe.entry(LABELS)), recipe, chosen)
+    step = steps.make_step(recipe, static, chosen)
+    batch = jax.device_put(next(batches(recipe, 1)), NamedSharding(chosen, P(None, "data")))
+    numbers = [float(leaf) for leaf in jax.tree.leaves(step.keywords["numbers"])]
+    return step.func.lower(carry, batch, np.float32(0.1), **step.keywords).as_text(), numbers
+
+
+@pytest.mark.parametrize("method", ["adamw", "sgd"])
+def test_other_numbers_are_the_same_program(method):
+    """Those of the optimizer and the objective, the schedule, the seed and the length; 0 and 1 are other programs."""
+    recipe = with_optimizer(ALL, method=method)
+    changed = dataclasses.replace(recipe, optimizer=other(recipe.optimizer), objective=other(recipe.objective))
+    changed = with_run(with_optimizer(changed, schedule="step", decay_epochs=3.0), seed=7, steps=50)
+    (program, numbers), (text, others) = lowered(recipe), lowered(changed)
+    assert text == program
+    assert len(numbers) == len(others) > 12 and not set(numbers) & set(others)
+    assert lowered(with_optimizer(recipe, clip=0.0))[0] != program
+
+
+def test_numbers_of_ones_own_objective_stay_as_they_are():
+    """A function may close over numbers, and a dataclass may choose by them: only modules have theirs traced."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Scaled:
+        factor: float
+
+        def __call__(self, model, state, batch, keys):
+            loss, state = Supervised()(model, state, batch, keys)
+            return loss * self.factor if self.factor > 2 else loss, state
+
+    losses = [train(dataclasses.replace(RECIPE, objective=Scaled(factor)), 1, 1)[0] for factor in (1.5, 2.5)]
+    np.testing.assert_allclose(losses[1], 2.5 * losses[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", [ALL, STATELESS], ids=["adamw", "sgd"])
+def test_a_step_compiles_once(recipe):
+    """Weak types in what the user's model begins with would make another program of the second step."""
+    chosen = steps.mesh(2)
+    model, state = build(recipe, recipe.entry(LABELS))
+    model = eqx.tree_at(lambda tree: tree.head.bias, model, jnp.full(3, 0.5))
+    carry, static = steps.begin(model, state, recipe, chosen)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(carry))
+    step = steps.make_step(recipe, static, chosen)
+    for batch in batches(recipe, 3):
+        carry, _ = step(carry, jax.device_put(batch, NamedSharding(chosen, P(None, "data"))), np.float32(0.1))
+    assert step.func._cache_size() == 1
 
 
 def test_what_is_frozen_stays_as_it_was_and_infers():

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 try:
     import tyro
 
-    from . import evaluation, loop, recipe, records
+    from . import cache, evaluation, loop, recipe, records
 except ModuleNotFoundError as missing:
     raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
 
@@ -94,7 +94,7 @@ def prepare(
 
 def train(recipe: recipe.Recipe, data: pathlib.Path, out: pathlib.Path) -> int:
     """Trains the recipe on prepared data, or goes on where the run in `out` stopped."""
-    _start(out)
+    _start()
     found = loop.fit(recipe, data, out)
     if jax.process_index() == 0:
         print(f"{out / 'model'}: {_text(found) or 'trained on all clips'}")
@@ -109,7 +109,7 @@ def cross_validate(recipe: recipe.Recipe, data: pathlib.Path, out: pathlib.Path)
     dataset = loop.Dataset(data)
     if column not in dataset.columns:
         dataset.rows(column, recipe.data.held_out, held_out=True)
-    _start(out)
+    _start()
     found = {}
     for value in sorted(set(dataset.columns[column])):
         fold = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, held_out=(value,)))
@@ -203,8 +203,8 @@ def _with_recipe(function: Any, name: str, arguments: list[str]) -> int:
     return tyro.cli(command, prog=f"audax-train {name}", args=arguments, use_underscores=False)
 
 
-def _start(out: pathlib.Path) -> None:
-    """Joins the other hosts, if there are any, and keeps compiled programs in the run's folder."""
+def _start() -> None:
+    """Joins the other hosts, if there are any, and keeps compiled programs."""
     environment = os.environ
     if "JAX_COORDINATOR_ADDRESS" in environment:
         if not {"JAX_NUM_PROCESSES", "JAX_PROCESS_ID"} <= environment.keys():
@@ -214,8 +214,7 @@ def _start(out: pathlib.Path) -> None:
         )
     elif int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("OMPI_COMM_WORLD_SIZE", 1))) > 1:
         jax.distributed.initialize()
-    if "JAX_COMPILATION_CACHE_DIR" not in environment:
-        jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
+    cache.keep_programs()
 
 
 def _text(found: dict[str, float]) -> str:

@@ -33,8 +33,7 @@ class Journal:
     def __init__(self, out: pathlib.Path, recipe: Recipe, dataset: Dataset, sampler: Sampler, total: int, start: int):
         self.out, self.recipe, self.dataset, self.sampler = out, recipe, dataset, sampler
         self.total, self.start, self.first = total, start, jax.process_index() == 0
-        rate = schedule(recipe, len(sampler.rows))
-        self.rate = lambda done: float(np.asarray(rate(done - 1)))
+        self.rate = schedule(recipe, len(sampler.rows))
         self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         self.losses: list[float] = []
         self.since = self.settled = time.perf_counter()
@@ -112,7 +111,7 @@ class Journal:
         mean = float(np.mean(self.losses))
         self.bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
         self._write(done, {
-            "loss": mean, "gradient_norm": norm, "learning_rate": self.rate(done),
+            "loss": mean, "gradient_norm": norm, "learning_rate": self.rate(done - 1),
             "clips_per_second": len(self.losses) * self.recipe.data.batch / seconds,
         })  # fmt: skip
         self.losses, self.since = [], time.perf_counter()

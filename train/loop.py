@@ -37,7 +37,7 @@ from .journal import Journal
 from .metrics import NAMES, Scorer
 from .objectives import DEVICES, views
 from .recipe import Recipe
-from .step import Carry, begin, make_step, trained_model
+from .step import Carry, begin, make_step, schedule, trained_model
 from .step import mesh as make_mesh
 
 FREE = ("data.threads", "run.log", "run.keep", "run.checkpoint", "run.profile")  # may change while a run goes on
@@ -66,7 +66,7 @@ def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int |
     entry = recipe.entry(dataset.labels)
     check_entry(entry, f"{recipe.name} with the labels of {dataset.folder}")  # or its best model could not be saved
     _claim(recipe, dataset, out)
-    carry, static = begin(*build(recipe, entry), recipe, len(rows), mesh)
+    carry, static = begin(*build(recipe, entry), recipe, mesh)
     weights = balanced_weights(dataset.targets[rows]) if recipe.data.balanced else None
     sampler = Sampler(rows, recipe.data.batch, recipe.run.seed, weights)
     total = recipe.total_steps(len(rows))
@@ -77,11 +77,11 @@ def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int |
     with Checkpoints(out / "checkpoints", recipe.run.keep) as checkpoints, Signals() as signals:
         carry, record = checkpoints.restore(carry)
         start = int(carry.step)
-        step = make_step(recipe, static, len(rows), mesh)
+        step, rate = make_step(recipe, static, mesh), schedule(recipe, len(rows))
         journal = Journal(out, recipe, dataset, sampler, total, start)
         with _batches(recipe, dataset, sampler, mesh, start, total) as batches, journal:
             for done, batch in batches:
-                carry, logs = step(carry, batch)
+                carry, logs = step(carry, batch, np.float32(rate(done - 1)))
                 journal.step(done, logs)
                 came = signals.agreed(done)
                 if score is not None and (done % evaluated == 0 or done == total):

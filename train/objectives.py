@@ -2,7 +2,7 @@
 
     objective(model, state, batch, keys) -> (loss, state)
 
-An objective is a function, or a frozen dataclass of its numbers that is called like one. It sees one device's share of
+An objective is a function, or an Equinox module of its numbers that is called like one. It sees one device's share of
 the batch; `state` is the model's, and `keys` holds one random key for each example, drawn from the example's place in
 the global batch, so that the number of devices changes nothing. The loss is the mean over the share; the step averages
 loss and gradients over the devices. BatchNorm already spans all devices. One of your own, in full:
@@ -16,10 +16,9 @@ Its attribute `task`, "multiclass" unless it has one, says how the model is eval
 pretraining, fine-tuning, evaluation and in the zoo.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,6 +28,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from audax_eqx import augment
 from audax_eqx.models import COLA, Classifier, SimCLR
+
+from .numbers import adjusts
 
 DEVICES = "data"  # the mesh axis over devices and hosts; the batch of one device is the vmapped axis "batch"
 
@@ -53,8 +54,7 @@ def over_batch(function: Callable) -> Callable:
     return mapped
 
 
-@dataclasses.dataclass(frozen=True)
-class Augment:
+class Augment(eqx.Module):
     """What each example goes through on its own, first as a wave, then as features; 0 leaves a part out."""
 
     shift: bool = False
@@ -72,7 +72,7 @@ class Augment:
     masks: int = 2
     """Masks of each kind."""
 
-    def __post_init__(self):
+    def __check_init__(self):
         if not 1 <= self.resize < math.inf or min(self.gain, self.noise, self.frames, self.bins, self.masks) < 0:
             raise ValueError(f"Augmentation takes a resize of at least 1 and no negative numbers, got {self}.")
 
@@ -80,9 +80,9 @@ class Augment:
         self, wave: Float[Array, " samples"], length: Int[Array, ""], *, key: PRNGKeyArray
     ) -> Float[Array, " samples"]:
         gain_key, noise_key, shift_key = jax.random.split(key, 3)
-        if self.gain:
+        if adjusts(self.gain):
             wave = augment.gain(wave, low=-self.gain, high=self.gain, key=gain_key)
-        if self.noise:
+        if adjusts(self.noise):
             wave = augment.add_noise(wave, low=self.noise, high=self.noise + 30, length=length, key=noise_key)
         return augment.random_shift(wave, key=shift_key) if self.shift else wave
 
@@ -91,11 +91,12 @@ class Augment:
     ) -> Float[Array, "frames bins"]:
         """Resized, and masked where `mask` says so; `share` is that of the frames which are valid."""
         resize_key, mask_key = jax.random.split(key)
-        if self.resize > 1:
+        resized = adjusts(self.resize, neutral=1)
+        if resized:
             x = augment.random_resize(x, time=self.resize, freq=self.resize, key=resize_key)
         if not (self.frames or self.bins):
             return x
-        whole = self.shift or self.resize > 1  # what is rolled or resized has its padding anywhere
+        whole = self.shift or resized  # what is rolled or resized has its padding anywhere
         length = None if whole else jnp.ceil(share * len(x)).astype(jnp.int32)
         masked = augment.spec_augment(
             x, time=self.frames, freq=self.bins, masks=self.masks, length=length, key=mask_key
@@ -103,8 +104,7 @@ class Augment:
         return jnp.where(mask, masked, x)
 
 
-@dataclasses.dataclass(frozen=True)
-class Supervised:
+class Supervised(eqx.Module):
     """Cross-entropy against the labels, averaged over the batch, and in the multilabel case over the classes too.
 
     Mixup is that of the waves (Zhang et al., 2018, arXiv:1710.09412): example 2i with 2i + 1, which the data's
@@ -119,7 +119,7 @@ class Supervised:
     """Alpha of the Beta distribution that shares are drawn from; 0 for none."""
     augment: Augment = Augment()
 
-    def __post_init__(self):
+    def __check_init__(self):
         if not (0 <= self.label_smoothing <= 1 and 0 <= self.mixup < math.inf):
             raise ValueError(
                 f"Label smoothing is a share and mixup an alpha from 0 on, got {self.label_smoothing} and {self.mixup}."
@@ -135,7 +135,7 @@ class Supervised:
             batch.waves[:, 0], batch.lengths[:, 0], shift_keys
         )
         lengths = batch.lengths[:, 0]
-        if self.mixup:
+        if adjusts(self.mixup):
             if len(waves) % 2:
                 raise ValueError(f"Mixup takes pairs, and each device has {len(waves)} examples: give an even number.")
             partner = jnp.arange(len(waves), dtype=jnp.int32) ^ 1
@@ -160,8 +160,7 @@ class Supervised:
         return (1 - self.label_smoothing) * targets + self.label_smoothing * spread
 
 
-@dataclasses.dataclass(frozen=True)
-class Matching:
+class Matching(eqx.Module):
     """COLA (Saeed et al., 2021, arXiv:2010.10915): which of the batch's other crops is of the same clip?
 
     Cross-entropy over the similarity of each anchor with the positives of the whole global batch. SpecAugment masks the
@@ -171,7 +170,7 @@ class Matching:
     augment: Augment = Augment()
     both: bool = False
     """Whether anchors are masked too."""
-    task: Literal["contrastive"] = dataclasses.field(default="contrastive", init=False)
+    task: ClassVar[str] = "contrastive"
 
     def __call__(
         self, model: COLA, state: eqx.nn.State, batch: Examples, keys: PRNGKeyArray
@@ -182,15 +181,14 @@ class Matching:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), state
 
 
-@dataclasses.dataclass(frozen=True)
-class NTXent:
+class NTXent(eqx.Module):
     """SimCLR's normalised temperature-scaled cross-entropy (Chen et al., 2020, arXiv:2002.05709).
 
     Both crops of a clip look for each other among all other crops of the global batch.
     """
 
     augment: Augment = Augment()
-    task: Literal["contrastive"] = dataclasses.field(default="contrastive", init=False)
+    task: ClassVar[str] = "contrastive"
 
     def __call__(
         self, model: SimCLR, state: eqx.nn.State, batch: Examples, keys: PRNGKeyArray

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
+import equinox as eqx
+
 import zoo
 
 from . import recipes
@@ -51,15 +53,18 @@ class Data:
     hold_out: str | None = None
     """The manifest's column that says which clips are kept for evaluation; None trains on all clips."""
     held_out: tuple[str, ...] = ()
-    """That column's values of the clips that are kept."""
+    """That column's values of the clips that are kept; none without a column."""
     balanced: bool = False
     """Whether rare labels are drawn as often as frequent ones."""
     threads: int | None = None
     """Threads that decode; None for as many as there are cores."""
 
+    def __post_init__(self):
+        if self.hold_out is None:  # so that one option trains a recipe on all clips
+            object.__setattr__(self, "held_out", ())
 
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
+
+class Optimizer(eqx.Module):
     """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101), or SGD with a momentum of `b1`, and the schedule.
 
     Weight decay leaves out norms, biases, layer scale, position embeddings and all parameters of a frontend.
@@ -145,10 +150,10 @@ class Recipe:
                 f"{self.name} needs crops of some seconds, some epochs and an average's decay from 0 to below 1, got "
                 f"{self.data.seconds}, {run.epochs} and {ema}."
             )
-        if bool(self.data.hold_out) != bool(self.data.held_out):
+        if self.data.hold_out is not None and not self.data.held_out:
             raise ValueError(
-                f"{self.name} holds out the clips whose column `hold_out` is one of `held_out`, give both or none: got "
-                f"{self.data.hold_out!r} and {self.data.held_out!r}."
+                f"{self.name} holds out clips by their column {self.data.hold_out!r} and by no value of it: give "
+                "`data.held_out`, or None as `data.hold_out` to train on all clips."
             )
         chosen = self.model.frontend or self.model.network or self.model.dropout or self.model.paper
         if self.model.start is not None and (chosen or self.model.head != Model().head):
@@ -209,7 +214,8 @@ class Recipe:
 def _described(objective: Any) -> Any:
     """The objective's numbers if it is a dataclass, its source if it is a function: what it computes, in JSON."""
     if dataclasses.is_dataclass(objective) and not isinstance(objective, type):
-        return {"type": type(objective).__qualname__} | dataclasses.asdict(objective)
+        common = {"type": type(objective).__qualname__, "task": getattr(objective, "task", "multiclass")}
+        return common | dataclasses.asdict(objective)
     if isinstance(objective, functools.partial):
         return {"partial": _described(objective.func), "args": list(objective.args), "keywords": objective.keywords}
     try:

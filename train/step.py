@@ -9,6 +9,8 @@ it.
 
 import copy
 import fnmatch
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
@@ -24,6 +27,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from audax_eqx.layers import BatchNorm
 
 from .data import heard
+from .numbers import adjusts, split
 from .objectives import DEVICES, Examples
 from .recipe import Optimizer, Recipe
 
@@ -54,19 +58,24 @@ def names(tree: Any) -> Any:
     )
 
 
-def schedule(recipe: Recipe, examples: int) -> optax.Schedule:
-    """The learning rate by step."""
+def schedule(recipe: Recipe, examples: int) -> Callable[[int], float]:
+    """The learning rate by the number of steps done before."""
     optimizer, total = recipe.optimizer, recipe.total_steps(examples)
     peak = optimizer.learning_rate * recipe.data.batch / 256
     warmup = min(round(optimizer.warmup * examples / recipe.data.batch), total - 1)
     every = recipe.steps(optimizer.decay_epochs, examples)
-    after = {
-        "cosine": lambda: optax.cosine_decay_schedule(peak, total - warmup),
-        "step": lambda: optax.exponential_decay(peak, every, optimizer.decay, staircase=True),
-        "exponential": lambda: optax.exponential_decay(peak, every, optimizer.decay),
-        "constant": lambda: optax.constant_schedule(peak),
-    }[optimizer.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return peak * step / warmup
+        step -= warmup
+        if optimizer.schedule == "cosine":
+            return peak * (1 + math.cos(math.pi * min(1, step / (total - warmup)))) / 2
+        if optimizer.schedule == "constant":
+            return peak
+        return peak * optimizer.decay ** (step // every if optimizer.schedule == "step" else step / every)
+
+    return rate
 
 
 def transformation(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -83,7 +92,7 @@ def transformation(optimizer: Optimizer, rate: optax.Schedule) -> optax.Gradient
     else:
         decay = optax.add_decayed_weights(optimizer.weight_decay, mask=decayed)
         update = optax.chain(decay, optax.sgd(rate, optimizer.b1))
-    clip = optax.clip_by_global_norm(optimizer.clip) if optimizer.clip else optax.identity()
+    clip = optax.clip_by_global_norm(optimizer.clip) if adjusts(optimizer.clip) else optax.identity()
     return optax.chain(clip, update, optax.stateless(scaled))
 
 
@@ -140,16 +149,21 @@ def across(model: eqx.Module) -> eqx.Module:
     return jax.tree.map(wider, model, is_leaf=lambda node: isinstance(node, BatchNorm))
 
 
-def begin(model: eqx.Module, state: eqx.nn.State, recipe: Recipe, examples: int, mesh: Mesh) -> tuple[Carry, Any]:
+def begin(model: eqx.Module, state: eqx.nn.State, recipe: Recipe, mesh: Mesh) -> tuple[Carry, Any]:
     """The carry in front of the first step, on every device of the mesh, and the model without its arrays."""
     _check(model, tuple(pattern for pattern, _ in recipe.optimizer.rates))
     model, trained = freeze(across(model), recipe.optimizer.freeze)
-    parameters, rest = eqx.partition(model, trained)
+    (parameters, rest), state = eqx.partition(_strong(model), trained), _strong(state)
     frozen, static = eqx.partition(rest, eqx.is_array)
-    update = transformation(recipe.optimizer, schedule(recipe, examples))
+    moments = transformation(recipe.optimizer, optax.constant_schedule(0.0)).init(parameters)
     average = jax.tree.map(jnp.copy, (parameters, state)) if recipe.optimizer.ema else None
-    carry = Carry(jnp.zeros((), jnp.int32), parameters, frozen, state, update.init(parameters), average)
+    carry = Carry(jnp.zeros((), jnp.int32), parameters, frozen, state, moments, average)
     return jax.device_put(carry, NamedSharding(mesh, P())), static
+
+
+def _strong(tree: Any) -> Any:
+    """The tree without weak types, as `jnp.full(3, 0.5)` has: a step gives none back, so it would compile twice."""
+    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype) if eqx.is_array(leaf) else leaf, tree)
 
 
 def trained_model(carry: Carry, static: Any) -> tuple[Any, eqx.nn.State]:
@@ -158,59 +172,65 @@ def trained_model(carry: Carry, static: Any) -> tuple[Any, eqx.nn.State]:
     return eqx.nn.inference_mode(eqx.combine(parameters, carry.frozen, static)), state
 
 
-def make_step(recipe: Recipe, static: Any, examples: int, mesh: Mesh) -> Callable:
-    """The jitted `(carry, batch) -> (carry, {"loss", "gradient_norm"})`; it takes the carry's buffers for its own.
+def make_step(recipe: Recipe, static: Any, mesh: Mesh) -> Callable:
+    """The jitted `(carry, batch, rate) -> (carry, {"loss", "gradient_norm"})`; it takes the carry's buffers.
 
-    `batch` is a `train.data.Batch` with leaves `[accumulate, batch, ...]`, the second axis over the mesh.
+    `batch` is a `train.data.Batch` with leaves `[accumulate, batch, ...]`, the second axis over the mesh. The rate, the
+    seed, and the numbers of optimizer and objective are arguments of the program: others do not compile it again.
     """
-    update = transformation(recipe.optimizer, schedule(recipe, examples))
-    run_key = jax.random.key(recipe.run.seed + 1)  # the seed itself draws the initial weights
-    parts, decay = recipe.run.accumulate, recipe.optimizer.ema
+    numbers, choices = split((recipe.optimizer, recipe.objective))
+    parts = recipe.run.accumulate
 
-    def loss(parameters, frozen, state, examples: Examples, keys):
+    def loss(parameters, frozen, state, objective, examples: Examples, keys):
         model = eqx.combine(parameters, frozen, static)
         if recipe.run.precision == "bfloat16":
             model = half(model)
-        return recipe.objective(model, state, examples, keys)
+        return objective(model, state, examples, keys)
 
-    def share(parameters, frozen, state, batch, step):
+    def share(carry: Carry, batch, key, numbers):
         """One device's work: the mean gradient and loss over all of them, and the new State."""
+        _, objective = eqx.combine(numbers, choices)
         local = batch.waves.shape[1]
-        place = jax.lax.axis_index(DEVICES) * local + jnp.arange(local, dtype=jnp.int32)
-        size = local * jax.lax.axis_size(DEVICES)
+        place = lax.axis_index(DEVICES) * local + jnp.arange(local, dtype=jnp.int32)
+        size = local * lax.axis_size(DEVICES)
 
-        def part(carry, given):
-            (state, total, gradients), (index, batch) = carry, given
-            keys = _example_keys(jax.random.fold_in(run_key, step), index * size + place)
+        def part(sums, given):
+            (state, total, gradients), (index, batch) = sums, given
+            keys = _example_keys(jax.random.fold_in(key, carry.step), index * size + place)
             seen = Examples(heard(batch.waves), batch.lengths, batch.targets)
-            (value, state), new = jax.value_and_grad(loss, has_aux=True)(parameters, frozen, state, seen, keys)
+            slope = jax.value_and_grad(loss, has_aux=True)
+            (value, state), new = slope(carry.parameters, carry.frozen, state, objective, seen, keys)
             return (state, total + value, jax.tree.map(jnp.add, gradients, new)), None
 
-        start = (state, jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, parameters))
+        start = (carry.state, jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, carry.parameters))
         if parts == 1:
             (state, total, gradients), _ = part(start, (jnp.int32(0), jax.tree.map(lambda leaf: leaf[0], batch)))
         else:
-            (state, total, gradients), _ = jax.lax.scan(part, start, (jnp.arange(parts, dtype=jnp.int32), batch))
-        mean = jax.tree.map(lambda leaf: jax.lax.pmean(leaf, DEVICES) / parts, (gradients, total))
+            (state, total, gradients), _ = lax.scan(part, start, (jnp.arange(parts, dtype=jnp.int32), batch))
+        mean = jax.tree.map(lambda leaf: lax.pmean(leaf, DEVICES) / parts, (gradients, total))
         return *mean, state
 
     everywhere = jax.shard_map(
-        share, mesh=mesh, in_specs=(P(), P(), P(), P(None, DEVICES), P()), out_specs=P(), check_vma=False
+        share, mesh=mesh, in_specs=(P(), P(None, DEVICES), P(), P()), out_specs=P(), check_vma=False
     )
 
-    def step(carry: Carry, batch) -> tuple[Carry, dict[str, Float[Array, ""]]]:
-        gradients, value, state = everywhere(carry.parameters, carry.frozen, carry.state, batch, carry.step)
+    def step(carry: Carry, batch, rate, *, key, numbers) -> tuple[Carry, dict[str, Float[Array, ""]]]:
+        optimizer, _ = eqx.combine(numbers, choices)
+        gradients, value, state = everywhere(carry, batch, jax.random.wrap_key_data(key), numbers)
+        update = transformation(optimizer, lambda _: rate)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes whole numbers and floats
             updates, moments = update.update(gradients, carry.moments, carry.parameters)
         parameters = optax.apply_updates(carry.parameters, updates)
         average = carry.average
-        if decay:
-            kept = jnp.minimum(decay, (carry.step + 1) / (carry.step + 10)).astype(jnp.float32)
-            average = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, (parameters, state))
+        if adjusts(optimizer.ema):
+            decay = jnp.minimum(optimizer.ema, (carry.step + 1) / (carry.step + 10)).astype(jnp.float32)
+            average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, (parameters, state))
         logs = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
         return Carry(carry.step + 1, parameters, carry.frozen, state, moments, average), logs
 
-    return jax.jit(step, donate_argnums=0)
+    key = jax.random.key_data(jax.random.key(recipe.run.seed + 1))  # the seed itself draws the initial weights
+    key, numbers = jax.device_put((np.asarray(key), numbers), NamedSharding(mesh, P()))
+    return functools.partial(jax.jit(step, donate_argnums=0), key=key, numbers=numbers)
 
 
 def _example_keys(key: PRNGKeyArray, places: Int[Array, " batch"]) -> PRNGKeyArray:
@@ -235,7 +255,7 @@ def make_predict(mesh: Mesh) -> Callable:
     def share(arrays, state, waves, static):
         model = eqx.combine(arrays, static)
         flat = heard(waves.reshape(-1, waves.shape[-1]))
-        outputs = jax.lax.map(lambda wave: model(wave, state)[0], flat, batch_size=min(len(flat), 32))
+        outputs = lax.map(lambda wave: model(wave, state)[0], flat, batch_size=min(len(flat), 32))
         return outputs.reshape(*waves.shape[:2], -1)
 
     @eqx.filter_jit

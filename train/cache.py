@@ -1,0 +1,42 @@
+"""Where compiled programs are kept: in one folder of the user, so that a sweep compiles its step once.
+
+    Linux    $XDG_CACHE_HOME/audax-eqx/jax, or ~/.cache/audax-eqx/jax
+    macOS    ~/Library/Caches/audax-eqx/jax
+    Windows  %LOCALAPPDATA%/audax-eqx/jax
+
+JAX_COMPILATION_CACHE_DIR names another folder, and AUDAX_CACHE=off keeps no programs. The folder may be removed at any
+time.
+"""
+
+import contextlib
+import os
+import pathlib
+import sys
+
+import jax
+
+
+def folder() -> pathlib.Path | None:
+    """The folder of this user; None where there is no home."""
+    variable, default = {
+        "darwin": ("", "~/Library/Caches"),
+        "win32": ("LOCALAPPDATA", "~/AppData/Local"),
+    }.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
+    root = pathlib.Path(os.environ.get(variable, ""))
+    if not root.is_absolute():  # an empty or relative one does not count, says the XDG specification
+        root = pathlib.Path(os.path.expanduser(default))
+    return root / "audax-eqx" / "jax" if root.is_absolute() else None
+
+
+def keep_programs() -> None:
+    """Lets JAX keep compiled programs there, and take them from there; none where the folder cannot be written."""
+    if os.environ.get("AUDAX_CACHE", "").lower() == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    path = folder()
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or path is None:
+        return
+    with contextlib.suppress(OSError):
+        path.mkdir(parents=True, exist_ok=True)
+    if os.access(path, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(path))
