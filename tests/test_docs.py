@@ -131,6 +131,9 @@ def test_frontends(after):
     names = after["A frontend of your own"]
     assert len(arrays(names["spectrum"])) == 1
     assert names["embedding"].shape == (16,) and np.isfinite(names["embedding"]).all()
+    assert same(names["mine"].model, names["model"]) and names["mine"].labels == ("rain", "clock")
+    names = after["A network or a model of your own"]
+    assert {label for label, _ in names["tags"]} == {"rain", "clock"}
 
 
 @pytest.fixture(scope="module")

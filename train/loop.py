@@ -140,14 +140,14 @@ def check(recipe: Recipe, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> Non
         )
 
 
-def build(recipe: Recipe, entry: zoo.Entry) -> tuple[eqx.Module, eqx.nn.State]:
+def build(recipe: Recipe, entry: zoo.Entry) -> tuple[Any, eqx.nn.State]:
     """The model in training mode and its State: with random weights by the seed, or from the zoo with a fresh head."""
     key = jax.random.key(recipe.run.seed)
     if recipe.model.start is None:
         model, state = zoo.create(entry, key=key)
     else:
         classes = None if entry.task == "contrastive" else entry.classes
-        model, state = zoo.load(recipe.model.start).thaw(classes, key=key)
+        model, state = zoo.load(recipe.model.start).thaw(classes, task=entry.task, key=key)
     _check_window(model, entry)
     return model, state
 

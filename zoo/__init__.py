@@ -17,7 +17,9 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._load import list_models as list_models
     from ._load import load as load
     from ._pretrained import Pretrained as Pretrained
+    from ._pretrained import Thawed as Thawed
     from ._publish import publish as publish
+    from ._register import register as register
     from ._save import save as save
 
 from . import hear as hear  # behind the hook, for it takes what other libraries bring

@@ -7,6 +7,7 @@ client. A card ends with its own digest: one that somebody changed is told apart
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 
 from ._entry import Entry
 from ._files import GOLDEN
@@ -49,9 +50,8 @@ def front_matter(entry: Entry) -> dict:
         facts |= {"license": name} if name in LICENSES else {"license": "other", "license_name": name}
     if datasets := sorted({DATASETS[each["dataset"]] for each in entry.metrics if each["dataset"] in DATASETS}):
         facts["datasets"] = datasets
-    base = re.fullmatch(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)", entry.source or "")
-    if base:
-        facts["base_model"] = base[1]
+    if entry.repo is not None:
+        facts["base_model"] = entry.repo
     if entry.metrics:
         results = [_result(entry, task, each) for each in entry.metrics]
         facts["model-index"] = [{"name": entry.name, "results": results}]
@@ -98,7 +98,7 @@ clip.{use}(zoo.read("sound.wav", clip.sample_rate))
 ```
 
 `clip.embed(wave)` gives the embedding of a clip, `clip.frames(wave)` embeddings over time, and
-`clip.thaw(classes=..., key=...)` a copy to fine-tune. `zoo.load(..., verify=True)` holds what it computes against
+`clip.thaw(labels=..., key=...)` a copy to fine-tune. `zoo.load(..., verify=True)` holds what it computes against
 `{GOLDEN}`, the output of these weights where they were saved.
 
 ## Weights
@@ -106,6 +106,8 @@ clip.{use}(zoo.read("sound.wav", clip.sample_rate))
 {f"Source: {entry.source}." if entry.source else "Their source is not stated."} \
 {f"Licence: {entry.license}." if entry.license else "Their licence is not stated."}
 """
+    if entry.base:
+        text += f"\n## Base model\n\n{_base(entry.base)}\n"
     if entry.metrics:
         rows = [[each["dataset"], each["metric"], each["value"], each["source"]] for each in entry.metrics]
         cells = [" | ".join(str(cell).replace("|", "\\|") for cell in row) for row in rows]
@@ -117,6 +119,14 @@ clip.{use}(zoo.read("sound.wav", clip.sample_rate))
     if entry.paper:
         text += f"\n## Citation\n\nIf you use it, cite the paper of its architecture or its weights: {entry.paper}\n"
     return text + "\n"
+
+
+def _base(base: Mapping[str, str]) -> str:
+    """What is known of the model that a fine-tuned one started from."""
+    repo = f", [{base['repo']}](https://huggingface.co/{base['repo']})" if "repo" in base else ""
+    license = f"Its licence: {base['license']}." if "license" in base else "Its licence is not stated."
+    paper = f" The paper of its architecture or its weights: {base['paper']}" if "paper" in base else ""
+    return f"It started from `{base['name']}`{repo}. {license}{paper}"
 
 
 def _signed(text: str) -> str:

@@ -1,24 +1,26 @@
 """An entry of the zoo: all that rebuilds a model and tells where it comes from, as pure data."""
 
 import dataclasses
-import functools
 import inspect
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
-from audax_eqx import AbstractFrontend, AbstractNetwork, frontends, models, networks
-from audax_eqx.models import COLA, Classifier, SimCLR
+from audax_eqx import frontends, models, networks
 
 from ._files import parse_json
+from ._register import Model as Model
+from ._register import constructors
 
-Model = Classifier | COLA | SimCLR
+Task = Literal["multiclass", "multilabel", "contrastive"]
+HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
 
 
@@ -64,19 +66,22 @@ class Entry:
     """A model as data. `config.json` in a model's folder holds exactly these fields.
 
     - `frontend`, `network`, `model`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends`, `.networks` or `.models`
-      and its options; a `Classifier` takes `classes` and `dropout` too, `COLA` and `SimCLR` have no classes.
+      or one that `zoo.register` made known, and its options; a `Classifier` takes `classes` and `dropout` too, `COLA`
+      and `SimCLR` have no classes.
     - `task`: "multiclass" (softmax over labels), "multilabel" (a sigmoid each) or "contrastive" (no labels).
     - `window`: the native length in seconds: what it was trained on, and how long recordings are cut.
     - `labels`: one a class; empty where they are in the checkpoint's repo, or, as ImageNet's, name no sounds.
     - `metrics`: `{"dataset", "metric", "value", "source"}` each; `source` says whose measurement it is.
     - `checkpoint`: where foreign weights lie; None for weights in this project's own layout.
+    - `base`: of a fine-tuned model the one that it started from: its "name", and where they are known its "repo" on the
+      Hub, "license" and "paper". Then `license` and `metrics` are the fine-tuned model's own.
     """
 
     name: str
     frontend: Mapping[str, Any]
     network: Mapping[str, Any]
     classes: int
-    task: Literal["multiclass", "multilabel", "contrastive"]
+    task: Task
     window: float
     labels: tuple[str, ...] = ()
     dropout: float = 0.0
@@ -86,6 +91,7 @@ class Entry:
     paper: str | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
     checkpoint: Checkpoint | None = None
+    base: Mapping[str, str] | None = None
 
     def __post_init__(self):
         rate = self.frontend.get("sample_rate")
@@ -96,16 +102,20 @@ class Entry:
                 f"{self.name} needs a frontend with a sample_rate in Hz, classes and a window of some seconds, got "
                 f"{rate}, {self.classes} and {self.window}."
             )
-        classifies = self.model.get("type") == "Classifier"
+        kind = self.model.get("type")
+        own = isinstance(kind, str) and not hasattr(models, kind)  # whether there is one is asked when it is built
+        classifies = self.task != "contrastive" if own else kind == "Classifier"
         if not classifies == (self.classes > 0) == (self.task != "contrastive"):
             raise ValueError(
-                f"{self.name} is a {self.model.get('type')} with {self.classes} classes and the task {self.task!r}: a "
+                f"{self.name} is a {kind} with {self.classes} classes and the task {self.task!r}: a "
                 "Classifier has classes and is multiclass or multilabel, other models have 0 and are contrastive."
             )
         if self.labels and len(self.labels) != self.classes:
             raise ValueError(
                 f"{self.name} has {self.classes} classes and {len(self.labels)} labels: give one label a class."
             )
+        if self.base is not None and not ("name" in self.base and all(isinstance(v, str) for v in self.base.values())):
+            raise ValueError(f"{self.name} has a base that is not a name and other strings: {dict(self.base)}.")
         for each in self.metrics:
             texts = [each.get(field) for field in ("dataset", "metric", "source")]
             whole = len(each) == 4 and all(isinstance(text, str) for text in texts)
@@ -124,11 +134,79 @@ class Entry:
         """In Hz."""
         return self.frontend["sample_rate"]
 
+    @property
+    def repo(self) -> str | None:
+        """The Hub repo "owner/name" of its weights, or of a fine-tuned model its base's; None where it is not known."""
+        if self.base is not None:
+            return self.base.get("repo")
+        if self.checkpoint is not None:
+            return self.checkpoint.repo
+        page = HUB_PAGE.fullmatch(self.source or "")
+        return page and page[1]
+
+    def replace(self, **fields: Any) -> "Entry":
+        """The same with other fields, as metrics that were measured since."""
+        return dataclasses.replace(self, **fields)
+
+    def finetuned(
+        self,
+        *,
+        classes: int | None = None,
+        labels: Iterable[Any] | None = None,
+        task: str | None = None,
+        window: float | None = None,
+        name: str | None = None,
+    ) -> "Entry":
+        """The entry of a model that is trained on from this one, as `Pretrained.thaw` makes it.
+
+        With `classes` or `labels` it has a new head, which is "multiclass" unless `task` says "multilabel"; without, it
+        keeps labels and task. It keeps the window unless one is given, and the licence. It has no metrics, and this
+        model is its `base`. Raises ValueError for what does not go together.
+        """
+        if task not in (None, *get_args(Task)):
+            raise ValueError(f"task is one of {', '.join(get_args(Task))}, got {task!r}.")
+        new = classes is not None or labels is not None
+        if labels is not None:
+            labels = _checked_labels(labels)
+            classes = len(labels) if classes is None else classes
+        name = f"{self.name.rpartition('/')[2]}_finetuned" if name is None else name
+        known = {"name": self.name, "repo": self.repo, "license": self.license, "paper": self.paper}
+        return dataclasses.replace(
+            self,
+            name=name,
+            classes=self.classes if classes is None else classes,
+            labels=labels or (() if new else self.labels),
+            task=task or ("multiclass" if new else self.task),
+            window=self.window if window is None else window,
+            model={"type": "Classifier"} if new and self.model["type"] != "Classifier" else self.model,
+            source=f"fine-tuned from {self.name}",
+            paper=None,
+            metrics=(),
+            checkpoint=None,
+            base={field: value for field, value in known.items() if value is not None},
+        )
+
+
+def _checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
+    names = tuple(labels)
+    if isinstance(labels, str) or not names or not all(isinstance(each, str) and each for each in names):
+        raise ValueError(f'labels are the names of all classes, as ("rain", "clock"), got {line(repr(labels))}.')
+    names = tuple(map(str, names))  # NumPy's strings too
+    if twice := {each for each in names if names.count(each) > 1}:
+        raise ValueError(f"labels name each class once, got {line(', '.join(sorted(twice)))} several times.")
+    return names
+
 
 def to_json(entry: Entry) -> str:
-    """The text of `config.json`: every field that is set."""
+    """The text of `config.json`: every field that is set. Raises ValueError for an option that JSON does not hold."""
     fields = {key: value for key, value in dataclasses.asdict(entry).items() if value not in (None, (), [])}
-    return json.dumps(fields, indent=2) + "\n"
+    try:
+        return json.dumps(fields, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{entry.name} has a field that a file cannot hold ({line(str(error))}): its options and metrics are plain "
+            "numbers, strings, True, False, None, and tuples of them."
+        ) from None
 
 
 def from_json(text: str, where: str) -> Entry:
@@ -176,25 +254,29 @@ def skeleton(entry: Entry) -> tuple[Model, eqx.nn.State]:
 def _build(entry: Entry, key: PRNGKeyArray) -> Model:
     network_key, model_key = jax.random.split(key)
     frontend_key = jax.random.fold_in(key, 2)
-    frontend = _construct(frontends, AbstractFrontend, entry.frontend, entry.name, key=frontend_key)
-    network = _construct(networks, AbstractNetwork, entry.network, entry.name, key=network_key)
-    parts = {"frontend": frontend, "network": network, "key": model_key}
-    if entry.model.get("type") == "Classifier":
-        parts |= {"classes": entry.classes, "dropout": entry.dropout}
-    return _construct(models, eqx.Module, entry.model, entry.name, **parts)
+    frontend = _construct(frontends, entry.frontend, entry.name, key=frontend_key)
+    network = _construct(networks, entry.network, entry.name, key=network_key)
+    parts: dict[str, Any] = {"frontend": frontend, "network": network, "key": model_key}
+    if entry.classes:
+        parts |= {"classes": entry.classes, "dropout": entry.dropout, "task": entry.task}
+    return _construct(models, entry.model, entry.name, **parts)
 
 
-def _construct(registry, abstract: type, description: Mapping[str, Any], name: str, **keywords):
-    """What the description's type makes of its options; `key` goes to constructors that draw weights alone."""
+def _construct(library: types.ModuleType, description: Mapping[str, Any], name: str, **keywords):
+    """What the description's type makes of its options; `key`, `task` and no dropout go to those that take them."""
     options = dict(description)
     kind = options.pop("type", None)
-    known = {each: made for each, made in vars(registry).items() if _constructs(made, abstract)}
+    known = constructors(library)
     if not isinstance(kind, str) or kind not in known:
         choices = ", ".join(sorted(known))
-        raise ValueError(f"{name} names {kind!r}, which is not in {registry.__name__}: it has {choices}.")
+        raise ValueError(
+            f"{name} names {kind!r}, which is not in {library.__name__}: it has {choices}, and a class of your own is "
+            f"known from zoo.register({kind if isinstance(kind, str) else 'MyClass'}) on, in each process."
+        )
     constructor = known[kind]
     signature = inspect.signature(constructor)
-    keywords = {key: value for key, value in keywords.items() if key != "key" or key in signature.parameters}
+    spare = ("key", "task") if keywords.get("dropout") else ("key", "task", "dropout")
+    keywords = {key: value for key, value in keywords.items() if key not in spare or key in signature.parameters}
     if taken := sorted(set(options) & set(keywords)):
         raise ValueError(f"{name} gives {kind} {', '.join(taken)}, which the entry itself decides: leave it out.")
     try:
@@ -208,8 +290,3 @@ def _construct(registry, abstract: type, description: Mapping[str, Any], name: s
         raise ValueError(f"{name} gives {kind} an option that makes no sense to it: {given}.") from None
     except ValueError as error:
         raise ValueError(f"{name}: {line(str(error), 1000).rstrip('.')}.") from None
-
-
-def _constructs(constructor: Any, abstract: type) -> bool:
-    made = constructor.func if isinstance(constructor, functools.partial) else constructor
-    return isinstance(made, type) and issubclass(made, abstract)

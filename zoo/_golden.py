@@ -32,6 +32,11 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
     if kinds != dict.fromkeys(("wave", "output"), (1, np.float32)) or not np.isfinite(arrays["wave"]).all():
         raise ValueError(f"{path} does not hold the float32 arrays wave and output: save the model again.")
     wave, wanted = arrays["wave"], arrays["output"]
+    if not np.isfinite(wanted).all():
+        raise ValueError(
+            f"{clip.entry.name} does not give its golden output, for {path} holds NaN or infinite ones: its training "
+            "had diverged when it was saved, so do not use it."
+        )
     if len(wave) < clip.model.frontend.min_samples:
         raise ValueError(f"{path} holds a wave of {len(wave)} samples, too short for this model: save the model again.")
     if len(wave) > max(LONGEST * clip.sample_rate, clip.model.frontend.min_samples):
@@ -41,8 +46,13 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
         raise ValueError(
             f"{path} holds {wanted.size} outputs and the model gives {found.size}: they do not belong together."
         )
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"{clip.entry.name} does not give its golden output, but NaN or infinite ones: fetch it again, or do not "
+            "trust it."
+        )
     error, scale = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
-    if not error <= BOUND * scale:  # NaN is an error too
+    if error > BOUND * scale:
         relative = error / scale if scale else np.inf
         raise ValueError(
             f"{clip.entry.name} does not give its golden output: it differs by {relative:.1e} of the largest, and "

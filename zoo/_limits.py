@@ -31,7 +31,7 @@ def check_entry(entry: Entry, where: str) -> None:
             shown = "beyond 1e300" if large else f"{value:.6g}"
             raise ValueError(f"{where} asks for {name} {shown}, and the zoo builds up to {most:.6g}: do not trust it.")
 
-    texts = [entry.name, entry.license, entry.source, entry.paper, *entry.labels]
+    texts = [entry.name, entry.license, entry.source, entry.paper, *entry.labels, *(entry.base or {}).values()]
     texts += [value for each in entry.metrics for value in each.values() if isinstance(value, str)]
     for text in texts:
         at_most(LENGTH, "a text of length", len(text) if isinstance(text, str) else 0)

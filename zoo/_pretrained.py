@@ -1,19 +1,33 @@
 """A pretrained model as the zoo hands it out: weights, State and entry in one PyTree, in inference mode."""
 
+import math
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from audax_eqx.layers import Linear
 from audax_eqx.models import Classifier
 
-from ._entry import Entry, Model
+from ._entry import Entry, Model, line
+from ._limits import check_entry
+from ._wave import check_process, checked_wave, note_process
+
+
+class Thawed(tuple[Model, eqx.nn.State]):
+    """What `thaw` gives: `model, state`, and in `entry` what `zoo.save` takes beside them."""
+
+    entry: Entry
+
+    def __new__(cls, model: Model, state: eqx.nn.State, entry: Entry):
+        thawed = super().__new__(cls, (model, state))
+        thawed.entry = entry
+        return thawed
 
 
 class Pretrained(eqx.Module):
@@ -21,14 +35,38 @@ class Pretrained(eqx.Module):
     [-1, 1], at `sample_rate` Hz and of any length from one frame on. `zoo.read` gives such a wave.
 
     Every method that takes a wave takes `sample_rate=` too, and raises ValueError when it differs from the model's.
-    They raise TypeError or ValueError, with the remedy, for anything but one clip of finite floating-point samples.
+    They raise TypeError or ValueError, with the remedy, for anything but one clip of finite floating-point samples,
+    and RuntimeError in a process forked from one in which JAX has run. They warn of samples far outside of [-1, 1].
     A model whose frontend takes so many frames, as AST's does, hears the beginning of a longer wave, and warns.
-    They compile once for each length; a batch is the user's map: `eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves)`.
+
+    They compile once for each length. A batch is the user's map: `eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves)`.
+    It is `eqx.filter_jit` that takes these methods, with the weights as arguments; `jax.jit` does not.
     """
 
     model: Model
     state: eqx.nn.State
     entry: Entry = eqx.field(static=True)
+
+    def __check_init__(self):
+        note_process()
+
+    def __repr__(self) -> str:
+        """One line; `eqx.tree_pprint(clip)` prints the arrays."""
+        entry = self.entry
+        numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.model) if hasattr(leaf, "shape"))
+        names = ", ".join((*entry.labels[:3], *["..."] * (len(entry.labels) > 3)))
+        classes = f", {entry.classes} classes" + f" ({names})" * bool(names) if entry.classes else ""
+        parts = f"{entry.task}{classes}, {entry.sample_rate} Hz, windows of {entry.window:g} s"
+        return line(f"Pretrained({entry.name}: {parts}, {numbers / 1e6:.3g} million parameters)")
+
+    def __hash__(self) -> int:
+        try:
+            return super().__hash__()
+        except TypeError:
+            raise TypeError(
+                f"{self.entry.name} holds arrays, so it has no hash, and jax.jit cannot take its methods: use "
+                "eqx.filter_jit(clip.embed)(wave)."
+            ) from None
 
     @property
     def sample_rate(self) -> int:
@@ -37,24 +75,28 @@ class Pretrained(eqx.Module):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes."""
+        """The names of the classes. Raises ValueError where the head has been replaced by one of other classes."""
+        self._check_head()
+        self._check_classes(getattr(self.model, "classes", self.entry.classes))
         return self.entry.labels or tuple(f"class {index}" for index in range(self.entry.classes))
 
     def __call__(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " outputs"]:
         """Logits, one a class; of a contrastive model the projection that it compares clips by."""
+        self._check_head()
         return _output(self, self._checked(wave, sample_rate))
 
     def probabilities(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " classes"]:
         """Softmax of the logits for a multiclass model; for a multilabel one a sigmoid of each.
 
-        Raises ValueError for a contrastive model, which knows no classes.
+        Raises ValueError for a contrastive model, which knows no classes, and for a head of others than the entry's.
         """
         if self.entry.task == "contrastive":
             raise ValueError(
                 f"{self.entry.name} was trained without labels and names no sounds: use embed(wave), or "
-                "train a classifier on it, thaw(classes=..., key=...)."
+                "train a classifier on it, thaw(labels=..., key=...)."
             )
         logits = self(wave, sample_rate=sample_rate)
+        self._check_classes(logits.shape[0])
         return jax.nn.softmax(logits) if self.entry.task == "multiclass" else jax.nn.sigmoid(logits)
 
     def top(self, wave: Any, k: int = 5, *, sample_rate: int | None = None) -> list[tuple[str, float]]:
@@ -73,66 +115,73 @@ class Pretrained(eqx.Module):
         """Seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`."""
         return self.model.frontend.times(self.model.network.positions(frames))
 
-    def thaw(self, classes: int | None = None, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:
-        """A copy to fine-tune: the model in training mode and its own State, with a fresh head of `classes`.
+    def thaw(
+        self,
+        classes: int | None = None,
+        *,
+        labels: Iterable[Any] | None = None,
+        task: str | None = None,
+        window: float | None = None,
+        name: str | None = None,
+        key: PRNGKeyArray,
+    ) -> Thawed:
+        """A copy to fine-tune, `model, state = clip.thaw(labels=("rain", "clock"), key=key)`: the model in training
+        mode and its own State. It trains under `jax.vmap(..., axis_name="batch")`.
 
-        Without `classes` it keeps the head; a contrastive model stays one, and with `classes` becomes a `Classifier`.
-        It trains under `jax.vmap(..., axis_name="batch")`.
+        With `labels`, or the number of `classes` alone, it has a fresh head, and is a `Classifier` whatever it was
+        before. Without, it keeps the head, and a contrastive model stays one. `task` is what you train for:
+        "multiclass" (cross entropy of a softmax: one label a clip), which a fresh head is unless you say otherwise, or
+        "multilabel" (a sigmoid each). `window` is the length in seconds of the clips that you train on.
+
+        What is given has an `entry` too, for `zoo.save(folder, model, state, thawed.entry)`: its `name` is yours, its
+        base is this model, and it has no metrics yet. Raises ValueError for what does not go together, and warns of a
+        fresh head without `task` on a multilabel model.
         """
+        entry = self.entry.finetuned(classes=classes, labels=labels, task=task, window=window, name=name)
+        check_entry(entry, f"The model to make of {self.entry.name}")  # or what becomes of it could not be saved
+        fresh = classes is not None or labels is not None
+        if fresh and task is None and self.entry.task == "multilabel":
+            warnings.warn(
+                f"{self.entry.name} is multilabel, and the new head is taken for multiclass, one label a clip: say "
+                'task="multiclass", or task="multilabel" if you train it with a sigmoid for each class.',
+                stacklevel=2,
+            )
         model, state = jax.tree.map(
             lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, (self.model, self.state)
         )
-        if classes is not None and isinstance(model, Classifier):
-            model = eqx.tree_at(lambda tree: tree.head, model, Linear(model.network.width, classes, key=key))
-        elif classes is not None:
-            model = Classifier(model.frontend, model.network, classes, key=key)
-        return eqx.nn.inference_mode(model, value=False), state
+        if fresh or (isinstance(model, Classifier) and model.task != entry.task):
+            model = _classifier(model, entry, fresh, key)
+        return Thawed(eqx.nn.inference_mode(model, value=False), state, entry)
 
     def _checked(self, wave: Any, sample_rate: int | None) -> Float[Array, " samples"]:
-        rate, name = self.sample_rate, self.entry.name
-        if sample_rate is not None and sample_rate != rate:
+        check_process(self.entry.name)
+        return checked_wave(wave, sample_rate, self.model.frontend, self.entry.name, self.entry.window)
+
+    def _check_classes(self, outputs: int) -> None:
+        if outputs != self.entry.classes:
             raise ValueError(
-                f"{name} takes waves at {rate} Hz, got sample_rate={sample_rate}: read the file by "
-                f"zoo.read(path, {rate}), or use audax_eqx.features.resample(wave, {sample_rate}, {rate})."
+                f"{self.entry.name} has a head of {outputs} outputs and the labels of {self.entry.classes} classes: "
+                "clip.thaw(labels=..., key=key) makes a head with labels of its own."
             )
-        if not isinstance(wave, jax.Array | np.ndarray):
+
+    def _check_head(self) -> None:
+        """Raises TypeError or ValueError for a head that was put into a classifier and does not fit there."""
+        if not isinstance(self.model, Classifier):
+            return
+        head, width = self.model.head, self.model.network.width
+        if not hasattr(head, "outputs"):
+            made = f"{type(head).__module__}.{type(head).__qualname__}"
             raise TypeError(
-                f"{name} takes one clip as a NumPy or JAX array of samples, got a {type(wave).__name__}: "
-                f"zoo.read(path, {rate}) reads a file."
+                f"{self.entry.name} has a head of the type {made}, and a Classifier takes an audax_eqx.layers.Linear: "
+                f"Linear({width}, {self.entry.classes}, key=key), or clip.thaw(labels=..., key=key), which makes one."
             )
-        if wave.ndim != 1:
+        weight, bias = head.weight.shape[-2:], None if head.bias is None else head.bias.shape[-1:]
+        if isinstance(head, Linear) and (weight != (head.outputs, width) or bias not in (None, (head.outputs,))):
             raise ValueError(
-                f"{name} takes one mono clip of shape (samples,), got {wave.shape}: average the channels of a stereo "
-                "clip, or map over a batch by eqx.filter_vmap(clip.embed)(waves)."
+                f"{self.entry.name} has a head with a weight of the shape {weight} and a bias of {bias}, behind an "
+                f"embedding of {width} numbers: put in a whole one, audax_eqx.layers.Linear({width}, "
+                f"{self.entry.classes}, key=key)."
             )
-        if not jnp.issubdtype(wave.dtype, jnp.floating):
-            raise TypeError(
-                f"{name} takes floating-point samples in [-1, 1], got {wave.dtype}: convert them first, "
-                "int16 by wave.astype(np.float32) / 32768."
-            )
-        least = self.model.frontend.min_samples
-        if wave.size < least:
-            raise ValueError(
-                f"{name} takes at least one frame, {least} samples ({least / rate:.3f} s at {rate} Hz), got "
-                f"{wave.size}: pad the clip with zeros."
-            )
-        most = getattr(self.model.frontend, "max_samples", None)
-        if most is not None and wave.size > most:
-            warnings.warn(
-                f"{name} hears the first {most / rate:.2f} s of a wave, got {wave.size / rate:.2f} s: cut it first, as "
-                f"zoo.windows(path, {rate}, {self.entry.window:g}) does with a file.",
-                stacklevel=3,
-            )
-        if isinstance(wave, Tracer):
-            return wave.astype(jnp.float32)
-        with np.errstate(over="ignore"):
-            wave = np.asarray(wave, np.float32)
-        if not (finite := np.isfinite(wave)).all():
-            raise ValueError(
-                f"{name} takes finite samples, got {np.sum(~finite)} NaN or infinite ones of {wave.size}: "
-                "repair the recording, np.nan_to_num(wave) sets them to zero."
-            )
-        return jnp.asarray(wave)
 
 
 @eqx.filter_jit
@@ -148,6 +197,25 @@ def _embedding(clip: Pretrained, wave: Array) -> Array:
 @eqx.filter_jit
 def _frames(clip: Pretrained, wave: Array) -> Array:
     return jnp.mean(clip.model.network.features(clip.model.listen(wave), clip.state)[0], axis=1)
+
+
+def _classifier(model: Model, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:
+    """A classifier for the entry on the model's frontend and network, with its norm and, unless `fresh`, its head."""
+    assert entry.task != "contrastive", f"{entry.name} has no classes"
+    before = model if isinstance(model, Classifier) else None
+    norm = before and before.norm
+    made = Classifier(
+        model.frontend,
+        model.network,
+        entry.classes,
+        dropout=before.dropout.p if before else entry.dropout,
+        norm=norm and norm.eps,
+        task=entry.task,
+        key=key,
+    )
+    if norm is not None:
+        made = eqx.tree_at(lambda tree: tree.norm, made, norm)
+    return made if fresh or before is None else eqx.tree_at(lambda tree: tree.head, made, before.head)
 
 
 def rank(probabilities: Float[np.ndarray, " classes"], labels: tuple[str, ...], k: int) -> list[tuple[str, float]]:

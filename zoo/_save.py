@@ -37,8 +37,9 @@ def save(
     - `preprocessor_config.json`: the frontend's numbers in transformers' words, for other programs.
     - `README.md`: a card for the Hub, unless the folder holds one that somebody wrote or changed.
 
-    Raises ValueError when the model is not what `entry` describes or float16 does not hold it, and OSError when the
-    folder cannot be made or written. What a folder held stays until all is written, and is then replaced file by file.
+    Raises ValueError when the model is not what `entry` describes, holds or gives NaN or infinite numbers, or float16
+    does not hold it, and OSError when the folder cannot be made or written. What a folder held stays until all is
+    written, and is then replaced file by file.
     """
     folder = pathlib.Path(folder)
     entry = dataclasses.replace(entry, checkpoint=None)
@@ -47,7 +48,9 @@ def save(
     wanted = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     check(shapes, wanted, f"The model to save as {entry.name}")
+    _check_task(model, entry)
     exact = {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    _check_finite(exact, entry.name)
     with np.errstate(over="ignore"):
         arrays = {name: array.astype(dtype) for name, array in exact.items()}
     if huge := [name for name in exact if np.isfinite(exact[name]).all() and np.isinf(arrays[name]).any()]:
@@ -66,11 +69,37 @@ def save(
     if (folder / CARD).is_file() and not generated((folder / CARD).read_bytes()):
         del texts[CARD]
     tensors = {WEIGHTS: arrays, GOLDEN: golden(assemble(entry, arrays, shapes, str(folder)))}
+    if not np.isfinite(tensors[GOLDEN]["output"]).all():
+        raise ValueError(
+            f"The model to save as {entry.name} gives NaN or infinite outputs, though its weights are finite: they "
+            "have grown too large, so save it as it was before, and train on with a lower learning rate."
+        )
     try:
         _write(folder, texts, tensors)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"{folder} cannot be written ({reason}): make room there, or choose another folder.") from None
+
+
+def _check_task(model: Model, entry: Entry) -> None:
+    """Raises ValueError for a classifier whose logits mean something else than the entry says."""
+    task = getattr(model, "task", None)
+    if task not in (None, entry.task):
+        raise ValueError(
+            f"The head of the model to save as {entry.name} was made to be {task}, and the entry says {entry.task}: "
+            f"save it with the entry that thaw gave, thawed.entry, or make the head by thaw(..., task={entry.task!r})."
+        )
+
+
+def _check_finite(arrays: Mapping[str, np.ndarray], name: str) -> None:
+    """Raises ValueError that names the first arrays with NaN or infinity in them."""
+    broken = [each for each, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        more = f" and {len(broken) - 3} more of {len(arrays)} arrays" if len(broken) > 3 else ""
+        raise ValueError(
+            f"The model to save as {name} holds NaN or infinite numbers in {', '.join(broken[:3])}{more}: its training "
+            "diverged, so save it as it was before, and train on with a lower learning rate."
+        )
 
 
 def _write(folder: pathlib.Path, texts: Mapping[str, str], tensors: Mapping[str, Mapping[str, np.ndarray]]) -> None:

@@ -5,7 +5,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,13 +17,13 @@ from safetensors.numpy import save_file
 from ._entry import line
 from ._files import is_pickle
 
-Model = TypeVar("Model", bound=eqx.Module)
+Model = TypeVar("Model")
 Leaf = jax.Array | jax.ShapeDtypeStruct
 FAULTS = 20  # that an error lists
 DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # whole numbers are counters of training
 
 
-def named_leaves(model: eqx.Module, state: eqx.nn.State) -> dict[str, Leaf]:
+def named_leaves(model: Any, state: eqx.nn.State) -> dict[str, Leaf]:
     """Every parameter of `model` and every array of `state`, by field path. A skeleton's leaves are shapes."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_index):

@@ -1,5 +1,7 @@
 """A waveform in, class logits out: frontend -> network -> (LayerNorm ->) dropout -> linear head."""
 
+from typing import Literal
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -12,9 +14,12 @@ class Classifier(eqx.Module):
     """`frontend` and `network` with a linear head over the embedding.
 
     `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm in front of that, which
-    transformers have. Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With the
-    parameters of its network, norm and head cast to bfloat16 it computes in bfloat16; a frontend's own parameters stay
-    in float32, for their last digits are audible.
+    transformers have. `task` says what the logits are for: "multiclass" for one softmax over all, "multilabel" for a
+    sigmoid of each, None where nobody has said. It computes nothing; the zoo saves no model under another task.
+
+    Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With the parameters of its
+    network, norm and head cast to bfloat16 it computes in bfloat16; a frontend's own parameters stay in float32, for
+    their last digits are audible.
     """
 
     frontend: AbstractFrontend
@@ -22,6 +27,7 @@ class Classifier(eqx.Module):
     norm: LayerNorm | None
     dropout: eqx.nn.Dropout
     head: Linear
+    task: Literal["multiclass", "multilabel"] | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -31,12 +37,14 @@ class Classifier(eqx.Module):
         *,
         dropout: float = 0.0,
         norm: float | None = None,
+        task: Literal["multiclass", "multilabel"] | None = None,
         key: PRNGKeyArray,
     ):
         self.frontend, self.network = frontend, network
         self.norm = None if norm is None else LayerNorm(network.width, eps=norm)
         self.dropout = eqx.nn.Dropout(dropout)
         self.head = Linear(network.width, classes, key=key)
+        self.task = task
 
     @property
     def classes(self) -> int:

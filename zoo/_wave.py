@@ -1,0 +1,106 @@
+"""What a model takes as a wave: whatever else comes is told in one sentence, before anything runs."""
+
+import os
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from audax_eqx import AbstractFrontend
+
+LOUDEST = 4.0  # resampling overshoots 1, and so may a file of floats; whole numbers are far beyond
+SCALES = {"16-bit integers": 1 << 15, "24-bit integers": 1 << 23, "32-bit integers": 1 << 31}
+_process: int | None = None
+
+
+def checked_wave(wave: Any, sample_rate: int | None, frontend: AbstractFrontend, name: str, window: float) -> Array:
+    """The wave in float32. Raises TypeError or ValueError for anything but one clip that the frontend takes.
+
+    It warns of a wave that is longer than what the frontend hears, or far louder than [-1, 1].
+    """
+    rate = frontend.sample_rate
+    if sample_rate is not None and sample_rate != rate:
+        raise ValueError(
+            f"{name} takes waves at {rate} Hz, got sample_rate={sample_rate}: read the file by "
+            f"zoo.read(path, {rate}), or use audax_eqx.features.resample(wave, {sample_rate}, {rate})."
+        )
+    if not isinstance(wave, jax.Array | np.ndarray):
+        raise TypeError(
+            f"{name} takes one clip as a NumPy or JAX array of samples, got a {type(wave).__name__}: "
+            f"zoo.read(path, {rate}) reads a file."
+        )
+    if wave.ndim != 1:
+        raise ValueError(
+            f"{name} takes one mono clip of shape (samples,), got {wave.shape}: average the channels of a stereo "
+            "clip, or map over a batch by eqx.filter_vmap(clip.embed)(waves)."
+        )
+    if not jnp.issubdtype(wave.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} takes floating-point samples in [-1, 1], got {wave.dtype}: convert them first, "
+            "int16 by wave.astype(np.float32) / 32768."
+        )
+    _check_length(wave.size, frontend, name, window)
+    if isinstance(wave, Tracer):
+        return wave.astype(jnp.float32)
+    with np.errstate(over="ignore"):
+        wave = np.asarray(wave, np.float32)
+    if not (finite := np.isfinite(wave)).all():
+        raise ValueError(
+            f"{name} takes finite samples, got {np.sum(~finite)} NaN or infinite ones of {wave.size}: "
+            "repair the recording, np.nan_to_num(wave) sets them to zero."
+        )
+    warn_of_scale(wave, name)
+    return jnp.asarray(wave)
+
+
+def _check_length(samples: int, frontend: AbstractFrontend, name: str, window: float) -> None:
+    least, most = frontend.min_samples, getattr(frontend, "max_samples", None)
+    rate = frontend.sample_rate
+    if samples < least:
+        raise ValueError(
+            f"{name} takes at least one frame, {least} samples ({least / rate:.3f} s at {rate} Hz), got "
+            f"{samples}: pad the clip with zeros."
+        )
+    if most is not None and samples > most:
+        warnings.warn(
+            f"{name} hears the first {most / rate:.2f} s of a wave, got {samples / rate:.2f} s: cut it first, as "
+            f"zoo.windows(path, {rate}, {window:g}) does with a file.",
+            stacklevel=4,
+        )
+
+
+def warn_of_scale(samples: Float[np.ndarray, "..."], name: str) -> None:
+    """Warns of samples far outside of [-1, 1], and says what to divide by if they look like whole numbers."""
+    peak = max(float(samples.max(initial=0)), -float(samples.min(initial=0)))
+    if peak <= LOUDEST:
+        return
+    for numbers, scale in SCALES.items():
+        if 100 < peak <= scale:  # or it is no scale of whole numbers that one would record in
+            remedy = f"divide them by {scale} if they come from {numbers}"
+            break
+    else:
+        remedy = "scale them to what was recorded, neither normalised nor amplified"
+    # At one place and without its figures, so that Python shows it once, and not for every wave
+    warnings.warn(f"{name} takes samples in [-1, 1], got far larger ones: {remedy}.", stacklevel=1)
+
+
+def check_process(name: str) -> None:
+    """Raises RuntimeError in a process that was forked from one in which a model was loaded: JAX would never answer.
+
+    JAX computes in threads, and a fork has none of its parent's.
+    """
+    if _process not in (None, os.getpid()):
+        raise RuntimeError(
+            f"{name} cannot compute in a process forked from one that uses JAX, where it would wait for ever: start "
+            'processes by multiprocessing.get_context("spawn"), or DataLoader(..., multiprocessing_context="spawn").'
+        )
+
+
+def note_process() -> None:
+    """Notes where JAX was used first."""
+    global _process
+    _process = _process or os.getpid()
