@@ -96,7 +96,7 @@ def test_samples_far_beyond_full_scale_keep_their_level(tmp_path, capsys):
 def test_levels_reach_the_batches_and_the_model(tmp_path):
     """In one dataset with loud 16-bit files: crops, windows, and what the model makes of them."""
     files = [(noise(5000, level, seed), subtype, RATE) for seed, (level, subtype) in enumerate(
-        [(0.5, "PCM_16"), (1e-5, "FLOAT"), (1e-3, "PCM_24"), (20.0, "FLOAT")]
+        [(0.5, "PCM_16"), (1e-5, "FLOAT"), (1e-3, "PCM_24"), (3.0, "FLOAT")]
     )]  # fmt: skip
     _, dataset = prepared(tmp_path, files)
     waves = [zoo.read(tmp_path / name, RATE) for name in dataset.ids]

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int16, Int32
 
+from zoo._audio import least_rest
+
 from .dataset import Dataset as Dataset
 from .records import tensorflow
 
 CHUNK = 16  # examples that a thread decodes at a time: enough to hide what a call from tf.data costs
 AHEAD = 2  # batches that are decoded before they are asked for
 ENDLESS = 1 << 40  # steps
-SHARE = 10  # a last window has at least a tenth of its samples, as in `zoo`
 
 Plan = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -180,7 +181,7 @@ def evaluation_batches(
 
 def window_counts(samples: Int[np.ndarray, " clips"], size: int) -> Int[np.ndarray, " clips"]:
     """How many windows of `size` a clip has: a rest of less than a tenth of one is no window, and is not heard."""
-    return np.maximum((samples + size - -(-size // SHARE)) // size, 1)
+    return np.maximum((samples + size - least_rest(size)) // size, 1)
 
 
 def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator[Batch]:
