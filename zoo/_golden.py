@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ._entry import Model, line
 from ._pretrained import Pretrained
+from ._wave import check_process
 from ._weights import Arrays
 
 SECONDS = 1.0
@@ -61,7 +62,8 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
 
 
 def computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " outputs"]:
-    """The model's output for a wave, as exactly as the machine can. Raises ValueError where its memory is too small."""
+    """The model's output for a wave, as exactly as the machine can. Raises ValueError where memory is too small."""
+    check_process(clip.entry.name)
     # On accelerators the default precision of a product is coarser than the bound
     try:
         with jax.default_matmul_precision("highest"):

@@ -137,6 +137,7 @@ class Pretrained(eqx.Module):
         base is this model, and it has no metrics yet. Raises ValueError for what does not go together, and warns of a
         fresh head without `task` on a multilabel model.
         """
+        check_process(self.entry.name)
         entry = self.entry.finetuned(classes=classes, labels=labels, task=task, window=window, name=name)
         check_entry(entry, f"The model to make of {self.entry.name}")  # or what becomes of it could not be saved
         fresh = classes is not None or labels is not None
@@ -144,7 +145,7 @@ class Pretrained(eqx.Module):
             warnings.warn(
                 f"{self.entry.name} is multilabel, and the new head is taken for multiclass, one label a clip: say "
                 'task="multiclass", or task="multilabel" if you train it with a sigmoid for each class.',
-                stacklevel=2,
+                stacklevel=5,  # the caller's line, past the frames of the type checker and of Equinox
             )
         model, state = jax.tree.map(
             lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, (self.model, self.state)
