@@ -110,7 +110,9 @@ def saved(folder, kind, **options):
     frontend = {"type": kind, "sample_rate": 8000} | options
     entry = zoo.Entry("small", frontend, network, classes=2, task="multiclass", window=1.0)
     zoo.save(folder, *zoo.create(entry, key=jax.random.key(0)), entry)
-    return json.loads((folder / "config.json").read_text()), json.loads((folder / "preprocessor_config.json").read_text())
+    return json.loads((folder / "config.json").read_text()), json.loads(
+        (folder / "preprocessor_config.json").read_text()
+    )
 
 
 def test_a_folder_of_version_0_1_hears_what_it_heard(tmp_path):
@@ -176,7 +178,9 @@ def test_frontends_have_no_parameters():
         assert jax.tree.leaves(frontend) == []
 
 
-@pytest.mark.parametrize("options", [{"top_db": 80.0, "ref": "max"}, {"log": "natural"}, {"power": 1.0}, {"framing": "audax"}])
+@pytest.mark.parametrize(
+    "options", [{"top_db": 80.0, "ref": "max"}, {"log": "natural"}, {"power": 1.0}, {"framing": "audax"}]
+)
 def test_gradients_are_finite_at_silence(options):
     frontend = LogMel(**SMALL, **options)
     for wave in (jnp.zeros(1000), 1e-22 * noise(1000)):
