@@ -349,7 +349,9 @@ def melscale_fbanks(
     _choice("dtype", dtype, ("float32", "float64"))
     n_fft = 2 * (n_freqs - 1) if n_fft is None else n_fft
     freqs = n_fft // 2 + 1
-    _need(n_freqs == freqs > 1, f"n_freqs is {n_freqs}, and n_fft = {n_fft} has {freqs}: give 2 or more, n_fft // 2 + 1")
+    _need(
+        n_freqs == freqs > 1, f"n_freqs is {n_freqs}, and n_fft = {n_fft} has {freqs}: give 2 or more, n_fft // 2 + 1"
+    )
     if dtype == "float32":
         nyquist = float(sample_rate // 2)
         freqs = np.linspace(0, nyquist, n_freqs)
@@ -620,7 +622,8 @@ def resample(
     """Band-limited interpolation to ceil(samples * new_freq / orig_freq) samples, as `torchaudio.functional.resample`.
 
     A sinc of `lowpass_filter_width` zero crossings on either side, cut off at `rolloff` of the lower Nyquist frequency
-    and windowed ("sinc_interp_hann", "sinc_interp_kaiser" with `beta`). Source: Smith, "Digital Audio Resampling".
+    and windowed ("sinc_interp_hann", "sinc_interp_kaiser" with `beta`). Each pair of rates compiles anew, and the last
+    8 stay: draw random speeds from a few. Source: Smith, "Digital Audio Resampling".
     """
     waveform = _samples(waveform, "resample")
     _need(min(orig_freq, new_freq) > 0, f"resample needs positive frequencies in Hz, got {orig_freq} and {new_freq}")

@@ -209,3 +209,22 @@ def test_unknown_windows_are_named():
 def test_wrong_shapes_are_named():
     with pytest.raises(jaxtyping.TypeCheckError, match=r"f32\[2,2000\][\s\S]*'samples'"):
         KaldiFbank(**SMALL)(noise(2, 2000))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44101, 7999])
+@pytest.mark.parametrize("frame_length", [25.0, 31.0])
+def test_filters_at_odd_rates_are_kaldis(rate, frame_length):
+    # torchaudio.compliance.kaldi.get_mel_banks: bins k rate / n_fft below rate / 2, triangles over mel
+    size = int(rate * frame_length * 0.001)
+    n_fft = 1 << (size - 1).bit_length()
+    edges = np.linspace(*(1127 * np.log(1 + hz / 700) for hz in (20.0, rate / 2)), 22)
+    mel = 1127 * np.log(1 + np.arange(n_fft // 2)[:, None] * rate / n_fft / 700)
+    rise, fall = (mel - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - mel) / np.diff(edges)[1:]
+    filters = np.maximum(0, np.minimum(rise, fall))
+    wave = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    options = {"remove_dc_offset": False, "preemphasis_coefficient": 0.0, "window_type": "rectangular"}
+    ours = features.kaldi_fbank(
+        wave, sample_frequency=rate, frame_length=frame_length, num_mel_bins=20, use_log_fbank=False, **options
+    )
+    power = np.abs(np.fft.rfft(wave.astype(np.float64), n_fft)[: n_fft // 2]) ** 2
+    np.testing.assert_allclose(ours[0], power @ filters, rtol=1e-3)
