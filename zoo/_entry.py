@@ -14,6 +14,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from audax_eqx import frontends, models, networks
+from audax_eqx.layers.initial import split
 
 from ._files import parse_json
 from ._register import Model as Model
@@ -252,8 +253,7 @@ def skeleton(entry: Entry) -> tuple[Model, eqx.nn.State]:
 
 
 def _build(entry: Entry, key: PRNGKeyArray) -> Model:
-    network_key, model_key = jax.random.split(key)
-    frontend_key = jax.random.fold_in(key, 2)
+    network_key, model_key, frontend_key = split(key, 3)
     frontend = _construct(frontends, entry.frontend, entry.name, key=frontend_key)
     network = _construct(networks, entry.network, entry.name, key=network_key)
     parts: dict[str, Any] = {"frontend": frontend, "network": network, "key": model_key}

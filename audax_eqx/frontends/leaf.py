@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Complex, Float, PRNGKeyArray
 from .. import features
 from ..abstract import AbstractFrontend
 from ..layers import EnergyNorm, bounded
+from ..layers.initial import full
 from ._overlap_save import filter_and_pool, first_centre, window_and_stride
 
 _WIDTH = math.sqrt(2.0 * math.log(2.0)) / math.pi  # times n: the sigma whose spectrum is 2 pi / n wide at half maximum
@@ -81,7 +82,7 @@ class LEAF(AbstractFrontend):
         else:
             names = ", ".join(repr(name) for name in ("mel", *_RANDOM))
             raise ValueError(f"LEAF has no init {init!r}: choose one of {names}.")
-        self.pooling = jnp.full(bins, 0.4)
+        self.pooling = full(bins, 0.4)
         self.compression = EnergyNorm(bins, alpha=0.96, delta=2.0, root=2.0, smooth=0.04, floor=1e-12)
         self.sample_rate, self.bins, self.min_samples = sample_rate, bins, 1
 

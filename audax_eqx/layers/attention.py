@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .initial import split
 from .linear import Linear
 
 
@@ -29,7 +30,7 @@ class Attention(eqx.Module):
 
     def __init__(self, width: int, heads: int, *, bias: bool = True, key: PRNGKeyArray):
         _check_heads(width, heads)
-        keys = jax.random.split(key, 4)
+        keys = split(key, 4)
         self.query, self.key, self.value = (Linear(width, width, bias=bias, key=key) for key in keys[:3])
         self.output = Linear(width, width, key=keys[3])
         self.width, self.heads = width, heads
@@ -49,7 +50,7 @@ class FusedAttention(eqx.Module):
 
     def __init__(self, width: int, heads: int, *, bias: bool = True, key: PRNGKeyArray):
         _check_heads(width, heads)
-        keys = jax.random.split(key)
+        keys = split(key, 2)
         self.qkv = Linear(width, 3 * width, bias=bias, key=keys[0])
         self.output = Linear(width, width, key=keys[1])
         self.width, self.heads = width, heads

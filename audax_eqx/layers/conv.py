@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .initial import full, normal
+
 Padding = Literal["symmetric", "same", "valid"]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -48,8 +50,8 @@ class Conv(eqx.Module):
         key: PRNGKeyArray,
     ):
         scale = math.sqrt(2 / (kernel[0] * kernel[1] * outputs)) if scale is None else scale
-        self.weight = scale * jax.random.normal(key, (*kernel, inputs, outputs))
-        self.bias = jnp.zeros(outputs) if bias else None
+        self.weight = normal(key, (*kernel, inputs, outputs), scale)
+        self.bias = full(outputs, 0.0) if bias else None
         self.inputs, self.stride, self.padding = inputs, stride, padding
 
     def __call__(self, x: Float[Array, "time freq {self.inputs}"]) -> Float[Array, "newtime newfreq channels"]:
@@ -82,8 +84,8 @@ class Patchify(eqx.Module):
         padding: tuple[int, int] = (0, 0),
         key: PRNGKeyArray,
     ):
-        self.weight = 0.02 * jax.random.normal(key, (*patch, inputs, outputs))
-        self.bias = jnp.zeros(outputs)
+        self.weight = normal(key, (*patch, inputs, outputs), 0.02)
+        self.bias = full(outputs, 0.0)
         self.inputs, self.padding = inputs, padding
 
     def __call__(self, x: Float[Array, "time freq {self.inputs}"]) -> Float[Array, "newtime newfreq channels"]:

@@ -5,6 +5,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .conv import Conv
+from .initial import split
 from .norm import BatchNorm
 
 
@@ -17,7 +18,7 @@ class ConvBlock(eqx.Module):
     norm2: BatchNorm
 
     def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
-        keys = jax.random.split(key)
+        keys = split(key, 2)
         self.conv1 = Conv(inputs, outputs, (3, 3), bias=False, key=keys[0])
         self.norm1 = BatchNorm(outputs)
         self.conv2 = Conv(outputs, outputs, (3, 3), bias=False, key=keys[1])

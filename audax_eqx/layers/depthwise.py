@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .conv import LAYOUT, Padding, pads
+from .initial import full, normal
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -37,8 +38,8 @@ class Depthwise(eqx.Module):
     ):
         if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
             raise ValueError(f"Depthwise keeps the size of its input and takes odd kernels, got {kernel}.")
-        self.weight = scale * jax.random.normal(key, (*kernel, 1, channels))
-        self.bias = jnp.zeros(channels) if bias else None
+        self.weight = normal(key, (*kernel, 1, channels), scale)
+        self.bias = full(channels, 0.0) if bias else None
         self.channels, self.stride, self.padding, self.fused = channels, stride, padding, fused
 
     def __call__(self, x: Float[Array, "time freq {self.channels}"]) -> Float[Array, "newtime newfreq {self.channels}"]:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .initial import split
 from .linear import Linear
 
 
@@ -19,7 +20,7 @@ class SqueezeExcite(eqx.Module):
     channels: int = eqx.field(static=True)
 
     def __init__(self, channels: int, squeezed: int, *, bias: bool = True, key: PRNGKeyArray):
-        reduce_key, expand_key = jax.random.split(key)
+        reduce_key, expand_key = split(key, 2)
         self.reduce = Linear(channels, squeezed, bias=bias, scale=(2 / squeezed) ** 0.5, key=reduce_key)
         self.expand = Linear(squeezed, channels, bias=bias, scale=(2 / channels) ** 0.5, key=expand_key)
         self.channels = channels

@@ -1,9 +1,10 @@
 """The affine map over the last axis: a dense layer on vectors, a 1x1 convolution on channels-last maps."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from .initial import full, normal
 
 
 class Linear(eqx.Module):
@@ -18,8 +19,8 @@ class Linear(eqx.Module):
     outputs: int = eqx.field(static=True)
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True, scale: float = 0.02, key: PRNGKeyArray):
-        self.weight = scale * jax.random.normal(key, (outputs, inputs))
-        self.bias = jnp.zeros(outputs) if bias else None
+        self.weight = normal(key, (outputs, inputs), scale)
+        self.bias = full(outputs, 0.0) if bias else None
         self.inputs, self.outputs = inputs, outputs
 
     def __call__(self, x: Float[Array, "*leading {self.inputs}"]) -> Float[Array, "*leading {self.outputs}"]:

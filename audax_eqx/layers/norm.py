@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .initial import full
+
 
 class LayerNorm(eqx.Module):
     """Over the last axis (Ba et al., 2016, arXiv:1607.06450), any leading axes."""
@@ -15,7 +17,7 @@ class LayerNorm(eqx.Module):
     eps: float = eqx.field(static=True)
 
     def __init__(self, channels: int, *, eps: float = 1e-6):
-        self.weight, self.bias = jnp.ones(channels), jnp.zeros(channels)
+        self.weight, self.bias = full(channels, 1.0), full(channels, 0.0)
         self.channels, self.eps = channels, eps
 
     def __call__(self, x: Float[Array, "*leading {self.channels}"]) -> Float[Array, "*leading {self.channels}"]:
@@ -58,9 +60,9 @@ class BatchNorm(eqx.Module):
         scale: float = 1.0,
         inference: bool = False,
     ):
-        self.weight, self.bias = jnp.full(channels, scale), jnp.zeros(channels)
-        self.running_mean = eqx.nn.StateIndex(jnp.zeros(channels))
-        self.running_var = eqx.nn.StateIndex(jnp.ones(channels))
+        self.weight, self.bias = full(channels, scale), full(channels, 0.0)
+        self.running_mean = eqx.nn.StateIndex(full(channels, 0.0))
+        self.running_var = eqx.nn.StateIndex(full(channels, 1.0))
         self.channels, self.axis_name, self.eps, self.momentum = channels, axis_name, eps, momentum
         self.inference = inference
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import features
+from .initial import full
 
 
 def bounded(x: Float[Array, "*shape"], low: float, high: float) -> Float[Array, "*shape"]:
@@ -74,7 +75,7 @@ class EnergyNorm(eqx.Module):
                     f"EnergyNorm keeps {name} in [{low}, {high}], got {start[name]}: start it inside of these bounds."
                 )
         self.alpha, self.delta, self.root, self.smooth = (
-            jnp.full(channels, value, jnp.float32) for value in (alpha, delta, root, smooth)
+            full(channels, value) for value in (alpha, delta, root, smooth)
         )
         self.channels, self.floor = channels, floor
 

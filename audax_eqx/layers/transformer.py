@@ -3,6 +3,7 @@
 x + attention(norm(x)), then x + contract(activation(expand(norm(x))))
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .attention import Attention, FusedAttention
 from .drop import DropPath, split_key
+from .initial import split
 from .linear import Linear
 from .norm import LayerNorm
 
@@ -49,7 +51,7 @@ class TransformerBlock(eqx.Module):
         drop_path: float = 0.0,
         key: PRNGKeyArray,
     ):
-        keys = jax.random.split(key, 3)
+        keys = split(key, 3)
         self.attention_norm = LayerNorm(width, eps=eps)
         self.attention = (FusedAttention if fused else Attention)(width, heads, bias=qkv_bias, key=keys[0])
         self.mlp_norm = LayerNorm(width, eps=eps)
@@ -82,7 +84,7 @@ def transformer_blocks(
     *,
     mlp_width: int | None = None,
     drop_path: float = 0.0,
-    keys: Array,
+    keys: Sequence[PRNGKeyArray],
     **options,
 ) -> tuple[TransformerBlock, ...]:
     """A Transformer's blocks, one for each of `keys`; `options` are `TransformerBlock`'s.

@@ -11,13 +11,13 @@ Two crops of one clip are an anchor and its positive; the other clips of the bat
 from typing import Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
 from ..layers import LayerNorm, Linear
+from ..layers.initial import normal, split
 from .simclr import cosines
 
 
@@ -48,12 +48,12 @@ class COLA(eqx.Module):
     ):
         if temperature <= 0.0:
             raise ValueError(f"COLA divides cosines by its temperature, which must be > 0: got {temperature}.")
-        projection_key, bilinear_key = jax.random.split(key)
+        projection_key, bilinear_key = split(key, 2)
         self.frontend, self.network = frontend, network
         self.projection = Linear(network.width, width, bias=False, scale=network.width**-0.5, key=projection_key)
         bilinear = similarity == "bilinear"
         self.norm = LayerNorm(width) if bilinear else None
-        self.bilinear = 0.01 * jax.random.normal(bilinear_key, (width, width)) if bilinear else None
+        self.bilinear = normal(bilinear_key, (width, width), 0.01) if bilinear else None
         self.width, self.temperature = width, temperature
 
     def listen(self, wave: Float[Array, " samples"]) -> Float[Array, "frames bins"]:

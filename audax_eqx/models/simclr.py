@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
 from ..layers import Linear
+from ..layers.initial import split
 
 
 class MLP(eqx.Module):
@@ -22,7 +23,7 @@ class MLP(eqx.Module):
     contract: Linear
 
     def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
-        expand_key, contract_key = jax.random.split(key)
+        expand_key, contract_key = split(key, 2)
         self.expand = Linear(inputs, inputs, scale=(2 / inputs) ** 0.5, key=expand_key)
         self.contract = Linear(inputs, outputs, bias=False, scale=inputs**-0.5, key=contract_key)
 

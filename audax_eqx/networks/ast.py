@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
 from ..layers import Activation, Conv, LayerNorm, TransformerBlock, split_key, transformer_blocks
+from ..layers.initial import normal, split
 
 
 class AST(AbstractNetwork):
@@ -69,11 +70,11 @@ class AST(AbstractNetwork):
             )
         sizes = zip((frames, bins), patch, stride, strict=True)
         time, freq = (max(size - kernel, 0) // step + 1 for size, kernel, step in sizes)
-        keys = jax.random.split(key, depth + 4)
+        keys = split(key, depth + 4)
         self.patchify = Conv(1, width, patch, stride=stride, padding="valid", scale=0.02, key=keys[0])
-        self.class_token = 0.02 * jax.random.normal(keys[1], (width,))
-        self.distillation_token = 0.02 * jax.random.normal(keys[2], (width,))
-        self.position_embedding = 0.02 * jax.random.normal(keys[3], (2 + freq * time, width))
+        self.class_token = normal(keys[1], (width,), 0.02)
+        self.distillation_token = normal(keys[2], (width,), 0.02)
+        self.position_embedding = normal(keys[3], (2 + freq * time, width), 0.02)
         self.blocks = transformer_blocks(
             width,
             heads,

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
 from ..layers import BatchNorm, LayerNorm, Patchify, TransformerBlock, split_key, transformer_blocks
+from ..layers.initial import normal, split
 
 
 class CED(AbstractNetwork):
@@ -63,11 +64,11 @@ class CED(AbstractNetwork):
                 "CED cuts frames x bins into patches and takes sizes of at least 1, got "
                 f"frames={frames}, bins={bins} and patch={patch}."
             )
-        keys = jax.random.split(key, depth + 3)
+        keys = split(key, depth + 3)
         self.input_norm = BatchNorm(bins, momentum=0.01)
         self.patchify = Patchify(1, width, (patch, patch), key=keys[0])
-        self.time_embedding = 0.02 * jax.random.normal(keys[1], (max(frames // patch, 1), width))
-        self.freq_embedding = 0.02 * jax.random.normal(keys[2], (max(bins // patch, 1), width))
+        self.time_embedding = normal(keys[1], (max(frames // patch, 1), width), 0.02)
+        self.freq_embedding = normal(keys[2], (max(bins // patch, 1), width), 0.02)
         self.blocks = transformer_blocks(
             width,
             heads,

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
 from ..layers import BatchNorm, ConvBlock, Linear, mean_max, mean_pool, split_key
+from ..layers.initial import split
 
 
 class CNN(AbstractNetwork):
@@ -57,7 +58,7 @@ class CNN(AbstractNetwork):
     ):
         if not len(widths) == len(pools) > 0 or min(*widths, *pools) < 1:
             raise ValueError(f"CNN takes as many widths as pools, all at least 1, got {widths} and {pools}.")
-        keys = jax.random.split(key, len(widths) + 1)
+        keys = split(key, len(widths) + 1)
         self.width, self.pools = widths[-1] if embedding is None else embedding, pools
         self.input_norm = None if input_norm is None else BatchNorm(input_norm)
         self.blocks = tuple(

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
 from ..layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify, mean_max, split_key
+from ..layers.initial import full, split
 
 Keys = Iterator[PRNGKeyArray]
 
@@ -41,7 +42,7 @@ class Block(eqx.Module):
         self.norm = LayerNorm(channels)
         self.expand = Linear(channels, 4 * channels, key=next(keys))
         self.contract = Linear(4 * channels, channels, key=next(keys))
-        self.layer_scale = jnp.full(channels, layer_scale)
+        self.layer_scale = full(channels, layer_scale)
         self.drop_path = DropPath(drop_path)
         self.gelu = gelu
 
@@ -133,7 +134,7 @@ class ConvNeXt(AbstractNetwork):
     ):
         if not len(depths) == len(widths) > 0 or min(widths) < 1:
             raise ValueError(f"ConvNeXt takes as many depths as widths, got {depths} and {widths}.")
-        keys = iter(jax.random.split(key, 3 * sum(depths) + len(depths)))
+        keys = iter(split(key, 3 * sum(depths) + len(depths)))
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
         self.input_norm = None if input_norm is None else BatchNorm(input_norm)
         reduces = [Stem(widths[0], stem_padding, keys)]

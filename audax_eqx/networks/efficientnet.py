@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
 from ..layers import BatchNorm, Conv, Depthwise, DropPath, Linear, SqueezeExcite, pointwise, split_key
+from ..layers.initial import split
 
 Keys = Iterator[PRNGKeyArray]
 Padding = Literal["symmetric", "same"]
@@ -129,7 +130,7 @@ class EfficientNet(AbstractNetwork):
         if len(depths) != len(DEPTHS) or len(widths) != len(WIDTHS) or min(*depths, *widths) < 1:
             raise ValueError(f"EfficientNet takes 7 depths and 8 widths, all at least 1, got {depths} and {widths}.")
         norm, blocks = partial(BatchNorm, eps=eps, momentum=momentum), sum(depths)
-        keys, rates = iter(jax.random.split(key, 5 * blocks + 2)), iter(drop_path * np.arange(blocks) / blocks)
+        keys, rates = iter(split(key, 5 * blocks + 2)), iter(drop_path * np.arange(blocks) / blocks)
 
         def stage(index: int) -> tuple[MBConv, ...]:
             inputs, outputs = widths[index : index + 2]

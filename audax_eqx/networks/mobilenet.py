@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
 from ..layers import BatchNorm, Conv, Depthwise, Linear, mean_max, mean_pool, pointwise
+from ..layers.initial import split
 
 Keys = Iterator[PRNGKeyArray]
 POOLS, EXPANSIONS = (1, 2, 2, 2, 2, 1, 1), (1, 6, 6, 6, 6, 6, 6)
@@ -99,7 +100,7 @@ class MobileNetV2(AbstractNetwork):
     ):
         if (len(depths), len(widths)) != (7, 8) or min(*depths, *widths) < 1:
             raise ValueError(f"MobileNetV2 takes 7 depths and 8 widths, all at least 1, got {depths} and {widths}.")
-        keys, end = iter(jax.random.split(key, 3 * sum(depths) + 3)), 4 * widths[-1]
+        keys, end = iter(split(key, 3 * sum(depths) + 3)), 4 * widths[-1]
         self.input_norm = None if input_norm is None else BatchNorm(input_norm)
         self.stem = Conv(1, widths[0], (3, 3), bias=False, key=next(keys))
         self.stem_norm = BatchNorm(widths[0])

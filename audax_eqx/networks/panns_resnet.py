@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
 from ..layers import BatchNorm, Conv, ConvBlock, Linear, mean_max, mean_pool, pointwise, split_key
+from ..layers.initial import split
 
 Keys = Iterator[PRNGKeyArray]
 Map = Float[Array, "time freq channels"]
@@ -111,7 +112,7 @@ class PANNsResNet(AbstractNetwork):
     ):
         if not len(depths) == len(widths) > 0 or min(*depths, *widths) < 1:
             raise ValueError(f"PANNsResNet takes as many depths as widths, all at least 1, got {depths} and {widths}.")
-        keys, end = iter(jax.random.split(key, 3 * sum(depths) + 3)), 4 * widths[-1]
+        keys, end = iter(split(key, 3 * sum(depths) + 3)), 4 * widths[-1]
         self.width = end if embedding is None else embedding
         self.input_norm = None if input_norm is None else BatchNorm(input_norm)
         self.stem = ConvBlock(1, widths[0], key=next(keys))

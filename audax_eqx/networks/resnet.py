@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork
 from ..layers import BatchNorm, Conv, Linear, max_pool, pointwise
+from ..layers.initial import split
 
 Keys = Iterator[PRNGKeyArray]
 Padding = Literal["symmetric", "same"]
@@ -126,7 +127,7 @@ class ResNet(AbstractNetwork):
     ):
         if not len(depths) == len(widths) > 0 or min(*depths, *widths) < 1:
             raise ValueError(f"ResNet takes as many depths as widths, all at least 1, got {depths} and {widths}.")
-        keys = iter(jax.random.split(key, 4 * sum(depths) + 1))
+        keys = iter(split(key, 4 * sum(depths) + 1))
         make, factor = (Bottleneck, 4) if bottleneck else (Basic, 1)
         self.stem = Conv(1, widths[0], (7, 7), stride=(2, 2), bias=False, key=next(keys))
         self.norm = BatchNorm(widths[0])
