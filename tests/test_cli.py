@@ -1,7 +1,9 @@
 """`audax-zoo`: what its commands print and write, and their exit codes."""
 
 import dataclasses
+import io
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -14,7 +16,8 @@ import pytest
 import soundfile
 
 import zoo
-from zoo.__main__ import main
+from zoo import hear
+from zoo.__main__ import _frames, _sounds, main
 from zoo._entry import skeleton
 from zoo._weights import fill, named_leaves
 
@@ -210,8 +213,9 @@ def test_a_file_shorter_than_a_frame_is_reported(capsys, here, tiny, samples, sa
     assert "less than one frame of 257" in captured.err
 
 
-def test_a_rest_shorter_than_a_frame_is_left_out(capsys, here, tiny, clip):
-    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16100).astype(np.float32)
+@pytest.mark.parametrize("rest", [1, 100, 1599])
+def test_a_rest_shorter_than_a_tenth_of_a_window_is_not_heard_on_its_own(capsys, here, tiny, clip, rest):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000 + rest).astype(np.float32)
     soundfile.write("a.wav", wave, 16000, subtype="FLOAT")
     assert main(["tag", "a.wav", "--model", tiny, "--json"]) == 0
     (told,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -324,14 +328,40 @@ def test_embed_of_frames_has_times_within_the_file(capsys, here, tiny, clip, out
             columns = {name: columns[name] for name in columns.files}
     else:
         columns = {name: np.asarray(values) for name, values in pyarrow.parquet.read_table(output).to_pydict().items()}
-    centres = np.array([0.155, 0.475, 0.795])  # of 32 hops of 0.01 s
-    times = np.concatenate([centres, 1 + centres, 2 + centres[:2], centres])
-    np.testing.assert_allclose(columns["times"], times, rtol=1e-5)
+    grid = 0.155 + 0.32 * np.arange(8)  # 32 hops of 0.01 s
+    np.testing.assert_allclose(columns["times"], np.concatenate([grid, grid[:3]]), rtol=1e-5)
     assert columns["files"].tolist() == ["a.wav"] * 8 + ["b.wav"] * 3
     np.testing.assert_allclose(columns["embeddings"][8:], clip.frames(zoo.read("b.wav", 16000)), rtol=1e-5, atol=1e-6)
+    start = 3 * 5120  # the second window begins with the fourth frame
     np.testing.assert_allclose(
-        columns["embeddings"][3:6], clip.frames(zoo.read("a.wav", 16000)[16000:32000]), rtol=1e-5, atol=1e-6
+        columns["embeddings"][3:6], clip.frames(zoo.read("a.wav", 16000)[start:][:16000]), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.9, 1.0, 1.001, 1.11, 1.2, 1.9, 2.5, 5.001])
+def test_frames_of_a_recording_lie_on_one_grid(here, tiny, clip, seconds):
+    rows, times = _frames(record("a.wav", seconds), clip)
+    count = max(math.ceil((seconds - 0.155) / 0.32), 1)
+    np.testing.assert_allclose(times, 0.155 + 0.32 * np.arange(count), rtol=1e-6)
+    assert rows.shape == (count, 16) and len(np.unique(rows, axis=0)) == count
+
+
+def test_a_frame_is_of_a_window_that_hears_around_it(here, tiny, clip, monkeypatch):
+    record("a.wav", 4.3)
+    heard = []
+    monkeypatch.setattr(type(clip), "frames", lambda self, wave: heard.append(wave) or _places(wave))
+    wave = zoo.read("a.wav", 16000)
+
+    def _places(window):
+        """In place of embeddings, where in the recording each frame's centre lies: its first samples tell a window."""
+        if not isinstance(window, np.ndarray):
+            return np.zeros((3, 1), np.float32)
+        (start,) = [place for place in range(0, len(wave), 5120) if (wave[place : place + 50] == window[:50]).all()]
+        return ((start + 0.155 * 16000 + 5120 * np.arange(3)) / 16000)[:, None].astype(np.float32)
+
+    rows, times = _frames("a.wav", clip)
+    np.testing.assert_allclose(rows[:, 0], times, rtol=1e-6)
+    assert all(np.abs(window[-5120:]).any() for window in heard[1:])  # none is mostly padding
 
 
 def test_embed_writes_what_it_could_read(capsys, here, tiny):
@@ -363,6 +393,112 @@ def test_an_output_that_cannot_be_written_exits_2_before_any_work(capsys, here, 
     assert main(["embed", "a.wav", "--model", "none", "-o", output]) == 2
     assert fault in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["folder.npz"]
+
+
+# recordings, folders and names
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.7, 1.0, 1.05, 1.6, 2.1])
+def test_the_shell_and_hear_give_one_answer(capsys, here, tiny, seconds):
+    file = record("a.wav", seconds)
+    assert main(["embed", file, "--model", tiny, "-o", "out.npz"]) == 0
+    scene = hear.get_scene_embeddings(zoo.read(file, 16000)[None], hear.load_model(tiny))
+    np.testing.assert_allclose(np.load("out.npz")["embeddings"], scene, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bug_is_not_reported_as_an_unreadable_file(here, tiny, monkeypatch):
+    for error in (TypeError("a bug"), ValueError("a bug"), KeyError("a bug")):
+        monkeypatch.setattr(zoo.Pretrained, "embed", lambda self, wave, error=error: (_ for _ in ()).throw(error))
+        if isinstance(error, ValueError):
+            assert main(["embed", record("a.wav", 1.0), "--model", tiny, "-o", "out.npz"]) == 2
+        else:
+            with pytest.raises(type(error), match="a bug"):
+                main(["embed", record("a.wav", 1.0), "--model", tiny, "-o", "out.npz"])
+
+
+def test_what_does_not_exist_is_told_at_once(capsys, here):
+    for command in (["tag"], ["embed", "-o", "out.npz"]):
+        assert main([*command, "none.wav", "no/folder"]) == 2  # before the model is fetched
+        assert capsys.readouterr().err == "audax-zoo: none.wav is not a file. no/folder is not a file.\n"
+
+
+def test_a_missing_file_among_others_is_told_first(capsys, here, tiny, monkeypatch):
+    monkeypatch.setattr(zoo.__main__, "load", lambda name: pytest.fail(capsys.readouterr().err))
+    with pytest.raises(pytest.fail.Exception, match=r"none\.wav is not a file"):
+        main(["embed", record("a.wav", 1.0), "none.wav", "--model", tiny, "-o", "out.npz"])
+
+
+def test_a_search_follows_links_but_not_in_circles_and_says_what_it_leaves_out(capsys, here):
+    for folder in ("data/deep", "elsewhere/below"):
+        (here / folder).mkdir(parents=True)
+    sounds = ["a.wav", "b.wave", "c.aifc", "d.SND", "e.sph", "f.bwf", "g.iff", "h.mp2", "deep/i.Opus"]
+    for name in (*sounds, "j.m4a", "k.m4a", "l.webm", "m.txt", "n"):
+        (here / "data" / name).touch()
+    (here / "elsewhere" / "below" / "z.wav").touch()
+    (here / "data" / "2023").symlink_to("../elsewhere")
+    (here / "data" / "again").symlink_to("../elsewhere")  # a folder is searched once
+    (here / "data" / "a link to deep").symlink_to("deep")
+    (here / "elsewhere" / "back").symlink_to("../data")
+    (here / "data" / "self").symlink_to("self")
+    assert _sounds(["data"]) == sorted(f"data/{name}" for name in (*sounds, "2023/below/z.wav"))
+    told = capsys.readouterr().err
+    assert told.startswith("audax-zoo: data holds other files, which are left out: 2 .m4a, ")
+    assert "1 .txt" in told and "2 without a suffix" in told
+    assert told.endswith(" .m4a, .webm cannot be read here: convert them, `ffmpeg -i IN OUT.flac`.\n")
+
+
+def test_a_folder_of_sounds_alone_needs_no_word(capsys, here):
+    (here / "a.wav").touch()
+    assert _sounds(["."]) == ["a.wav"]
+    assert capsys.readouterr().err == ""
+
+
+NAMES = [b"caf\xe9.wav", "\u9ce5.wav".encode(), b"$a$ [b].wav"]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems have names in Unicode")
+
+
+@linux
+def test_any_name_is_tagged_embedded_and_plotted(capsys, here, tiny):
+    names, content = [os.fsdecode(name) for name in NAMES], pathlib.Path(record("a.wav", 1.0)).read_bytes()
+    pathlib.Path("a.wav").unlink()
+    for name in names:
+        pathlib.Path(name).write_bytes(content)
+    assert main(["tag", ".", "--model", tiny, "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == sorted(names)
+    for output in ("out.npz", "out.parquet"):
+        assert main(["embed", *names, "--model", tiny, "-o", output]) == 0
+    assert np.load("out.npz")["files"].tolist() == names
+    table = pyarrow.parquet.read_table("out.parquet").to_pydict()
+    assert table["files"] == ["caf\\udce9.wav", *names[1:]]  # its text is UTF-8
+    for name in names:
+        assert main(["tag", name, "--model", tiny, "--plot", "out.png"]) == 0
+
+
+@linux
+@pytest.mark.parametrize("encoding, shown", [
+    ("utf-8", [rb"caf\udce9.wav", *NAMES[1:]]),
+    ("cp1252", [rb"caf\udce9.wav", rb"\u9ce5.wav", NAMES[2]]),
+    ("ascii", [rb"caf\udce9.wav", rb"\u9ce5.wav", NAMES[2]]),
+])  # fmt: skip
+def test_an_output_that_cannot_hold_a_name_loses_no_result(here, tiny, monkeypatch, encoding, shown):
+    record("a.wav", 1.0)
+    for name in NAMES:
+        pathlib.Path(os.fsdecode(name)).write_bytes(pathlib.Path("a.wav").read_bytes())
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding, newline="\n"))
+    assert main(["tag", *map(os.fsdecode, NAMES), "--model", tiny, "-k", "1"]) == 0
+    assert output.getvalue().splitlines()[::2] == shown
+
+
+def test_a_warning_is_a_line(capsys, here, tiny):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    soundfile.write("a.wav", np.stack([wave, -wave], axis=1), 16000)
+    assert main(["tag", "a.wav", "--model", tiny]) == 0
+    told = (
+        "audax-zoo: a.wav has channels in opposite phase, whose mean is silent: read one channel, or turn one around.\n"
+    )
+    assert capsys.readouterr().err == told
 
 
 # contrastive models
@@ -517,7 +653,8 @@ def test_labels_may_be_in_any_line_ending_and_script(capsys, here):
 
 HOUR = """
 import sys
-from zoo.__main__ import main
+from zoo import hear
+from zoo.__main__ import _frames, _sounds, main
 code = main(["embed", "hour.flac", "--model", sys.argv[1], "-o", "out.npz"])
 with open("/proc/self/status") as status:
     print(next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))

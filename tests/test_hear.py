@@ -114,7 +114,7 @@ def test_an_unknown_model_raises_as_the_zoo_does(name, error):
 
 
 def test_a_sound_of_one_window_embeds_as_the_clip_does(model):
-    sounds = noise(2, 8000)
+    sounds = noise(2, round(WINDOW * RATE))
     for scene, sound in zip(hear.get_scene_embeddings(sounds, model), sounds, strict=True):
         np.testing.assert_allclose(scene, model.clip.embed(sound), rtol=1e-5, atol=1e-6)
 
@@ -126,16 +126,20 @@ def test_a_longer_sound_is_the_mean_of_its_windows_weighted_by_their_samples(mod
     expected = np.average([model.clip.embed(each) for each in cut], axis=0, weights=[window, window, 1600])
     (scene,) = hear.get_scene_embeddings(sound[None], model)
     np.testing.assert_allclose(scene, expected, rtol=1e-4, atol=1e-5)
-    (longer,) = hear.get_scene_embeddings(sound[None, : 2 * window + 10], model)  # 10 samples are no frame
+    (longer,) = hear.get_scene_embeddings(sound[None, : 2 * window + 950], model)  # less than a tenth of a window
     np.testing.assert_array_equal(longer, hear.get_scene_embeddings(sound[None, : 2 * window], model)[0])
 
 
-def test_a_sound_shorter_than_a_frame_is_filled_up(model, monkeypatch):
-    sound, least = noise(1, 10), model.clip.model.frontend.min_samples
-    embeddings, timestamps = hear.get_timestamp_embeddings(sound, model)
-    assert embeddings.shape == (1, 1, 8) and timestamps.shape == (1, 1)
+@pytest.mark.parametrize("samples", [10, 3000, 9599])
+def test_a_sound_shorter_than_a_window_is_filled_up(samples, model, monkeypatch):
+    sound = noise(1, samples)
     monkeypatch.setattr(hear, "_embed", lambda clip, waves: waves)
-    np.testing.assert_array_equal(hear.get_scene_embeddings(sound, model), np.pad(sound, ((0, 0), (0, least - 10))))
+    np.testing.assert_array_equal(hear.get_scene_embeddings(sound, model), np.pad(sound, ((0, 0), (0, 9600 - samples))))
+
+
+def test_a_sound_shorter_than_a_frame_has_a_timestamp(model):
+    embeddings, timestamps = hear.get_timestamp_embeddings(noise(1, 10), model)
+    assert embeddings.shape == (1, 1, 8) and timestamps.shape == (1, 1)
 
 
 # Timestamps
@@ -196,7 +200,7 @@ def test_more_sounds_need_no_other_shape(batch, model, monkeypatch):
     monkeypatch.setattr(hear, "_embed", lambda clip, waves: shapes.add(waves.shape) or waves[:, :8])
     for count in (1, 4, 7):
         np.testing.assert_array_equal(hear.get_scene_embeddings(noise(count, 8000), model), noise(count, 8000)[:, :8])
-    assert shapes == {(batch, 8000)}
+    assert shapes == {(batch, 9600)}
 
 
 # Kinds of arrays

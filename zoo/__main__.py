@@ -2,24 +2,30 @@
 
 import argparse
 import dataclasses
+import io
 import json
+import math
 import os
 import pathlib
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
-import soundfile
 import tqdm
 from jaxtyping import Float
 
 from ._audax import convert
-from ._audio import windows
+from ._audio import UNREADABLE, SoundError, Window, cut, stream, window_size
 from ._entry import Entry
 from ._load import DEFAULT, info, list_models, load, repo_of
 from ._pretrained import Pretrained, rank
 from ._publish import republish
+from ._search import sounds as _sounds
 from ._verify import verify
 from ._weights import atomic
 
@@ -29,8 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     they should be, 2 for what cannot be done.
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its encoding does not have costs no result
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_, **__: print(f"audax-zoo: {text}", file=sys.stderr)
+            return options.run(options)
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -61,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     model_help = f"a name of `audax-zoo list`, a folder or a Hub repo (default: {DEFAULT})"
     cut = "Recordings are cut into windows of the model's native length, and the last is filled up with silence"
     tag = command(_tag, "name the sounds in files", f"{cut}; probabilities are averaged over them.")
-    tag.add_argument("files", nargs="+", metavar="FILE")
+    tag.add_argument("files", nargs="+", metavar="FILE|FOLDER", help="folders are searched for sound files")
     tag.add_argument("-k", type=_positive, default=5, help="how many labels (default: 5)")
     tag.add_argument("--model", default=DEFAULT, metavar="NAME", help=model_help)
     tag.add_argument("--json", action="store_true", help="print one JSON object a file")
@@ -174,12 +184,15 @@ def _tag(options: argparse.Namespace) -> int:
         if options.plot.suffix != ".png":
             raise ValueError(f"--plot writes a .png, got {options.plot.name!r}.")
         _writable(options.plot)
-    clip = load(options.model)
-    if clip.entry.task == "contrastive":
+    if info(options.model).task == "contrastive":
         raise ValueError(f"{options.model} was trained without labels and names no sounds: audax-zoo embed uses it.")
+    files = _sounds(options.files)
+    if options.plot is not None and len(files) != 1:
+        raise ValueError(f"--plot draws one file, got {len(files)}: tag them one by one.")
+    clip = load(options.model)
 
     def tag(file: str) -> None:
-        parts = [(np.asarray(clip.probabilities(wave)), samples) for wave, samples in _windows(file, clip)]
+        parts = [(np.asarray(clip.probabilities(each.wave)), each.samples) for each in _windows(file, clip)]
         probabilities = np.stack([part for part, _ in parts])
         top = rank(_mean(parts), clip.labels, options.k)
         if options.json:
@@ -193,7 +206,7 @@ def _tag(options: argparse.Namespace) -> int:
             with atomic(options.plot) as temporary:
                 plot(temporary, file, clip, probabilities, [label for label, _ in top])
 
-    return _each(options.files, tag)
+    return _each(files, tag)
 
 
 def _embed(options: argparse.Namespace) -> int:
@@ -202,22 +215,20 @@ def _embed(options: argparse.Namespace) -> int:
     if options.output.suffix == ".parquet":
         _parquet()
     _writable(options.output)
-    clip = load(options.model)
+    recordings, clip = _sounds(options.files), load(options.model)
     files, embeddings, times = [], [], []
 
     def embed(file: str) -> None:
         if options.frames:
             rows, seconds = _frames(file, clip)
         else:
-            rows, seconds = (
-                _mean([(np.asarray(clip.embed(wave)), samples) for wave, samples in _windows(file, clip)])[None],
-                None,
-            )
+            parts = [(np.asarray(clip.embed(each.wave)), each.samples) for each in _windows(file, clip)]
+            rows, seconds = _mean(parts)[None], None
         files.extend([file] * len(rows))
         embeddings.append(rows)
         times.append(seconds)
 
-    code = _each(_sounds(options.files), embed, progress=True)
+    code = _each(recordings, embed, progress=True)
     if not embeddings:
         raise ValueError(f"None of the files could be read: {options.output} is not written.")
     columns = {"files": np.asarray(files), "embeddings": np.concatenate(embeddings)}
@@ -261,24 +272,23 @@ def _each(files: Sequence[str], work: Callable[[str], None], progress: bool = Fa
     for file in tqdm.tqdm(files, unit="file", disable=None if progress else True):
         try:
             work(file)
-        except BrokenPipeError:
-            raise
-        except Exception as error:  # one file, whatever its fault, does not cost the others
+        except UNREADABLE as error:  # one recording, whatever its fault, does not cost the others
             failed.append(f"  {file}: {error}")
     if failed:
         print(f"audax-zoo: {len(failed)} of {len(files)} files could not be read:", *failed, sep="\n", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _windows(file: str, clip: Pretrained) -> Iterator[tuple[np.ndarray, int]]:
-    """The file's windows with their number of real samples; the very short rest of a longer file is left out."""
-    least, total = clip.model.frontend.min_samples, 0
-    for wave, samples in windows(file, clip.sample_rate, clip.entry.window):
-        total += samples
+def _windows(file: str, clip: Pretrained, **cuts: int) -> Iterator[Window]:
+    """The file in windows of the model's native length; `cuts` are options of `cut`."""
+    least, samples = clip.model.frontend.min_samples, 0
+    size = window_size(clip.entry.window, clip.sample_rate)
+    for window in cut(stream(file, clip.sample_rate), size, **cuts):
+        samples = window.end
         if samples >= least:
-            yield wave, samples
-    if total < least:
-        raise ValueError(f"{file} holds {total} samples at {clip.sample_rate} Hz, less than one frame of {least}.")
+            yield window
+    if samples < least:
+        raise SoundError(f"{file} holds {samples} samples at {clip.sample_rate} Hz, less than one frame of {least}.")
 
 
 def _mean(parts: list[tuple[np.ndarray, int]]) -> Float[np.ndarray, " width"]:
@@ -288,33 +298,32 @@ def _mean(parts: list[tuple[np.ndarray, int]]) -> Float[np.ndarray, " width"]:
 
 
 def _frames(file: str, clip: Pretrained) -> tuple[Float[np.ndarray, "frames width"], Float[np.ndarray, " frames"]]:
-    """Embeddings over time and their times in seconds, whose centre lies in the file; of a short file the first."""
-    rows, times, start = [], [], 0
-    for wave, samples in _windows(file, clip):
-        frames = np.asarray(clip.frames(wave))
-        seconds = clip.frame_times(len(frames))
-        within = seconds < samples / clip.sample_rate
-        within[0] |= start == 0
-        rows.append(frames[within])
-        times.append(start / clip.sample_rate + seconds[within])
-        start += samples
-    return np.concatenate(rows), np.concatenate(times)
+    """Embeddings over time and their times in seconds, one grid from the file's beginning to its end.
 
-
-def _sounds(paths: Sequence[str]) -> list[str]:
-    """The files as they come, and of folders all that have a suffix of a sound file, sorted. A folder must hold one."""
-    suffixes = {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
-    suffixes |= {".opus", ".aif", ".oga"}
-    files = []
-    for path in paths:
-        if pathlib.Path(path).is_dir():
-            found = sorted(str(each) for each in pathlib.Path(path).rglob("*") if each.suffix.lower() in suffixes)
-            if not found:
-                raise ValueError(f"{path} holds no sound files.")
-            files += found
-        else:
-            files.append(path)
-    return files
+    Windows begin on the grid and overlap by part of a step. A frame is of the window in whose middle it lies best. Of a
+    file that ends before the first frame's centre it is the first.
+    """
+    size = window_size(clip.entry.window, clip.sample_rate)
+    first, second = clip.frame_times(2) * clip.sample_rate
+    stride = round(second - first)
+    shape = eqx.filter_eval_shape(clip.frames, jax.ShapeDtypeStruct((size,), jnp.float32)).shape
+    count = max(min(shape[0], math.ceil((size - first) / stride)), 1)  # frames whose centre lies in a window
+    hop = max(min(count, size // stride), 1) * stride
+    rest = max(math.floor(first + count * stride) - size + 1, 1)  # samples that bring one more centre
+    parts, before, samples = [], None, 0
+    for window in _windows(file, clip, hop=hop, rest=rest, step=stride):
+        frames, start = np.asarray(clip.frames(window.wave))[:count], window.start // stride
+        if before is not None:
+            behind = (before + count - start + 1) // 2  # of the frames that both windows have, the first half
+            parts[-1] = parts[-1][: len(parts[-1]) - (before + count - start) + behind]
+            frames = frames[behind:]
+        parts.append(frames)
+        before, samples = start, window.end
+    rows = np.concatenate(parts)
+    times = (first + stride * np.arange(len(rows))) / clip.sample_rate
+    inside = times < samples / clip.sample_rate
+    inside[0] = True
+    return rows[inside], times[inside]
 
 
 def _writable(path: pathlib.Path) -> None:
@@ -334,7 +343,8 @@ def _write_npz(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
 def _write_parquet(path: pathlib.Path, columns: dict[str, np.ndarray]) -> None:
     arrow, parquet = _parquet()
     width = columns["embeddings"].shape[1]
-    arrays = {name: arrow.array(values.ravel()) for name, values in columns.items()}
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in columns["files"].tolist()]
+    arrays = {name: arrow.array(values.ravel()) for name, values in (columns | {"files": np.asarray(names)}).items()}
     arrays["embeddings"] = arrow.FixedSizeListArray.from_arrays(arrays["embeddings"], width)
     parquet.write_table(arrow.table(arrays), path)
 

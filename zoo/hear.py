@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._audio import spans, window_size
 from ._load import DEFAULT, load
 from ._pretrained import Pretrained
 
@@ -65,16 +66,15 @@ def load_model(model_file_path: str | os.PathLike = "", hop: float = 50.0) -> He
 def get_scene_embeddings(audio: Any, model: HearModel) -> Any:
     """`n_sounds n_samples` in [-1, 1], at the model's rate, to `n_sounds scene_embedding_size`, in float32.
 
-    What is longer than the model's native window is cut into such windows, and the embedding is the mean over them,
-    weighted by their samples. NumPy and JAX arrays, torch and TensorFlow tensors come back as what they were, on the
+    A sound is cut into windows of the model's native length, the last filled up with silence, and the embedding is the
+    mean over them, weighted by their samples: as the command line embeds a file.
+    NumPy and JAX arrays, torch and TensorFlow tensors come back as what they were, on the
     same device. Raises TypeError or ValueError for other models, and for what is not finite floating-point sounds.
     """
     sounds, back = _checked(audio, model)
-    samples, least = sounds.shape[1], model.clip.model.frontend.min_samples
-    window = round(model.clip.entry.window * model.sample_rate)
-    starts = range(0, max(samples - least, 0) + 1, window)  # the very short rest of a longer sound is left out
-    embeddings = _heard(_embed, model.clip, sounds, starts, max(min(samples, window), least))
-    weights = [min(samples - start, window) for start in starts]
+    window = window_size(model.clip.entry.window, model.sample_rate)
+    starts, weights = zip(*spans(sounds.shape[1], window), strict=True)
+    embeddings = _heard(_embed, model.clip, sounds, starts, window)
     return back(np.average(embeddings, axis=1, weights=weights).astype(np.float32))
 
 
@@ -93,7 +93,7 @@ def get_timestamp_embeddings(audio: Any, model: HearModel) -> tuple[Any, Any]:
     hop = stride / shifts  # not rounded, or timestamps would drift
 
     least, most = clip.model.frontend.min_samples, getattr(clip.model.frontend, "max_samples", None)
-    size = samples if most else min(samples, round(clip.entry.window * rate))
+    size = samples if most else window_size(clip.entry.window, rate)
     size = min(size + stride + least, most or math.inf)  # networks leave out what is no whole frame
     frames = eqx.filter_eval_shape(clip.frames, jax.ShapeDtypeStruct((size,), jnp.float32)).shape[0]
 

@@ -1,0 +1,74 @@
+"""The sound files that a command line names: files as they come, and what its folders hold."""
+
+import collections
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+HEADED = """wav wave bwf rf64 w64 aif aiff aifc caf au snd flac ogg oga opus spx mp3 mp2 mp1 mpga voc sph nist
+iff svx 8svx 16sv sf ircam paf fap pvf avr htk mat4 mat5 mpc2k sds wavex wve xi"""
+OTHERS = """m4a m4b mp4 m4v aac wma wmv asf webm mka mkv mov avi 3gp 3g2 amr ape wv tta tak mpc ac3 eac3 dts dsf dff ra
+rm alac ogv ogx mpg mpeg flv ts shn gsm"""
+SUFFIXES = {f".{name}" for name in HEADED.split()}  # of formats with a header that libsndfile reads
+FOREIGN = {f".{name}" for name in OTHERS.split()}  # of sound that it does not read
+
+
+def sounds(paths: Sequence[str]) -> list[str]:
+    """The files as they come, and of each folder all files with a suffix of sound, sorted; links are followed.
+
+    What does not exist and what a folder holds besides is told on stderr. Raises FileNotFoundError if nothing exists,
+    and ValueError for a folder without sound files.
+    """
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing and len(missing) == len(paths):
+        raise FileNotFoundError(" ".join(f"{path} is not a file." for path in missing))
+    for path in missing:
+        print(f"audax-zoo: {path} is not a file.", file=sys.stderr)
+    return [file for path in paths for file in (_search(path) if os.path.isdir(path) else [path])]
+
+
+def _search(folder: str) -> list[str]:
+    recordings, others = [], collections.Counter()
+    for file in _files(folder):
+        suffix = pathlib.Path(file).suffix.lower()
+        if suffix in SUFFIXES:
+            recordings.append(file)
+        else:
+            others[suffix] += 1
+    if others:
+        _tell(folder, others)
+    if not recordings:
+        raise ValueError(f"{folder} holds no sound files.")
+    return sorted(str(pathlib.Path(file)) for file in recordings)
+
+
+def _files(folder: str) -> list[str]:
+    """All files in a folder and below it. A folder is searched once, by its own name rather than by a link's."""
+    files, seen = [], set()
+    folders, links = [folder], []
+    while folders or links:
+        current = folders.pop() if folders else links.pop(0)
+        try:
+            status = os.stat(current)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+        except OSError as error:
+            print(f"audax-zoo: {current} cannot be searched: {error.strerror}.", file=sys.stderr)
+            continue
+        for entry in entries:
+            if not os.path.isdir(entry.path):
+                files.append(entry.path)
+            else:
+                (links if entry.is_symlink() else folders).append(entry.path)
+    return files
+
+
+def _tell(folder: str, others: collections.Counter[str]) -> None:
+    counts = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(8))
+    more = f", and others of {len(others) - 8} suffixes" if len(others) > 8 else ""
+    foreign = sorted(FOREIGN & others.keys())
+    remedy = f" {', '.join(foreign)} cannot be read here: convert them, `ffmpeg -i IN OUT.flac`." if foreign else ""
+    print(f"audax-zoo: {folder} holds other files, which are left out: {counts}{more}.{remedy}", file=sys.stderr)
