@@ -19,13 +19,16 @@ import jax
 import numpy as np
 import pytest
 import soundfile
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import zoo
 from train import loop, records
 from train.__main__ import main
 from train.dataset import Dataset
+from train.lock import locked
 from train.metrics import Scorer
 from train.recipe import find
+from train.signals import Stopped
 from train.step import mesh
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -58,7 +61,7 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     with open(folder / "manifest.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["files", "labels", "fold"])
+        writer.writerow(["files", "labels", "fold", "kind"])
         for index in range(48):
             label = LABELS[index % 3]
             seconds = np.arange(rng.integers(1500, 4500)) / 8000
@@ -66,7 +69,7 @@ def folder(tmp_path_factory):
             hum = np.sin(2 * np.pi * pitch * seconds)
             wave = {"hiss": 0.1 * noise, "hum": 0.3 * hum, "buzz": 0.2 * np.sign(np.sin(12 * np.pi * pitch * seconds))}
             soundfile.write(folder / f"{index}.wav", wave[label] + 0.001 * noise, 8000)
-            writer.writerow([f"{index}.wav", label, index // 12 + 1])
+            writer.writerow([f"{index}.wav", label, index // 12 + 1, label])
     records.prepare(folder / "manifest.csv", folder / "data", sample_rate=8000, shard_size=20, processes=1)
     (folder / "tiny.py").write_text(RECIPE)
     return folder
@@ -173,6 +176,12 @@ def steps_logged(out):
     return 0
 
 
+def scalars(out):
+    """The steps whose losses TensorBoard shows."""
+    board = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return [event.step for event in board.Scalars("loss")]
+
+
 def writing(out):
     """Whether a checkpoint is being written."""
     return any(out.glob("checkpoints/*tmp*"))
@@ -191,17 +200,19 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(done, folder):
         wait(process, condition)
         process.kill()
         process.communicate()
+        assert scalars(out)[-1] >= steps_logged(out)
     process = start(folder, out)
     wait(process, lambda: steps_logged(out) >= 60)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGTERM, text
-    assert "the same command goes on" in text
+    assert "SIGTERM: a checkpoint is written after the step under way" in text and "the same command goes on" in text
     process = start(folder, out)
     text, _ = process.communicate()
     assert process.returncode == 0, text
     assert weights(out) == weights(done[0])
     assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, 91))
+    assert scalars(out) == list(range(1, 91))
     assert len(list(folder.glob("cache/audax-eqx/jax/jit_step-*-cache"))) == 1  # of four processes
 
 
@@ -222,6 +233,76 @@ def test_two_processes_are_one(done, folder):
         np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-3)
     losses = [np.array([line["loss"] for line in lines(run) if "loss" in line]) for run in (done[0], folder / "hosts")]
     np.testing.assert_allclose(losses[1][:20], losses[0][:20], rtol=1e-4)
+
+
+def changed(recipe, **parts):
+    """The recipe with fields of its parts replaced, `data={"batch": 8}`."""
+    fields = {name: dataclasses.replace(getattr(recipe, name), **values) for name, values in parts.items()}
+    return dataclasses.replace(recipe, **fields)
+
+
+@pytest.fixture(scope="module")
+def long(folder, recipe):
+    """A recipe of 8 steps at one rate, its run, and the metrics at its end."""
+    few = changed(recipe, optimizer={"schedule": "constant"}, run={"steps": 8, "evaluate": 3 * 16 / 36, "log": 1})
+    return few, folder / "long", loop.fit(few, folder / "data", folder / "long", devices=1)
+
+
+def test_a_lengthened_run_is_the_long_run(folder, long, tmp_path):
+    """In a folder of any name; only what is not done yet may differ, so the weights are the same bit by bit."""
+    few, whole, metrics = long
+    out = tmp_path / os.fsdecode(b"caf\xe9 [1]\\\n%s")
+    loop.fit(changed(few, run={"steps": 4, "evaluate": 100.0, "keep": 1}), folder / "data", out, devices=1)
+    longer = changed(few, run={"steps": None, "epochs": 8 * 16 / 36, "keep": 1, "log": 2}, data={"threads": 1})
+    with compilations() as programs:
+        assert loop.fit(longer, folder / "data", out, devices=1) == metrics
+    assert sorted(programs) == ["predict", "step"]
+    assert weights(out) == weights(whole)
+    assert os.listdir(out / "checkpoints") == ["8"] and not any(path.is_symlink() for path in out.rglob("*"))
+    with pytest.raises(ValueError, match="has done 8 steps, and a run of 5 is over by then: ask for at least 8"):
+        loop.fit(changed(few, run={"steps": 5}), folder / "data", out, devices=1)
+
+
+def test_a_cosine_that_was_to_end_is_not_lengthened_silently(done, folder, recipe):
+    rate = 0.3 * 16 / 256 * (1 + np.cos(np.pi * 89 / 180)) / 2
+    sentence = (
+        rf"was to end its cosine at step 90: with an end at step 180 the rate of step 90 were {rate:.3g}, not 5.71e-06"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        loop.fit(changed(recipe, run={"steps": 180}), folder / "data", done[0])
+
+
+def test_a_second_process_leaves_the_first_alone(done, folder, capsys):
+    run, *_ = done
+    before = weights(run)
+    with locked(run):
+        assert main([str(folder / "tiny.py"), str(folder / "data"), str(run)]) == 2
+        assert main(["cross-validate", str(folder / "tiny.py"), str(folder / "data"), str(run)]) == 2
+    captured = capsys.readouterr().err
+    assert captured.count(f"audax-train: {run} is in use by another process: wait until it ends, or choose") == 2
+    assert weights(run) == before
+
+
+def test_an_evaluation_that_a_signal_cut_off_is_made_up_for(folder, long, tmp_path, monkeypatch):
+    """A signal during the evaluation at step 3 leaves a checkpoint; weights and metrics are those of a whole run."""
+    few, whole, metrics = long
+    measure, out = Scorer.__call__, tmp_path / "cut"
+
+    def cut_off(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measure(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="SIGTERM after step 3, with a checkpoint"):
+        patch.setattr(Scorer, "__call__", cut_off)
+        loop.fit(few, folder / "data", out, devices=1)
+    assert not any("evaluation/loss" in line for line in lines(out))
+    assert loop.fit(few, folder / "data", out, devices=1) == metrics
+    assert weights(out) == weights(whole)
+    evaluations = [
+        [(line["step"], line["evaluation/loss"]) for line in lines(run) if "evaluation/loss" in line]
+        for run in (out, whole)
+    ]
+    assert evaluations[0] == evaluations[1] and [step for step, _ in evaluations[0]] == [3, 6, 8]
 
 
 def test_a_finished_run_is_left_as_it_is(done, folder, recipe):
@@ -253,14 +334,8 @@ def test_a_metric_that_is_never_a_number_says_why_there_is_no_best_model(folder,
     assert np.isnan(loop.fit(few, tmp_path / "data", tmp_path / "run")["mAP"])
     why = "mAP and AUC are not defined, as each label is on all or on none of the 12 clips held out."
     before, _, after = capsys.readouterr().out.partition("There is no ")
-    assert why in before and after.endswith(f"run/best: {why}\n")
+    assert why in before and after.endswith(f"best model: {why}\n")
     assert not (tmp_path / "run/best").exists() and (tmp_path / "run/model").is_dir()
-
-
-def changed(recipe, **parts):
-    """The recipe with fields of its parts replaced, `data={"batch": 8}`."""
-    fields = {name: dataclasses.replace(getattr(recipe, name), **values) for name, values in parts.items()}
-    return dataclasses.replace(recipe, **fields)
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_its_clips(folder, recipe, tmp_path):
@@ -274,7 +349,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_its_clips(folder, recipe, 
     ("parts", "sentence"),
     [
         ({"data": {"batch": 12}}, "batch of 12 cannot be shared by 8 devices in 1 parts: take a multiple of 8"),
-        ({"data": {"hold_out": "speaker"}}, "has no column speaker: it has fold"),
+        ({"data": {"hold_out": "speaker"}}, "has no column speaker: it has fold, kind"),
         ({"data": {"held_out": ("9",)}}, "has 1, 2, 3, 4 in its column fold, not 9"),
         ({"data": {"held_out": ("1", "2", "3", "4")}}, "holds out all 48 clips"),
         ({"model": {"frontend": {"type": "LogMel", "sample_rate": 16000}}}, "prepare it with --sample-rate 16000"),

@@ -258,7 +258,7 @@ def test_other_settings_renew_all_and_leave_other_files_alone(tmp_path):
     (out / ".shard-00001-of-00003.123.tfrecord").write_text("what a killed run left")
     prepare(path, out, sample_rate=4000, shard_size=3, processes=1)
     names = {f"shard-0000{number}-of-00002.{suffix}" for number in range(2) for suffix in ("tfrecord", "json")}
-    assert {file.name for file in out.iterdir()} == names | {"dataset.json", "notes.tfrecord"}
+    assert {file.name for file in out.iterdir()} == names | {"dataset.json", "notes.tfrecord", ".lock"}
     (out / "notes.tfrecord").unlink()
     assert {feature["sample_rate"][0] for feature in features(out)} == {4000}
 

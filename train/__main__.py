@@ -15,6 +15,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -22,7 +23,8 @@ from typing import Annotated, Any, Literal
 try:
     import tyro
 
-    from . import cache, evaluation, loop, recipe, records
+    from . import cache, evaluation, loop, recipe, records, signals
+    from .folder import claimed
 except ModuleNotFoundError as missing:
     raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
 
@@ -37,10 +39,10 @@ Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 2 with a sentence for what cannot be done, 128 plus the signal."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may not have all characters of names
             stream.reconfigure(errors="backslashreplace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(f"{__doc__}\nRecipes: {', '.join(recipe.names())}")
         return 0 if given else 2
@@ -56,9 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"audax-train: {error}", file=sys.stderr)
         return 2
-    except loop.Stopped as stopped:
+    except signals.Stopped as stopped:
         print(f"audax-train: {stopped}", file=sys.stderr)
         return stopped.code
+    except KeyboardInterrupt:  # before the first step, or after the last checkpoint
+        print("audax-train: stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def prepare(
@@ -111,15 +116,16 @@ def cross_validate(recipe: recipe.Recipe, data: pathlib.Path, out: pathlib.Path)
         dataset.rows(column, recipe.data.held_out, held_out=True)
     _start()
     found = {}
-    for value in sorted(set(dataset.columns[column])):
-        fold = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, held_out=(value,)))
-        found[value] = loop.fit(fold, data, out / f"{column}-{value}".replace(os.sep, "_"))
-    everything = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, hold_out=None, held_out=()))
-    loop.fit(everything, data, out / "all")
-    if jax.process_index() == 0:
-        for value, metrics in found.items():
-            print(f"{column} {value}: {_text(metrics)}")
-        _note(out, list(found.values()), f"{len(dataset)} clips", column, data)
+    with claimed(out):
+        for value in sorted(set(dataset.columns[column])):
+            fold = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, held_out=(value,)))
+            found[value] = loop.fit(fold, data, out / f"{column}-{value}".replace(os.sep, "_"))
+        everything = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, hold_out=None))
+        loop.fit(everything, data, out / "all")
+        if jax.process_index() == 0:
+            for value, metrics in found.items():
+                print(f"{column} {value}: {_text(metrics)}")
+            _note(out, list(found.values()), f"{len(dataset)} clips", column, data)
     return 0
 
 

@@ -19,7 +19,7 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, keep: int):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -34,7 +34,7 @@ class Checkpoints:
         """
         step = self.manager.latest_step()
         if step is None:
-            return carry, {"metrics": {}, "best": None}
+            return carry, {"metrics": {}, "best": None, "evaluated": 0}
         leaves, structure = jax.tree.flatten(carry)
         wanted = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
@@ -44,7 +44,7 @@ class Checkpoints:
             args = ocp.args.Composite(carry=ocp.args.StandardRestore(wanted), record=ocp.args.JsonRestore())
             found = self.manager.restore(step, args=args)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{self.manager.directory}/{step} is not a checkpoint of this model: {error}") from None
+            raise ValueError(f"The run's checkpoint {step} is not of this model: {error}") from None
         # Copies: the step takes these buffers for its own, and Orbax may hold on to what it has read.
         carry = jax.tree.unflatten(structure, [jnp.copy(found["carry"][name]) for name in wanted])
         return carry, found["record"]

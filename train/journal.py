@@ -3,7 +3,9 @@
 import collections
 import json
 import math
+import os
 import pathlib
+import socket
 import sys
 import time
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 import tqdm
-from tensorboard.summary import Writer
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from zoo._weights import atomic
 
@@ -22,6 +26,28 @@ from .step import schedule
 
 AHEAD = 2  # steps whose losses may still be under way, so that the devices never wait
 WARM = 10  # steps before a profile
+
+
+class Board:
+    """An event file of TensorBoard, which has each value as soon as it is added, in a folder of any name."""
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.file = open(folder / name, "xb")  # noqa: SIM115
+        self._write(file_version="brain.Event:2")
+        # What an earlier process wrote after its last checkpoint is taken back
+        self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()]))
+
+    def _write(self, **fields: Any) -> None:
+        RecordWriter(self.file).write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
 
 
 class Journal:
@@ -51,7 +77,7 @@ class Journal:
             with atomic(path) as temporary:
                 temporary.write_text("".join(filter(self._past, lines)), encoding="utf-8")
             self.lines = open(path, "a", encoding="utf-8", buffering=1)
-            self.board = Writer(str(self.out / "tensorboard"))
+            self.board = Board(self.out / "tensorboard", self.start)
         return self
 
     def _past(self, line: str) -> bool:
@@ -131,5 +157,4 @@ class Journal:
         if not self.first:
             return
         self.lines.write(json.dumps({"step": done, "epoch": round(self._epoch(done), 3)} | values) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, done)
+        self.board.add(done, values)

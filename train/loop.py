@@ -13,9 +13,7 @@ killed and started again ends with the same weights, bit by bit, on the same num
 
 import contextlib
 import dataclasses
-import json
 import pathlib
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,49 +26,47 @@ from jax.sharding import PartitionSpec as P
 import zoo
 from zoo._entry import line
 from zoo._limits import check_entry
-from zoo._weights import atomic
 
 from .checkpoints import Checkpoints
 from .data import Batch, Sampler, balanced_weights, to_devices, train_batches
 from .dataset import Dataset
+from .folder import claimed, note, plainly_named
 from .journal import Journal
 from .metrics import NAMES, Scorer
 from .objectives import DEVICES, views
 from .recipe import Recipe
+from .signals import Interrupted, Signals, Stopped
 from .step import Carry, begin, make_step, schedule, trained_model
 from .step import mesh as make_mesh
-
-FREE = ("data.threads", "run.log", "run.keep", "run.checkpoint", "run.profile")  # may change while a run goes on
-
-
-class Stopped(Exception):
-    """A signal came; a checkpoint of the step is there."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(
-            f"stopped by {signal.Signals(number).name} after step {step}, with a checkpoint: the same command goes on"
-        )
-        self.code = 128 + number
 
 
 def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int | None = None) -> dict[str, float]:
     """Trains, or goes on training, in the folder `out`; gives the metrics at the end on the clips held out, if any.
 
     `devices` are the first so many devices of all hosts, all by default. Raises ValueError for data or a recipe that do
-    not fit each other, FloatingPointError for a loss or gradient that is not finite, and `Stopped` after SIGINT or
-    SIGTERM.
+    not fit each other, BlockingIOError where another process trains in `out`, FloatingPointError for a loss or gradient
+    that is not finite, and `Stopped` after SIGINT or SIGTERM.
     """
     dataset, mesh = Dataset(data), make_mesh(devices)
     rows, held = select(recipe, dataset)
-    check(recipe, dataset, rows, mesh)
     entry = recipe.entry(dataset.labels)
+    check(recipe, entry, dataset, rows, mesh)
     check_entry(entry, f"{recipe.name} with the labels of {dataset.folder}")  # or its best model could not be saved
-    _claim(recipe, dataset, out)
+    with claimed(out), plainly_named(out) as folder:
+        note(out, recipe, dataset, len(rows))
+        return _train(recipe, dataset, entry, rows, held, mesh, folder)
+
+
+def _train(
+    recipe: Recipe, dataset: Dataset, entry: zoo.Entry, rows: np.ndarray, held: np.ndarray, mesh: Mesh,
+    out: pathlib.Path,
+) -> dict[str, float]:  # fmt: skip
+    """`fit` in a folder that is ours."""
     carry, static = begin(*build(recipe, entry), recipe, mesh)
     weights = balanced_weights(dataset.targets[rows]) if recipe.data.balanced else None
     sampler = Sampler(rows, recipe.data.batch, recipe.run.seed, weights)
     total = recipe.total_steps(len(rows))
-    evaluated, kept = (recipe.steps(each, len(rows)) for each in (recipe.run.evaluate, recipe.run.checkpoint))
+    evaluation, checkpoint = (recipe.steps(each, len(rows)) for each in (recipe.run.evaluate, recipe.run.checkpoint))
     score = Scorer(entry, dataset, held, mesh, recipe.data.batch // recipe.run.accumulate) if len(held) else None
     if score is not None and score.remark and jax.process_index() == 0:
         print(score.remark)
@@ -79,26 +75,41 @@ def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int |
         start = int(carry.step)
         step, rate = make_step(recipe, static, mesh), schedule(recipe, len(rows))
         journal = Journal(out, recipe, dataset, sampler, total, start)
+        if score is not None:
+            score.predict = signals.stoppable(score.predict)
+
+        def measure(done: int) -> None:
+            """Evaluates the carry, and keeps it if it is the best, where that is due; a signal cuts it off."""
+            if score is None or done == 0 or not (done % evaluation == 0 or done == total):
+                return
+            journal.settle()
+            try:
+                record["metrics"] = score(*trained_model(carry, static))
+            except Interrupted:
+                return
+            record["evaluated"] = done
+            journal.evaluation(done, record["metrics"])
+            if _better(recipe, record):
+                _save(out / "best", recipe, carry, static, entry, record["metrics"], score)
+
         with _batches(recipe, dataset, sampler, mesh, start, total) as batches, journal:
+            if record.get("evaluated", start) != start:
+                measure(start)
             for done, batch in batches:
                 carry, logs = step(carry, batch, np.float32(rate(done - 1)))
+                signals.progress = True
                 journal.step(done, logs)
-                came = signals.agreed(done)
-                if score is not None and (done % evaluated == 0 or done == total):
-                    journal.settle()
-                    record["metrics"] = score(*trained_model(carry, static))
-                    journal.evaluation(done, record["metrics"])
-                    if _better(recipe, record):
-                        _save(out / "best", recipe, carry, static, entry, record["metrics"], score)
-                if done % kept == 0 or done == total or came:
+                measure(done)
+                number = signals.agreed(done)
+                if done % checkpoint == 0 or done == total or number:
                     journal.settle()
                     checkpoints.save(done, carry, record)
-                if came:
+                if number:
                     checkpoints.close()
-                    raise Stopped(came, done)
+                    raise Stopped(number, done)
     _save(out / "model", recipe, carry, static, entry, record["metrics"], score)
     if score is not None and record["best"] is None and jax.process_index() == 0:
-        print(f"There is no {out / 'best'}: {score.remark}")
+        print(f"There is no best model: {score.remark}")
     return record["metrics"]
 
 
@@ -108,9 +119,9 @@ def select(recipe: Recipe, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return dataset.rows(column, values, held_out=False), dataset.rows(column, values, held_out=True)
 
 
-def check(recipe: Recipe, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> None:
+def check(recipe: Recipe, entry: zoo.Entry, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> None:
     """Raises ValueError where data, recipe and devices do not fit each other."""
-    rate = recipe.model.frontend.get("sample_rate") or zoo.info(recipe.model.start or "").sample_rate
+    rate = entry.sample_rate
     if rate != dataset.sample_rate:
         raise ValueError(
             f"{recipe.name} takes waves at {rate} Hz, {dataset.folder} is at {dataset.sample_rate} Hz: "
@@ -162,39 +173,6 @@ def _check_window(model: zoo.Model, entry: zoo.Entry) -> None:
         raise ValueError(f"{entry.name} hears {span}, and crops have {entry.window:g} s: give another data.seconds.")
 
 
-class Signals:
-    """SIGINT and SIGTERM, remembered until the step under way is done; a second one acts at once."""
-
-    def __init__(self):
-        self.came, self.before = 0, {}
-
-    def __enter__(self) -> "Signals":
-        with contextlib.suppress(ValueError):  # only the main thread may listen
-            self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, _: Any) -> None:
-        self.came = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def agreed(self, step: int) -> int:
-        """The signal that came to any host, 0 for none; hosts ask each other at every tenth step."""
-        if jax.process_count() == 1:
-            return self.came
-        if step % 10:
-            return 0
-        from jax.experimental import multihost_utils
-
-        return int(multihost_utils.process_allgather(np.int32(self.came)).max())
-
-
 @contextlib.contextmanager
 def _batches(
     recipe: Recipe, dataset: Dataset, sampler: Sampler, mesh: Mesh, start: int, total: int
@@ -212,36 +190,16 @@ def _batches(
         given.close()
 
 
-def _claim(recipe: Recipe, dataset: Dataset, out: pathlib.Path) -> None:
-    """Makes the folder of the run, or raises ValueError where a run of another recipe or other data has begun in it."""
-    out.mkdir(parents=True, exist_ok=True)
-    note = out / "recipe.json"
-    now = {"dataset": dataset.digest} | json.loads(recipe.to_json())
-    if note.exists() and any(out.glob("checkpoints/[0-9]*")):
-        changed = ", ".join(_differences(json.loads(note.read_text(encoding="utf-8")), now))
-        if changed:
-            raise ValueError(f"{out} holds another run, which differs in {changed}: choose another folder.")
-    if jax.process_index() == 0:
-        with atomic(note) as temporary:
-            temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-
-
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            name = f"{path}.{key}".lstrip(".")
-            if name not in FREE:
-                yield from _differences(before.get(key), now.get(key), name)
-    elif before != now:
-        yield f"{path} ({before} then, {now} now)"
+def _measure(recipe: Recipe) -> str:
+    """The metric that the best model has the most of."""
+    return recipe.run.best or NAMES[recipe.task][0]
 
 
 def _better(recipe: Recipe, record: dict[str, Any]) -> bool:
     """Whether the metrics are better than the best before, which they then are."""
-    found = record["metrics"]
-    name = recipe.run.best or NAMES[recipe.task][0]
-    better = not np.isnan(found[name]) and (record["best"] is None or found[name] > record["best"])
-    record["best"] = found[name] if better else record["best"]
+    value = record["metrics"][_measure(recipe)]
+    better = not np.isnan(value) and (record["best"] is None or value > record["best"])
+    record["best"] = value if better else record["best"]
     return better
 
 

@@ -25,6 +25,7 @@ import tqdm
 
 from zoo._weights import atomic
 
+from .lock import locked
 from .manifest import Row, read_manifest
 from .sounds import Sound, encode
 from .text import counted, shown
@@ -54,7 +55,7 @@ def prepare(
 
     Files that cannot be read are listed and left out; with `strict` they raise ValueError. So do a manifest that
     `read_manifest` refuses and one where no file can be read. Raises FileNotFoundError without a manifest or `out`'s
-    parent.
+    parent, and BlockingIOError where another process prepares `out`.
     """
     manifest, out = pathlib.Path(manifest), pathlib.Path(out)
     if not out.parent.is_dir():
@@ -68,17 +69,18 @@ def prepare(
     names = [f"shard-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]
     signatures = [_signature(shard, sample_rate, shard_size, delimiter, label_delimiter) for shard in shards]
     out.mkdir(exist_ok=True)
-    _tidy(out, names)
-    indices = [_finished(out, *pair) for pair in zip(names, signatures, strict=True)]
-    paths = [row.path for shard, index in zip(shards, indices, strict=True) if index is None for row in shard]
-    with (
-        contextlib.closing(_sounds(paths, sample_rate, processes or os.cpu_count() or 1)) as sounds,
-        tqdm.tqdm(total=len(rows), initial=len(rows) - len(paths), unit="file") as progress,
-    ):
-        for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
-            if indices[number] is None:
-                indices[number] = _write(out, name, shard, sounds, sample_rate, signatures[number], progress)
-    return _finish(out, names, [index for index in indices if index is not None], sample_rate, strict)
+    with locked(out):
+        _tidy(out, names)
+        indices = [_finished(out, *pair) for pair in zip(names, signatures, strict=True)]
+        paths = [row.path for shard, index in zip(shards, indices, strict=True) if index is None for row in shard]
+        with (
+            contextlib.closing(_sounds(paths, sample_rate, processes or os.cpu_count() or 1)) as sounds,
+            tqdm.tqdm(total=len(rows), initial=len(rows) - len(paths), unit="file") as progress,
+        ):
+            for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
+                if indices[number] is None:
+                    indices[number] = _write(out, name, shard, sounds, sample_rate, signatures[number], progress)
+        return _finish(out, names, [index for index in indices if index is not None], sample_rate, strict)
 
 
 @functools.cache

@@ -1,0 +1,108 @@
+"""SIGINT and SIGTERM end a run with a checkpoint, and it says so at once.
+
+Python's own handlers wait until a compilation or a step is over. So a thread reads the number of each signal from a
+socket, to which Python writes it as it comes.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import tqdm
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """A signal came; a checkpoint of the step is there."""
+
+    def __init__(self, number: int, step: int):
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} after step {step}, with a checkpoint: the same command goes on")
+        self.code = 128 + number
+
+
+class Interrupted(Exception):
+    """A signal came during work that need not be finished."""
+
+
+class Signals:
+    """Listens while it is entered. A second signal ends the process at once, and so does the first while there is no
+    `progress` since the last checkpoint."""
+
+    def __init__(self):
+        self.number = 0
+        """The first signal, 0 for none."""
+        self.progress = False
+        self.alone = jax.process_count() == 1
+
+    def __enter__(self) -> "Signals":
+        self.listens = threading.current_thread() is threading.main_thread()  # no other thread may
+        if self.listens:
+            self.reader, self.writer = socket.socketpair()
+            self.writer.setblocking(False)
+            self.descriptor = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+            self.handlers = {number: signal.signal(number, self._note) for number in NUMBERS}
+            self.thread = threading.Thread(target=self._watch, daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.listens:
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self.descriptor)
+            self.writer.close()  # which ends the thread
+            self.thread.join()
+
+    def _note(self, number: int, _: object) -> None:
+        self.number = self.number or number
+
+    def _watch(self) -> None:
+        """Answers each signal, whatever the main thread does."""
+        with self.reader:
+            count = 0
+            while numbers := self.reader.recv(1):
+                (number,) = numbers
+                if number in NUMBERS:
+                    self._answer(number, first=count == 0)
+                    count += 1
+
+    def _answer(self, number: int, first: bool) -> None:
+        name = signal.Signals(number).name
+        if first and (self.progress or not self.alone):
+            _say(f"{name}: a checkpoint is written after the step under way; a second signal ends the run without it.")
+            return
+        _say(f"{name}: ended " + ("before the first step." if first else "without a checkpoint of the last steps."))
+        os._exit(128 + number)  # checkpoints are whole or not there: nothing is to be tidied up
+
+    def agreed(self, step: int) -> int:
+        """The signal that came to any host, 0 for none; hosts ask each other at every tenth step."""
+        if self.alone:
+            return self.number
+        if step % 10:
+            return 0
+        from jax.experimental import multihost_utils
+
+        return int(multihost_utils.process_allgather(np.int32(self.number)).max())
+
+    def stoppable(self, function: Callable) -> Callable:
+        """The function, which raises `Interrupted` instead once a signal came; on several hosts it is as it was."""
+
+        def checked(*arguments):
+            if self.number and self.alone:
+                raise Interrupted
+            return function(*arguments)
+
+        return checked
+
+
+def _say(text: str) -> None:
+    """Writes a line beside the progress bar."""
+    tqdm.tqdm.write(f"audax-train: {text}", file=sys.stderr)
+    sys.stderr.flush()
