@@ -65,7 +65,8 @@ def per_label(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
     truth, guess = targets.argmax(axis=1), predicted.argmax(axis=1)
     places = np.arange(len(labels))
     figures = precision_recall_fscore_support(truth, guess, labels=places, zero_division=np.nan)  # pyright: ignore
-    precision, recall, f1, clips = map(np.asarray, figures)
+    precision, recall, f1 = map(np.asarray, figures[:3])
+    clips = np.bincount(truth, minlength=len(labels))
     return _table(labels, {"clips": clips, "precision": precision, "recall": recall, "F1": f1})
 
 
