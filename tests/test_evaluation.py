@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -167,6 +169,50 @@ def test_a_model_of_nan_gets_no_figures(data, tmp_path):
         FloatingPointError, match=r"NaN or infinite values for 12 of 12 clips, the first of them l0\.wav"
     ):
         score(model, state)
+
+
+OWN = """
+import equinox as eqx, jax.numpy as jnp, numpy as np
+import audax_eqx, zoo
+from train.recipe import Data, Model, Optimizer, Recipe, Run
+
+@zoo.register
+class Levels(audax_eqx.AbstractFrontend):
+    \"\"\"The level of each stretch of 100 samples.\"\"\"
+    sample_rate: int = eqx.field(static=True)
+    bins: int = eqx.field(static=True, default=1)
+    min_samples: int = eqx.field(static=True, default=100)
+
+    def __call__(self, wave):
+        parts = wave[: len(wave) // 100 * 100].reshape(-1, 100)
+        return jnp.log(jnp.mean(jnp.square(parts), axis=1, keepdims=True) + 1e-6)
+
+    def times(self, positions):
+        return (positions * 100 + 50) / self.sample_rate
+
+recipe = Recipe(
+    "levels", Model({"type": "Levels", "sample_rate": 8000}, {"type": "ResNet", "depths": (1,), "widths": (8,)}),
+    Data(0.25, batch=8, hold_out="split", held_out=("test",)), Optimizer(0.01), run=Run(steps=2),
+)
+"""
+
+
+def test_a_class_of_a_recipe_is_trained_evaluated_and_saved(data, tmp_path):
+    """Each command in a process of its own, which knows the class by the recipe's file alone."""
+    file, run = tmp_path / "own.py", tmp_path / "run"
+    file.write_text(OWN)
+
+    def process(*arguments):
+        done = subprocess.run([sys.executable, "-m", "train", *map(str, arguments)], capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    assert process(file, data, run)[0] == 0
+    code, _, error = process("save", run, tmp_path / "own")
+    assert code == 2 and "Levels" in error and "zoo.register(Levels)" in error
+    code, report, _ = process("evaluate", run, data, "--recipe", file)
+    assert code == 0 and "accuracy" in report
+    assert process("save", run, tmp_path / "own", "--recipe", file)[0] == 0
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["frontend"]["type"] == "Levels"
 
 
 # Folders and names ------------------------------------------------------------------------------------------------

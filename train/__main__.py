@@ -150,6 +150,7 @@ def evaluate(
     which: Literal["model", "best"] = "model",
     all_clips: bool = False,
     out: pathlib.Path | None = None,
+    recipe: str | None = None,
 ) -> int:
     """The run's model on the clips that it held out, each once: metrics, figures for each label, and confusions.
 
@@ -159,7 +160,9 @@ def evaluate(
         which: The model at the end, or the best on the way.
         all_clips: Whether to take all clips, of data that the model was not trained on.
         out: A CSV to write, with each clip's labels, predictions and probabilities.
+        recipe: The recipe's file, where it registers classes of its own that the model has.
     """
+    _register(recipe)
     found, report = evaluation.evaluate(run, data, which, all_clips=all_clips, out=out)
     print(f"{run / which}: {_text(found)}\n{report}")
     return 0
@@ -170,6 +173,7 @@ def save(
     folder: Folder,
     which: Literal["model", "best"] = "model",
     dtype: Literal["float32", "float16"] = "float32",
+    recipe: str | None = None,
 ) -> int:
     """The run's model as a folder for `zoo.load`.
 
@@ -178,7 +182,9 @@ def save(
         folder: The folder to write.
         which: The model at the end, or the best on the way.
         dtype: float16 halves the file.
+        recipe: The recipe's file, where it registers classes of its own that the model has.
     """
+    _register(recipe)
     if not (run / which).is_dir():
         raise FileNotFoundError(f"{run} is not the folder of a finished run: it has no {which}.")
     name = folder_name(folder)
@@ -189,6 +195,12 @@ def save(
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {clip.entry.classes} classes, {size / 1e6:.1f} MB")
     return 0
+
+
+def _register(name: str | None) -> None:
+    """Makes the classes known that a recipe's file registers."""
+    if name is not None:
+        recipe.find(name)
 
 
 def folder_name(folder: pathlib.Path) -> str:

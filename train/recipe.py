@@ -187,27 +187,16 @@ class Recipe:
 
     def entry(self, labels: tuple[str, ...]) -> zoo.Entry:
         """The zoo's description of the model; `labels` are the data's. Raises ValueError where it is none."""
-        task = self.task
+        task: Any = self.task  # which an own objective may spell as it likes: Entry tells
         contrastive = task == "contrastive"
-        common: dict[str, Any] = {
-            "name": self.name,
-            "classes": 0 if contrastive else len(labels),
-            "labels": () if contrastive else labels,
-            "task": task,
-            "window": self.data.seconds,
-        }
-        if self.model.start is None:
-            return zoo.Entry(
-                frontend=self.model.frontend, network=self.model.network, model=self.model.head,
-                dropout=self.model.dropout, license="Apache-2.0", source="trained with audax-train",
-                paper=self.model.paper, **common,
-            )  # fmt: skip
-        start = zoo.info(self.model.start)
-        classifier = start.model if start.model["type"] == "Classifier" else {"type": "Classifier"}
-        return dataclasses.replace(
-            start, model=start.model if contrastive else classifier, checkpoint=None, metrics=(),
-            dropout=0.0 if contrastive else start.dropout,
-            source=f"trained with audax-train from {self.model.start}", **common,
+        if self.model.start is not None:
+            head = {} if contrastive else {"classes": len(labels), "labels": labels}
+            return zoo.info(self.model.start).finetuned(name=self.name, task=task, window=self.data.seconds, **head)
+        return zoo.Entry(
+            name=self.name, frontend=self.model.frontend, network=self.model.network, model=self.model.head,
+            classes=0 if contrastive else len(labels), labels=() if contrastive else labels, task=task,
+            window=self.data.seconds, dropout=self.model.dropout, license="Apache-2.0",
+            source="trained with audax-train", paper=self.model.paper,
         )  # fmt: skip
 
 
