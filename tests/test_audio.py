@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -125,8 +126,19 @@ def test_any_name_is_read(tmp_path, name):
         zoo.read(path, 16000)
 
 
-@pytest.mark.parametrize("name", ["none.wav", "."])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_read_takes_a_pipe(tmp_path):
+    path, pipe = write(tmp_path / "a.flac", noise(5000)), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
+    writer.start()
+    np.testing.assert_array_equal(zoo.read(pipe, 16000), zoo.read(path, 16000))
+    writer.join()
+
+
+@pytest.mark.parametrize("name", ["none.wav", ".", "a.txt/b.wav", "a\0.wav"])
 def test_read_of_no_file_raises(tmp_path, name):
+    (tmp_path / "a.txt").touch()
     with pytest.raises(FileNotFoundError, match="is not a file"):
         zoo.read(tmp_path / name, 16000)
 

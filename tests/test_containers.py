@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import zoo
-from zoo._audio import BLOCK, RATES, stream
+from zoo._audio import BLOCK, RATES, SoundError, stream
 from zoo._containers import links
 
 RATE = 16000
@@ -430,3 +430,26 @@ def test_a_file_object_is_read_as_its_path(tmp_path):
         path, _ = written(tmp_path / kind, kind)
         with open(path, "rb") as file:
             np.testing.assert_array_equal(zoo.read(file, RATE), zoo.read(path, RATE))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_any_bytes_give_sound_or_one_sentence(tmp_path, kind):
+    path, data = written(tmp_path / "a", kind, sound(0.2))
+    draw = np.random.default_rng(0)
+    for _ in range(40):
+        content = bytearray(data)
+        for _ in range(draw.integers(1, 4)):
+            at = int(draw.integers(min(len(content), draw.choice([16, 64, len(content)]))))
+            odd = struct.pack("<I", draw.choice([0, 1, 2**31 - 1, 2**31, 2**32 - 1]))
+            content = [
+                content[: at + 1],
+                content + content[at:],
+                changed(content, at, odd),
+                changed(content, at, b"?"),
+            ][draw.integers(4)]
+        path.write_bytes(content)
+        try:
+            assert np.isfinite(zoo.read(path, RATE)).all()
+        except SoundError as error:
+            assert str(path) in str(error) and "\n" not in str(error)

@@ -4,6 +4,8 @@ import contextlib
 import inspect
 import math
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
@@ -159,7 +161,10 @@ def _blocks(path: Source, name: str, wanted: int) -> Iterator[tuple[Float[np.nda
     """What the file holds, in blocks of at most `BLOCK` samples, also after resampling to `wanted` Hz."""
     samples = 0
     with _opened(path) as file:
-        stretches = links(file)
+        try:
+            stretches = links(file)
+        except OSError as error:
+            raise SoundError(f"{name} cannot be read: {error.strerror}.") from None
         for link in stretches:
             if link.doubt:
                 _warn(f"{name}: {link.doubt}.")
@@ -194,9 +199,14 @@ def _opened(path: Source) -> Iterator[BinaryIO]:
     if not isinstance(path, str | os.PathLike):
         yield path
         return
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{_name(path)} is not a file.")
-    with open(path, "rb", buffering=1 << 16) as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb", buffering=1 << 16))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+            raise FileNotFoundError(f"{_name(path)} is not a file.") from None
+        if not file.seekable():  # a pipe
+            pipe, file = file, stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(pipe, file)
         yield file
 
 

@@ -6,15 +6,16 @@ recording should end. So a file is divided into links, each of which libsndfile 
 the link has the right one in its place.
 """
 
+import itertools
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple, no_type_check
 
 from . import _mpeg
 from ._flac import flac_links
-from ._view import Link, Part, View, bytes_at, find
+from ._view import Link, Part, View, bytes_at, find, numbers_at
 
 UNSEEN = 8  # bytes behind the sound that are padding
 
@@ -32,6 +33,7 @@ def links(file: BinaryIO) -> list[Link]:
     return result or _mpeg.links(file, start, end) or [Link(View(file, [(0, end)]))]
 
 
+@no_type_check
 def _container(file: BinaryIO, start: int) -> "Container | None":
     magic = bytes_at(file, start, 12)
     return next((each for each in CONTAINERS if re.match(each.magic, magic, re.DOTALL)), None)
@@ -76,10 +78,10 @@ def _chunk_links(file: BinaryIO, start: int, end: int, kind: Chunks) -> list[Lin
     width = struct.calcsize(kind.size)
     place, claim = chunks[sound]
     field, form, limit = place - width, kind.size, 1 << 8 * width
-    total = None if kind.total is None else struct.unpack(form, bytes_at(file, start + kind.total, width))[0]
+    total = None if kind.total is None else numbers_at(file, start + kind.total, form)[0]
     if b"ds64" in chunks:  # RF64's sizes of 64 bits
         field, form, limit = chunks[b"ds64"][0] + 8, "<Q", 1 << 64
-        total, claim = struct.unpack("<QQ", bytes_at(file, field - 8, 16))
+        total, claim = numbers_at(file, field - 8, "<QQ")
     actual = end - place
     last = None if total is None else start + total + (0 if kind.name == 16 else 8)
     unknown = _placeholder(claim, limit)
@@ -109,11 +111,12 @@ def _walk(file: BinaryIO, at: int, end: int, kind: Chunks) -> Iterator[tuple[byt
         name, (size,) = content[: kind.name], struct.unpack(kind.size, content[kind.name :])
         size -= kind.counted
         yield name, at + head, size
-        if name in kind.sound or size < 0:
+        if name in kind.sound or size < 0 or not any(name):
             return
         at += head + size + -size % kind.align
 
 
+@no_type_check
 def _is_rest(file: BinaryIO, at: int, end: int, last: int, kind: Chunks) -> bool:
     """Whether what lies behind the sound is chunks, tags or padding, rather than sound that no header counts.
 
@@ -133,6 +136,7 @@ def _is_rest(file: BinaryIO, at: int, end: int, last: int, kind: Chunks) -> bool
     return False
 
 
+@no_type_check
 def _placeholder(claim: int, limit: int) -> bool:
     """Whether the size is one that writers put where they do not know it: near the largest number, or half of it."""
     return claim < 0 or any(abs(claim - edge) <= 1 << 16 for edge in (limit, limit // 2))
@@ -146,7 +150,7 @@ def _block(file: BinaryIO, chunks: dict[bytes, tuple[int, int]]) -> int:
     """The bytes that belong together: one of each channel, or a block of a compressed WAV file."""
     if b"fmt " not in chunks:
         return 1
-    return max(struct.unpack("<H", bytes_at(file, chunks[b"fmt "][0] + 12, 2))[0], 1)
+    return max(numbers_at(file, chunks[b"fmt "][0] + 12, "<H")[0], 1)
 
 
 def _aiff(file: BinaryIO, start: int, end: int) -> list[Link]:
@@ -171,7 +175,7 @@ def _replaced(view: View, position: int, content: bytes) -> View:
 
 def _au(order: str) -> Callable[[BinaryIO, int, int], list[Link]]:
     def divide(file: BinaryIO, start: int, end: int) -> list[Link]:
-        offset, claim = struct.unpack(f"{order}II", bytes_at(file, start + 4, 8))
+        offset, claim = numbers_at(file, start + 4, f"{order}II")
         actual = end - start - offset
         whole = Link(View(file, [(start, end)]))
         if _placeholder(claim, 1 << 32):
@@ -216,8 +220,7 @@ def _ogg(file: BinaryIO, start: int, end: int) -> list[Link]:
         at += 27 + head[26] + sum(head[27 : 27 + head[26]])
         cut = at > end
     doubt = "" if ended or cut else "it has no page that ends it, and may be cut short"
-    stretches: Sequence[tuple[int, int]] = list(zip(starts, [*starts[1:], end], strict=True))
-    result = [Link(View(file, [stretch])) for stretch in stretches]
+    result = [Link(View(file, [stretch])) for stretch in itertools.pairwise([*starts, end])]
     return [*result[:-1], *(link._replace(cut=cut, doubt=doubt) for link in result[-1:])]
 
 
@@ -230,11 +233,7 @@ class Container(NamedTuple):
 
 
 def _field(form: str, at: int, more: int) -> Callable[[BinaryIO, int], int]:
-    def size(file: BinaryIO, start: int) -> int:
-        content = bytes_at(file, start + at, struct.calcsize(form))
-        return sum(struct.unpack(form, content)) + more if len(content) == struct.calcsize(form) else 0
-
-    return size
+    return lambda file, start: sum(numbers_at(file, start + at, form)) + more
 
 
 def _caf_size(file: BinaryIO, start: int) -> int:

@@ -13,11 +13,10 @@ TAIL = 1 << 18, 1 << 22  # bytes at the end of the file that hold two frames: us
 
 def flac_links(file: BinaryIO, start: int, end: int) -> list[Link]:
     """Joined FLAC files are several links: each begins with the marker and its STREAMINFO block."""
-    starts, at = [], start
-    while at >= 0:
-        starts.append(at)
-        following = (find(file, b"fLaC" + last + b"\x00\x00\x22", at + 4, end) for last in (b"\x00", b"\x80"))
-        at = min((place for place in following if place >= 0), default=-1)
+    starts, at = [start], start
+    while (at := find(file, b"fLaC", at + 4, end)) >= 0:
+        if bytes_at(file, at + 4, 4) in (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22"):
+            starts.append(at)
     return [_link(file, *stretch) for stretch in zip(starts, [*starts[1:], end], strict=True)]
 
 

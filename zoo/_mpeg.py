@@ -53,6 +53,7 @@ def frame(head: bytes) -> Frame | None:
     return Frame(length, (version, layer, hertz, mono, index if layer < 3 else 0), 4 + side)
 
 
+@no_type_check
 def id3_size(head: bytes) -> int:
     """The size of the ID3v2 tag that begins with these 10 bytes, 0 if none does."""
     if not re.match(rb"ID3[\x02-\x04][^\xff].[\x00-\x7f]{4}", head, re.DOTALL):
@@ -118,15 +119,17 @@ def _next(file: BinaryIO, start: int, stop: int, end: int) -> int | None:
     """The first frame that begins between `start` and `stop`, in a file that holds frames up to `end`."""
     while start < stop:
         block = bytes_at(file, start, min(SEARCH, end - start))
+        following = start + max(len(block) - 3, 1)
         for match in re.finditer(rb"(?=ID3[\x02-\x04]|\xff[\xe0-\xff])", block):
             place = start + match.start()
             if place >= stop:
                 return None
             if size := id3_size(bytes_at(file, place, 10)):
-                return _next(file, place + size, max(stop, place + size), end)
+                following, stop = place + size, max(stop, place + size)
+                break
             if _confirmed(file, place, end):
                 return place
-        start += max(len(block) - 3, 1)
+        start = following
     return None
 
 

@@ -3,12 +3,15 @@
 import bisect
 import itertools
 import os
+import struct
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple, no_type_check
 
+BLOCK = 1 << 16  # bytes
 Part = tuple[int, int] | bytes  # from where to where in the file, or bytes in place of a part
 
 
+@no_type_check  # a check takes longer than a read
 class View:
     """The `parts` of a seekable `file` one behind the other, with the methods that soundfile asks of a file.
 
@@ -20,7 +23,8 @@ class View:
         self.file, self.parts, self.surplus = file, list(parts), surplus
         sizes = (len(part) if isinstance(part, bytes) else part[1] - part[0] for part in self.parts)
         self.ends = list(itertools.accumulate(sizes))
-        self.position = 0
+        self.position = self.begin = 0
+        self.block = b""  # what lies from `begin` on: decoders ask for a few bytes at a time
         self.error: OSError | None = None
 
     @property
@@ -28,45 +32,47 @@ class View:
         """Whether all has been read."""
         return self.position >= self.ends[-1]
 
-    @no_type_check  # a check takes longer
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.ends[-1] + self.surplus}[whence]
         self.position = max(origin + offset, 0)
         return self.position
 
-    @no_type_check
     def tell(self) -> int:
         return self.position
 
-    @no_type_check  # a check takes longer
     def readinto(self, buffer: Any) -> int:
-        target, count = memoryview(buffer).cast("B"), 0
-        if self.position - self.ends[-1] > self.surplus // 2:
-            target[:] = bytes(len(target))
-            return len(target)
-        while count < len(target) and self.position < self.ends[-1]:
-            index = bisect.bisect_right(self.ends, self.position)
-            part, left = self.parts[index], self.ends[index] - self.position
-            piece = target[count : count + left]
-            if isinstance(part, bytes):
-                piece[:] = part[len(part) - left :][: len(piece)]
-                size = len(piece)
-            else:
-                size = self._from_file(part[1] - left, piece)
-            if size == 0:
-                break
-            self.position += size
-            count += size
-        return count
+        start, size = self.position - self.begin, len(buffer)
+        if start < 0 or start + size > len(self.block):
+            self.begin, start = self.position, 0
+            self.block = self._read(max(size, BLOCK))
+        piece = self.block[start : start + size]
+        buffer[: len(piece)] = piece
+        self.position += len(piece)
+        return len(piece)
 
-    @no_type_check
-    def _from_file(self, start: int, piece: memoryview) -> int:
+    def _read(self, count: int) -> bytes:
+        """`count` bytes from the position on, fewer at the end."""
+        if self.position - self.ends[-1] > self.surplus // 2:
+            return bytes(count)
+        pieces, position = [], self.position
+        while count > 0 and position < self.ends[-1]:
+            index = bisect.bisect_right(self.ends, position)
+            part, left = self.parts[index], self.ends[index] - position
+            size = min(count, left)
+            made = isinstance(part, bytes)
+            piece = part[len(part) - left :][:size] if made else self._from_file(part[1] - left, size)
+            if not piece:
+                break
+            pieces.append(piece)
+            count, position = count - len(piece), position + len(piece)
+        return b"".join(pieces)
+
+    def _from_file(self, start: int, size: int) -> bytes:
         try:
-            self.file.seek(start)
-            return self.file.readinto(piece)  # pyright: ignore[reportAttributeAccessIssue]
+            return bytes_at(self.file, start, size)
         except OSError as error:
             self.error = error
-            return 0
+            return b""
 
 
 class Link(NamedTuple):
@@ -86,7 +92,14 @@ class Link(NamedTuple):
 def bytes_at(file: BinaryIO, position: int, count: int) -> bytes:
     """`count` bytes from `position` on, fewer at the file's end."""
     file.seek(position)
-    return file.read(count)
+    return file.read(max(count, 0))
+
+
+@no_type_check
+def numbers_at(file: BinaryIO, position: int, form: str) -> tuple[int, ...]:
+    """Numbers in the form of `struct`, which are 0 behind the file's end."""
+    size = struct.calcsize(form)
+    return struct.unpack(form, bytes_at(file, position, size).ljust(size, b"\0"))
 
 
 def find(file: BinaryIO, wanted: bytes, start: int, end: int, block: int = 1 << 18) -> int:
