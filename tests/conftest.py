@@ -42,7 +42,7 @@ def clock(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture
 def sound(clock, tmp_path, monkeypatch) -> pathlib.Path:
-    """`demo/clock.wav` in an empty working directory, as `make demo` makes it."""
+    """The packaged sound as `demo/clock.wav` in an empty working directory."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "demo" / "clock.wav"
     path.parent.mkdir()

@@ -152,7 +152,7 @@ def test_an_unknown_name_exits_2_and_suggests_one(capsys):
     assert "did you mean 'convnext_audioset'" in captured.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["sing"], ["tag"], ["tag", "-k", "0", "a.wav"], ["embed", "a.wav"]])
+@pytest.mark.parametrize("arguments", [[], ["sing"], ["embed"], ["tag", "-k", "0", "a.wav"], ["embed", "a.wav"]])
 def test_what_is_no_command_exits_2_with_the_usage(capsys, arguments):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
@@ -674,3 +674,17 @@ def test_an_hour_is_embedded_in_little_memory(tiny, tmp_path):
     with np.load(tmp_path / "out.npz") as columns:
         assert columns["embeddings"].shape == (1, 16)
         assert np.isfinite(columns["embeddings"]).all()
+
+
+def test_without_files_the_packaged_sound_is_tagged(capsys):
+    assert main(["tag", "-k", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["file"] == str(zoo.example())
+    assert {each["label"] for each in found["tags"]} == {"rain", "clock_tick"}
+
+
+def test_a_picture_without_matplotlib_is_told_before_the_work(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "zoo._plot", raising=False)
+    assert main(["tag", "--plot", str(tmp_path / "x.png")]) == 2
+    assert 'A picture needs matplotlib: pip install "audax-eqx[plot]".' in capsys.readouterr().err

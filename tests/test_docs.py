@@ -25,8 +25,9 @@ PAGES = [pages.README, *pages.DOCS]
 
 
 @pytest.fixture
-def after(request, sound):
-    """The names at the end of each section of the page `docs/PARAM.md`."""
+def after(request, tmp_path, monkeypatch):
+    """The names at the end of each section of the page `docs/PARAM.md`, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
     return pages.run(pages.ROOT / "docs" / f"{request.param}.md")
 
 
@@ -61,12 +62,15 @@ EXTRAS = {page: tuple(sorted(pages.extras(page))) for page in PAGES if page.stem
 
 
 @pytest.mark.parametrize("chosen", sorted(set(EXTRAS.values())))
-def test_pages_run_where_no_more_is_installed_than_they_say(chosen, sound, tmp_path_factory):
+def test_pages_run_where_no_more_is_installed_than_they_say(chosen, tmp_path, tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     pages.environment(site, *chosen)
     paths = [page for page in PAGES if EXTRAS.get(page) == chosen and list(pages.blocks(page))]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", ALONE, site, pages.ROOT, *paths], capture_output=True, text=True
+        [sys.executable, "-I", "-S", "-c", ALONE, site, pages.ROOT, *paths],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
 
@@ -137,12 +141,10 @@ def test_frontends(after):
 
 
 @pytest.fixture(scope="module")
-def finetuned(clock, tmp_path_factory):
+def finetuned(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("finetuning")
         patch.chdir(folder)
-        (folder / "demo").mkdir()
-        (folder / "demo" / "clock.wav").write_bytes(clock.read_bytes())
         yield pages.run(pages.ROOT / "docs" / "finetuning.md")
 
 
@@ -191,9 +193,9 @@ def test_an_adapter_starts_as_nothing_and_learns_alone(finetuned):
 def test_serving(after):
     names = after["Many files"]
     clip = names["clip"]
-    waves = np.stack([wave for wave, _ in zoo.windows("demo/clock.wav", clip.sample_rate, clip.entry.window)])
+    waves = np.stack([wave for wave, _ in zoo.windows(zoo.example(), clip.sample_rate, clip.entry.window)])
     expected = np.concatenate([names["probabilities"](waves[:3]), names["probabilities"](waves[1:])[-1:]])
-    np.testing.assert_allclose(names["tags"]["demo/clock.wav"], expected.mean(0), atol=1e-5)
+    np.testing.assert_allclose(names["tags"][zoo.example()], expected.mean(0), atol=1e-5)
     embeddings = after["Several devices"]["embeddings"]
     assert len(jax.devices()) > 1 and {shard.data.shape[0] for shard in embeddings.addressable_shards} == {2}
     names = after["Export"]

@@ -16,6 +16,7 @@ import soundfile
 from jaxtyping import Float32, Int16
 
 import zoo
+from zoo._audio import UNREADABLE
 
 SHARE = 1e-4  # of the energy that 16 bits may lose, -40 dB
 DEEPER = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # than 16 bits
@@ -54,7 +55,7 @@ def encode(path: str, sample_rate: int) -> Sound | str:
         )  # of a power of two that one, not twice it
         whole = np.clip(np.round(np.ldexp(wave, 23 - exponent)), -(2**23), 2**23 - 1).astype(np.int32)
         return Sound(_flac(whole << 8, sample_rate, "PCM_24"), len(wave), 2.0 ** int(exponent), 0, False, over > 0)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         return str(error)
 
 

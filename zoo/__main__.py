@@ -22,6 +22,7 @@ from jaxtyping import Float
 from ._audax import convert
 from ._audio import UNREADABLE, SoundError, Window, cut, stream, window_size
 from ._entry import Entry
+from ._example import example
 from ._load import DEFAULT, info, list_models, load, repo_of
 from ._pretrained import Pretrained, rank
 from ._publish import republish
@@ -71,7 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     model_help = f"a name of `audax-zoo list`, a folder or a Hub repo (default: {DEFAULT})"
     cut = "Recordings are cut into windows of the model's native length, and the last is filled up with silence"
     tag = command(_tag, "name the sounds in files", f"{cut}; probabilities are averaged over them.")
-    tag.add_argument("files", nargs="+", metavar="FILE|FOLDER", help="folders are searched for sound files")
+    tag.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE|FOLDER",
+        help="folders are searched for sound files (default: a packaged sound)",
+    )
     tag.add_argument("-k", type=_positive, default=5, help="how many labels (default: 5)")
     tag.add_argument("--model", default=DEFAULT, metavar="NAME", help=model_help)
     tag.add_argument("--json", action="store_true", help="print one JSON object a file")
@@ -178,16 +184,13 @@ def _metrics(entry: Entry) -> str:
 
 
 def _tag(options: argparse.Namespace) -> int:
-    if options.plot is not None:
-        if len(options.files) != 1:
-            raise ValueError(f"--plot draws one file, got {len(options.files)}: tag them one by one.")
-        if options.plot.suffix != ".png":
-            raise ValueError(f"--plot writes a .png, got {options.plot.name!r}.")
-        _writable(options.plot)
+    draw = None if options.plot is None else _picture(options.plot)
     if info(options.model).task == "contrastive":
         raise ValueError(f"{options.model} was trained without labels and names no sounds: audax-zoo embed uses it.")
-    files = _sounds(options.files)
-    if options.plot is not None and len(files) != 1:
+    files = options.files or [str(example())]
+    if draw is None or len(files) == 1:
+        files = _sounds(files)
+    if draw is not None and len(files) > 1:
         raise ValueError(f"--plot draws one file, got {len(files)}: tag them one by one.")
     clip = load(options.model)
 
@@ -200,13 +203,23 @@ def _tag(options: argparse.Namespace) -> int:
             print(json.dumps({"file": file, "model": clip.entry.name, "tags": tags}), flush=True)
         else:
             print(file, *(f"  {value:.3f}  {label}" for label, value in top), sep="\n", flush=True)
-        if options.plot is not None:
-            from ._plot import plot  # matplotlib takes long to import
-
+        if draw is not None:
             with atomic(options.plot) as temporary:
-                plot(temporary, file, clip, probabilities, [label for label, _ in top])
+                draw(temporary, file, clip, probabilities, [label for label, _ in top])
 
     return _each(files, tag)
+
+
+def _picture(path: pathlib.Path) -> Callable[..., None]:
+    """What draws the picture of a file. Raises before the work what would stop it in the end."""
+    if path.suffix != ".png":
+        raise ValueError(f"--plot writes a .png, got {path.name!r}.")
+    _writable(path)
+    try:
+        from ._plot import plot  # matplotlib takes long to import
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('A picture needs matplotlib: pip install "audax-eqx[plot]".') from None
+    return plot
 
 
 def _embed(options: argparse.Namespace) -> int:
