@@ -54,7 +54,7 @@ def checked_wave(wave: Any, sample_rate: int | None, frontend: AbstractFrontend,
             "repair the recording, np.nan_to_num(wave) sets them to zero."
         )
     warn_of_scale(wave, name)
-    return jnp.asarray(wave)
+    return jax.device_put(wave)  # jnp.asarray compiles a small program for each length
 
 
 def _check_length(samples: int, frontend: AbstractFrontend, name: str, window: float) -> None:

@@ -36,6 +36,7 @@ from jaxtyping import Array, Float
 from ._audio import spans, window_size
 from ._load import DEFAULT, load
 from ._pretrained import Pretrained
+from ._wave import check_process, warn_of_scale
 
 
 class HearModel:
@@ -140,6 +141,8 @@ def _checked(audio: Any, model: HearModel) -> tuple[Float[np.ndarray, "sounds sa
             f"zoo.hear takes finite samples, got NaN or infinite ones in {np.sum(~finite)} of {len(sounds)} sounds, "
             f"the first of them number {np.argmin(finite)}: repair the recordings."
         )
+    check_process(model.clip.entry.name)
+    warn_of_scale(sounds, model.clip.entry.name)
     return sounds, back
 
 
