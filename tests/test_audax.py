@@ -214,7 +214,13 @@ def contrastive(inputs, width, bilinear):
 def seeded(shapes, dtype=np.float32):
     """Numbers that tell each array from all others."""
     generator = np.random.default_rng(0)
-    return {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    arrays = {name: generator.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    for name, array in arrays.items():  # so that no output is NaN, which would not be saved
+        if name.endswith("/var"):
+            np.abs(array, out=array)
+        elif name.endswith("/kernel"):
+            array /= np.sqrt(array[..., 0].size)
+    return arrays
 
 
 def packed(array):

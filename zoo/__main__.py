@@ -184,14 +184,12 @@ def _metrics(entry: Entry) -> str:
 
 
 def _tag(options: argparse.Namespace) -> int:
-    draw = None if options.plot is None else _picture(options.plot)
+    draw = None if options.plot is None else _picture(options.plot, options.files)
     if info(options.model).task == "contrastive":
         raise ValueError(f"{options.model} was trained without labels and names no sounds: audax-zoo embed uses it.")
-    files = options.files or [str(example())]
-    if draw is None or len(files) == 1:
-        files = _sounds(files)
-    if draw is not None and len(files) > 1:
-        raise ValueError(f"--plot draws one file, got {len(files)}: tag them one by one.")
+    files = _sounds(options.files or [str(example())])
+    if draw is not None:
+        _picture(options.plot, files)  # a folder may hold several
     clip = load(options.model)
 
     def tag(file: str) -> None:
@@ -210,8 +208,10 @@ def _tag(options: argparse.Namespace) -> int:
     return _each(files, tag)
 
 
-def _picture(path: pathlib.Path) -> Callable[..., None]:
+def _picture(path: pathlib.Path, files: Sequence[str]) -> Callable[..., None]:
     """What draws the picture of a file. Raises before the work what would stop it in the end."""
+    if len(files) > 1:
+        raise ValueError(f"--plot draws one file, got {len(files)}: tag them one by one.")
     if path.suffix != ".png":
         raise ValueError(f"--plot writes a .png, got {path.name!r}.")
     _writable(path)
