@@ -89,9 +89,9 @@ def tensorflow():
 
     It says nothing about drivers that are missing there, unless TF_CPP_MIN_LOG_LEVEL asks for it: 0 for all.
     """
-    chosen = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") != "1"  # which JAX sets
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = os.environ["TF_CPP_MIN_LOG_LEVEL"] if chosen else "3"
-    with contextlib.nullcontext() if chosen else _quiet():
+    level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if level == "1" else level  # JAX sets 1
+    with contextlib.nullcontext() if level == "0" else _quiet():
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")
