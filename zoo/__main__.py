@@ -188,7 +188,7 @@ def _tag(options: argparse.Namespace) -> int:
     if info(options.model).task == "contrastive":
         raise ValueError(f"{options.model} was trained without labels and names no sounds: audax-zoo embed uses it.")
     files = _sounds(options.files or [str(example())])
-    if draw is not None:
+    if options.plot is not None:
         _picture(options.plot, files)  # a folder may hold several
     clip = load(options.model)
 
