@@ -29,6 +29,9 @@ class AbstractFrontend(eqx.Module):
 class AbstractNetwork(eqx.Module):
     """`frames bins` to an embedding of `width` numbers, one example at a time; the user's `vmap` makes the batch.
 
+    Where the embedding is pooled from the feature map alone, `pool_map(map)` does it: what it makes of one step of the
+    map is that step's own embedding.
+
     `state` is threaded in Equinox's way; a stateless network hands it through. `key` feeds dropout and drop path, and
     is needed in training mode only.
     """

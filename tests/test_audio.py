@@ -13,7 +13,8 @@ import soundfile
 import soxr
 
 import zoo
-from zoo._audio import BLOCK, cut, spans, window_size
+from zoo._audio import cut, window_size
+from zoo._decode import BLOCK
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -218,6 +219,12 @@ def test_windows_raise_what_read_raises(tmp_path):
         next(zoo.windows(tmp_path / "none.wav", 16000, 1.0))
     with pytest.raises(ValueError, match="holds no samples"):
         next(zoo.windows(write(tmp_path / "empty.wav", np.zeros(0, np.float32)), 16000, 1.0))
+
+
+def spans(samples, size):
+    """(start, samples) of the windows of a recording: a last one has at least a tenth of its samples."""
+    count = max(1, (samples - -(-size // 10)) // size + 1)
+    return [(index * size, min(size, samples - index * size)) for index in range(count if samples else 0)]
 
 
 @pytest.mark.parametrize("samples", [1, 799, 800, 8000, 8001, 8799, 8800, 16000, 16016, 16799, 16800])

@@ -10,8 +10,9 @@ import pytest
 import soundfile
 
 import zoo
-from zoo._audio import BLOCK, RATES, SoundError, stream
+from zoo._audio import stream
 from zoo._containers import links
+from zoo._decode import BLOCK, RATES, SoundError
 
 RATE = 16000
 FORMATS = {

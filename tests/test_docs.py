@@ -193,17 +193,18 @@ def test_an_adapter_starts_as_nothing_and_learns_alone(finetuned):
 def test_serving(after):
     names = after["Many files"]
     clip = names["clip"]
-    waves = np.stack([wave for wave, _ in zoo.windows(zoo.example(), clip.sample_rate, clip.entry.window)])
-    expected = np.concatenate([names["probabilities"](waves[:3]), names["probabilities"](waves[1:])[-1:]])
-    np.testing.assert_allclose(names["tags"][zoo.example()], expected.mean(0), atol=1e-5)
+    results = list(zoo.embed(clip, names["recordings"], errors="keep"))
+    assert [result.error for result in results] == [None, "none.wav is not a file.", None]
+    np.testing.assert_array_equal(names["embedding"], results[-1].values)
+    assert names["tags"].values.shape == (4, 10) and names["event"].label == "clock_tick" and names["event"].end == 20
     embeddings = after["Several devices"]["embeddings"]
     assert len(jax.devices()) > 1 and {shard.data.shape[0] for shard in embeddings.addressable_shards} == {2}
     names = after["Export"]
-    wanted = names["probabilities"](names["waves"])
+    wanted = np.stack([clip.probabilities(wave) for wave in names["clips"]])
     np.testing.assert_allclose(names["served"], wanted, atol=1e-5)
-    np.save("waves.npy", names["waves"])
+    np.save("clips.npy", names["clips"])
     elsewhere = [block for heading, block in pages.blocks(pages.ROOT / "docs" / "serving.md") if heading == "Export"][1]
-    code = f"import sys, jax, numpy as np\nwaves = np.load('waves.npy')\n{elsewhere}\nnp.save('served.npy', served)"
+    code = f"import sys, jax, numpy as np\nclips = np.load('clips.npy')\n{elsewhere}\nnp.save('served.npy', served)"
     code += "\nassert not {'equinox', 'audax_eqx', 'zoo'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     np.testing.assert_allclose(np.load("served.npy"), wanted, atol=1e-5)

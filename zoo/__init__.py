@@ -12,6 +12,8 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._entry import Entry as Entry
     from ._entry import Model as Model
     from ._entry import create as create
+    from ._events import Event as Event
+    from ._events import detect as detect
     from ._example import example as example
     from ._load import info as info
     from ._load import list_models as list_models
@@ -19,6 +21,9 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._pretrained import Pretrained as Pretrained
     from ._pretrained import Thawed as Thawed
     from ._publish import publish as publish
+    from ._recordings import Result as Result
+    from ._recordings import embed as embed
+    from ._recordings import tag as tag
     from ._register import register as register
     from ._save import save as save
 

@@ -1,32 +1,17 @@
-"""Sound files of any format and length, mono, at the sample rate a model takes, whole or in windows."""
+"""Recordings of any kind and length, mono, at the sample rate a model takes, whole or in windows."""
 
-import contextlib
-import inspect
 import math
-import os
-import shutil
-import tempfile
-import warnings
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
 from jaxtyping import Float
 
-from ._containers import links
+from ._decode import RATES, Channel, SoundError, Source, blocks, name_of, warn
 
-Source = str | os.PathLike | BinaryIO  # a path, or a file in which one can seek
-BLOCK = 1 << 18  # samples read at a time, a few seconds: of all channels, and after resampling
-RATES = 100, 10_000_000  # Hz, of a file: from the lowest hydrophones to the highest
 SHARE = 10  # a window has at least a tenth of its samples, which no window before it has heard
-CHECKED = ("zoo", "audax_eqx", "jaxtyping", "beartype")  # modules between a warning and who reads a file
 SILENT = 1e-4  # of the channels' power, -40 dB: what is left of it in their mean
-
-
-class SoundError(ValueError):
-    """A recording that cannot be read, for what it holds."""
 
 
 UNREADABLE = (SoundError, FileNotFoundError, IsADirectoryError, PermissionError)  # all that a recording can be at fault
@@ -45,23 +30,31 @@ class Window(NamedTuple):
     samples: int
 
 
-def read(path: Source, sample_rate: int) -> Float[np.ndarray, " samples"]:
-    """The whole file in [-1, 1] as float32: channels averaged, then resampled to `sample_rate` Hz by soxr's HQ filter.
+def read(source: Source, sample_rate: int, *, channel: Channel = "mean") -> Float[np.ndarray, " samples"]:
+    """The whole recording in [-1, 1] as float32, mono, resampled to `sample_rate` Hz by soxr's HQ filter.
 
-    Any format that soundfile reads; recordings that were joined end to end are read one behind the other. Raises
-    FileNotFoundError, and ValueError for a file that is not sound, is empty or holds NaN or inf, and for one that is
-    cut short, where its format lets that be known. Warns where channels cancel out in their mean.
+    - `source`: a path; the bytes of a file, or an open one in which one can seek; an array with its sample rate,
+      `(array, rate)`, floating-point and of the shape (samples,), or with channels as the shorter axis; a dictionary as
+      the `Audio` feature of Hugging Face's datasets gives it.
+    - `channel`: their mean, or the number of one, from 0 on.
+
+    Files are of any format that soundfile reads, and with the extra `ffmpeg` of those that FFmpeg does, videos too;
+    recordings that were joined end to end are read one behind the other. Raises FileNotFoundError, and ValueError for a
+    file that is not sound, is empty or holds NaN or inf, and for one that is cut short, where its format lets that be
+    known. Warns where channels cancel out in their mean.
     """
-    return np.concatenate([np.zeros(0, np.float32), *stream(path, sample_rate)])
+    return np.concatenate([np.zeros(0, np.float32), *stream(source, sample_rate, channel)])
 
 
-def windows(path: Source, sample_rate: int, seconds: float) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
-    """The file in consecutive windows of `seconds`, each with its number of samples before the last one's zero padding.
+def windows(
+    source: Source, sample_rate: int, seconds: float, *, channel: Channel = "mean"
+) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
+    """The recording in consecutive windows of `seconds`, each with its number of samples before the last one's zeros.
 
     A rest of less than a tenth of a window makes no window of its own and is not heard. Reads as `read` does and
     raises the same, in memory that does not grow with the file; ValueError for seconds that are no window.
     """
-    for window in cut(stream(path, sample_rate), window_size(seconds, sample_rate)):
+    for window in cut(stream(source, sample_rate, channel), window_size(seconds, sample_rate)):
         yield window.wave, window.samples
 
 
@@ -111,18 +104,12 @@ def least_rest(size: int) -> int:
     return -(-size // SHARE)
 
 
-def spans(samples: int, size: int) -> list[tuple[int, int]]:
-    """(start, valid samples) of the windows into which `cut` divides a recording of so many samples."""
-    count = max(1, (samples - least_rest(size)) // size + 1) if samples else 0
-    return [(index * size, min(size, samples - index * size)) for index in range(count)]
-
-
-def stream(path: Source, sample_rate: int) -> Iterator[Float[np.ndarray, " samples"]]:
-    """The file in blocks, as `read` gives it whole."""
+def stream(source: Source, sample_rate: int, channel: Channel = "mean") -> Iterator[Float[np.ndarray, " samples"]]:
+    """The recording in blocks, as `read` gives it whole."""
     if not RATES[0] <= sample_rate <= RATES[1]:
         raise ValueError(f"Sound is read at {RATES[0]} to {RATES[1]} Hz, got {sample_rate}.")
     rate, resample, empty = 0, None, np.zeros(0, np.float32)
-    for block, block_rate in _mono(path, sample_rate):
+    for block, block_rate in _mono(source, sample_rate, channel):
         if block_rate != rate:
             if resample is not None:
                 yield resample.resample_chunk(empty, last=True)
@@ -133,91 +120,23 @@ def stream(path: Source, sample_rate: int) -> Iterator[Float[np.ndarray, " sampl
         yield resample.resample_chunk(empty, last=True)
 
 
-def _mono(path: Source, wanted: int) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
-    """The mean of the channels in blocks, each with its sample rate."""
-    name = _name(path)
+def _mono(source: Source, wanted: int, channel: Channel) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
+    """The mean of the channels, or one of them, in blocks, each with its sample rate."""
+    name = name_of(source)
     powers, samples, seconds = np.zeros(2), 0, 0.0
-    for block, rate in _blocks(path, name, wanted):
-        mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+    for block, rate in blocks(source, wanted):
+        channels = block.shape[1]
+        if channel != "mean" and not 0 <= channel < channels:
+            raise SoundError(f"{name} has no channel {channel}: it has {channels}, counted from 0.")
+        chosen = 0 if channels == 1 else channel
+        mono = block.mean(axis=1, dtype=np.float32) if chosen == "mean" else np.ascontiguousarray(block[:, chosen])
         samples, seconds = samples + len(mono), seconds + len(mono) / rate
         if not np.isfinite(mono).all():
             raise SoundError(f"{name} holds NaN or infinite samples in its first {seconds:.1f} s.")
-        if block.shape[1] > 1:
-            powers += np.vdot(mono, mono), np.vdot(block, block) / block.shape[1]
+        if chosen == "mean":
+            powers += np.vdot(mono, mono), np.vdot(block, block) / channels
         yield mono, rate
     if samples == 0:
         raise SoundError(f"{name} holds no samples.")
     if powers[0] < SILENT * powers[1]:
-        _warn(f"{name} has channels in opposite phase, whose mean is silent: read one channel, or turn one around.")
-
-
-class _Decoder(soundfile.SoundFile):
-    def seekable(self) -> bool:
-        """No: soundfile would seek after each block, for nothing."""
-        return False
-
-
-def _blocks(path: Source, name: str, wanted: int) -> Iterator[tuple[Float[np.ndarray, "samples channels"], int]]:
-    """What the file holds, in blocks of at most `BLOCK` samples, also after resampling to `wanted` Hz."""
-    samples = 0
-    with _opened(path) as file:
-        try:
-            stretches = links(file)
-        except OSError as error:
-            raise SoundError(f"{name} cannot be read: {error.strerror}.") from None
-        for link in stretches:
-            if link.doubt:
-                _warn(f"{name}: {link.doubt}.")
-            rate, count, short = 0, 0, link.cut
-            try:
-                with _Decoder(link.view) as decoder:  # pyright: ignore[reportArgumentType]
-                    rate = decoder.samplerate
-                    if not RATES[0] <= rate <= RATES[1]:
-                        raise SoundError(
-                            f"{name} has {rate} samples a second by its header, and {RATES[0]} to {RATES[1]} can be "
-                            "read: write the right rate into it."
-                        )
-                    size = max(min(BLOCK, BLOCK * rate // wanted) // decoder.channels, 1)
-                    while len(block := decoder.read(min(size, decoder.frames - count), "float32", always_2d=True)):
-                        count += len(block)
-                        yield block, rate
-                    short = short or (link.counted and count < decoder.frames)
-            except soundfile.LibsndfileError as error:
-                short = short or (rate > 0 and link.view.ended)
-                if not short and link.view.error is None:
-                    raise SoundError(f"{name} cannot be read as sound: {error.error_string}") from None
-            samples += count
-            if link.view.error is not None:
-                raise SoundError(f"{name} cannot be read any further: {link.view.error.strerror}.")
-            if short:
-                left = f", {samples} samples are left" if samples else ""
-                raise SoundError(f"{name} is cut short{left}: copy or record it again.")
-
-
-@contextlib.contextmanager
-def _opened(path: Source) -> Iterator[BinaryIO]:
-    if not isinstance(path, str | os.PathLike):
-        yield path
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(path, "rb", buffering=1 << 16))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
-            raise FileNotFoundError(f"{_name(path)} is not a file.") from None
-        if not file.seekable():  # a pipe
-            pipe, file = file, stack.enter_context(tempfile.TemporaryFile())
-            shutil.copyfileobj(pipe, file)
-        yield file
-
-
-def _name(path: Source) -> str:
-    """What an error calls the recording."""
-    return os.fsdecode(path) if isinstance(path, str | os.PathLike) else str(getattr(path, "name", "The sound"))
-
-
-def _warn(text: str) -> None:
-    """Warns at the line that reads the file, which is some generators and type checks away."""
-    frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(CHECKED):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, stacklevel=level + 1)
+        warn(f"{name} has channels in opposite phase, whose mean is silent: read one, channel=0, or turn one around.")

@@ -11,16 +11,16 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
 from . import _mpeg
 from ._flac import flac_links
-from ._view import Link, Part, View, bytes_at, find, numbers_at
+from ._view import File, Link, Part, View, bytes_at, find, numbers_at
 
 UNSEEN = 8  # bytes behind the sound that are padding
 
 
-def links(file: BinaryIO) -> list[Link]:
+def links(file: File) -> list[Link]:
     """The stretches of sound in a seekable file, one behind the other. What is not known is one link, as it is."""
     start, end = _behind_id3(file), file.seek(0, os.SEEK_END)
     result: list[Link] = []
@@ -34,12 +34,12 @@ def links(file: BinaryIO) -> list[Link]:
 
 
 @no_type_check
-def _container(file: BinaryIO, start: int) -> "Container | None":
+def _container(file: File, start: int) -> "Container | None":
     magic = bytes_at(file, start, 12)
     return next((each for each in CONTAINERS if re.match(each.magic, magic, re.DOTALL)), None)
 
 
-def _behind_id3(file: BinaryIO) -> int:
+def _behind_id3(file: File) -> int:
     start = 0
     while size := _mpeg.id3_size(bytes_at(file, start, 10)):
         start += size
@@ -65,11 +65,11 @@ CAF = Chunks(8, ">q", (b"data",), total=None, align=1)
 W64 = Chunks(40, "<Q", (b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a",), 16, name=16, counted=24, align=8)
 
 
-def _chunked(kind: Chunks) -> Callable[[BinaryIO, int, int], list[Link]]:
+def _chunked(kind: Chunks) -> Callable[[File, int, int], list[Link]]:
     return lambda file, start, end: _chunk_links(file, start, end, kind)
 
 
-def _chunk_links(file: BinaryIO, start: int, end: int, kind: Chunks) -> list[Link]:
+def _chunk_links(file: File, start: int, end: int, kind: Chunks) -> list[Link]:
     """One link, or several where the sound is larger than a size of the container can be."""
     chunks = {name: (place, size) for name, place, size in _walk(file, start + kind.first, end, kind)}
     sound = next((name for name in kind.sound if name in chunks), None)
@@ -103,7 +103,7 @@ def _chunk_links(file: BinaryIO, start: int, end: int, kind: Chunks) -> list[Lin
     return result
 
 
-def _walk(file: BinaryIO, at: int, end: int, kind: Chunks) -> Iterator[tuple[bytes, int, int]]:
+def _walk(file: File, at: int, end: int, kind: Chunks) -> Iterator[tuple[bytes, int, int]]:
     """(name, where its bytes begin, how many they are) of each chunk up to the sound, whose size may be wrong."""
     head = kind.name + struct.calcsize(kind.size)
     while at + head <= end:
@@ -117,7 +117,7 @@ def _walk(file: BinaryIO, at: int, end: int, kind: Chunks) -> Iterator[tuple[byt
 
 
 @no_type_check
-def _is_rest(file: BinaryIO, at: int, end: int, last: int, kind: Chunks) -> bool:
+def _is_rest(file: File, at: int, end: int, last: int, kind: Chunks) -> bool:
     """Whether what lies behind the sound is chunks, tags or padding, rather than sound that no header counts.
 
     Chunks end by `last`, which lies behind the file's end where it is cut.
@@ -146,14 +146,14 @@ def _more(rest: int, claim: int) -> str:
     return f"its header counts {claim} bytes of sound, and {rest} more follow, which are heard, too"
 
 
-def _block(file: BinaryIO, chunks: dict[bytes, tuple[int, int]]) -> int:
+def _block(file: File, chunks: dict[bytes, tuple[int, int]]) -> int:
     """The bytes that belong together: one of each channel, or a block of a compressed WAV file."""
     if b"fmt " not in chunks:
         return 1
     return max(numbers_at(file, chunks[b"fmt "][0] + 12, "<H")[0], 1)
 
 
-def _aiff(file: BinaryIO, start: int, end: int) -> list[Link]:
+def _aiff(file: File, start: int, end: int) -> list[Link]:
     """As other chunks, without the number of frames that the COMM chunk claims, too."""
     result = _chunk_links(file, start, end, FORM)
     common = {name: place for name, place, _ in _walk(file, start + FORM.first, end, FORM)}.get(b"COMM")
@@ -173,8 +173,8 @@ def _replaced(view: View, position: int, content: bytes) -> View:
     return View(view.file, parts)
 
 
-def _au(order: str) -> Callable[[BinaryIO, int, int], list[Link]]:
-    def divide(file: BinaryIO, start: int, end: int) -> list[Link]:
+def _au(order: str) -> Callable[[File, int, int], list[Link]]:
+    def divide(file: File, start: int, end: int) -> list[Link]:
         offset, claim = numbers_at(file, start + 4, f"{order}II")
         actual = end - start - offset
         whole = Link(View(file, [(start, end)]))
@@ -190,7 +190,7 @@ def _au(order: str) -> Callable[[BinaryIO, int, int], list[Link]]:
     return divide
 
 
-def _nist(file: BinaryIO, start: int, end: int) -> list[Link]:
+def _nist(file: File, start: int, end: int) -> list[Link]:
     """A SPHERE file: libsndfile reads all that is there; its text says how much should be."""
     header = bytes_at(file, start, 1 << 14)
     size = re.match(rb"NIST_1A\s+(\d{1,9})\s", header)
@@ -202,7 +202,7 @@ def _nist(file: BinaryIO, start: int, end: int) -> list[Link]:
     return [Link(View(file, [(start, end)]), cut=promised > end - start)]
 
 
-def _ogg(file: BinaryIO, start: int, end: int) -> list[Link]:
+def _ogg(file: File, start: int, end: int) -> list[Link]:
     """A link begins with the pages that begin its streams, and ends where others begin."""
     starts, at, beginning, ended, cut = [], start, False, True, False
     while at < end:
@@ -228,15 +228,15 @@ class Container(NamedTuple):
     """A format: how its files begin, how they are divided, and their size by their header, where others may follow."""
 
     magic: bytes
-    divide: Callable[[BinaryIO, int, int], list[Link]]
-    size: Callable[[BinaryIO, int], int] | None = None
+    divide: Callable[[File, int, int], list[Link]]
+    size: Callable[[File, int], int] | None = None
 
 
-def _field(form: str, at: int, more: int) -> Callable[[BinaryIO, int], int]:
+def _field(form: str, at: int, more: int) -> Callable[[File, int], int]:
     return lambda file, start: sum(numbers_at(file, start + at, form)) + more
 
 
-def _caf_size(file: BinaryIO, start: int) -> int:
+def _caf_size(file: File, start: int) -> int:
     """Up to the end of the sound, behind which others may follow."""
     chunks = _walk(file, start + CAF.first, file.seek(0, os.SEEK_END), CAF)
     return max((place + size - start for _, place, size in chunks), default=0)

@@ -2,16 +2,16 @@
 
 import functools
 import re
-from typing import BinaryIO, no_type_check
+from typing import no_type_check
 
-from ._view import Link, Part, View, bytes_at, find
+from ._view import File, Link, Part, View, bytes_at, find
 
 TOTAL = 18  # where the number of samples lies, the last 36 of these 64 bits
 MASK = (1 << 36) - 1
 TAIL = 1 << 18, 1 << 22  # bytes at the end of the file that hold two frames: usually, at most
 
 
-def flac_links(file: BinaryIO, start: int, end: int) -> list[Link]:
+def flac_links(file: File, start: int, end: int) -> list[Link]:
     """Joined FLAC files are several links: each begins with the marker and its STREAMINFO block."""
     starts, at = [start], start
     while (at := find(file, b"fLaC", at + 4, end)) >= 0:
@@ -20,7 +20,7 @@ def flac_links(file: BinaryIO, start: int, end: int) -> list[Link]:
     return [_link(file, *stretch) for stretch in zip(starts, [*starts[1:], end], strict=True)]
 
 
-def _link(file: BinaryIO, start: int, end: int) -> Link:
+def _link(file: File, start: int, end: int) -> Link:
     field = int.from_bytes(bytes_at(file, start + TOTAL, 8), "big")
     samples = _samples(file, start, end)
     if samples <= field & MASK:
@@ -30,7 +30,7 @@ def _link(file: BinaryIO, start: int, end: int) -> Link:
     return Link(View(file, parts))
 
 
-def _samples(file: BinaryIO, start: int, end: int) -> int:
+def _samples(file: File, start: int, end: int) -> int:
     """How many samples lie before the end of the last frame, 0 where no frame is found."""
     block, largest = (int.from_bytes(bytes_at(file, start + at, size), "big") for at, size in ((8, 2), (15, 3)))
     begin = max(start + 42, end - min(2 * largest + 16 or TAIL[0], TAIL[1]))

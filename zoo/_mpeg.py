@@ -10,9 +10,9 @@ import functools
 import re
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
-from ._view import Link, Part, View, bytes_at
+from ._view import File, Link, Part, View, bytes_at
 
 BITRATES = {  # kbit/s, by MPEG-1 and layer
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -82,12 +82,12 @@ class Recording:
         self.stretches.append((start, end))
 
 
-def links(file: BinaryIO, start: int, end: int) -> list[Link]:
+def links(file: File, start: int, end: int) -> list[Link]:
     """The recordings from `start` on, each decoded to its last frame; none if this is no MPEG audio."""
     return [_link(file, each) for each in _recordings(file, start, end) if each.frames]
 
 
-def _recordings(file: BinaryIO, start: int, end: int) -> Iterator[Recording]:
+def _recordings(file: File, start: int, end: int) -> Iterator[Recording]:
     """A new one begins where a frame counts, or is of another kind; what is no frame is left out."""
     end = _before_tags(file, start, end)
     at, recording = _next(file, start, min(start + SEARCH, end), end), None
@@ -115,7 +115,7 @@ def _recordings(file: BinaryIO, start: int, end: int) -> Iterator[Recording]:
         yield recording
 
 
-def _next(file: BinaryIO, start: int, stop: int, end: int) -> int | None:
+def _next(file: File, start: int, stop: int, end: int) -> int | None:
     """The first frame that begins between `start` and `stop`, in a file that holds frames up to `end`."""
     while start < stop:
         block = bytes_at(file, start, min(SEARCH, end - start))
@@ -134,7 +134,7 @@ def _next(file: BinaryIO, start: int, stop: int, end: int) -> int | None:
 
 
 @no_type_check
-def _confirmed(file: BinaryIO, at: int, end: int) -> bool:
+def _confirmed(file: File, at: int, end: int) -> bool:
     """Whether a frame begins here and is followed by two of its kind, or by the end."""
     kind = None
     for _ in range(3):
@@ -147,7 +147,7 @@ def _confirmed(file: BinaryIO, at: int, end: int) -> bool:
     return True
 
 
-def _before_tags(file: BinaryIO, start: int, end: int) -> int:
+def _before_tags(file: File, start: int, end: int) -> int:
     """Where the tags begin that lie at the end: ID3v1, APE and Lyrics3."""
     for _ in range(4):
         foot = bytes_at(file, max(end - 128, start), min(128, end - start))
@@ -177,7 +177,7 @@ def _count(head: bytes, known: Frame) -> tuple[bool, int | None]:
     return False, None
 
 
-def _link(file: BinaryIO, recording: Recording) -> Link:
+def _link(file: File, recording: Recording) -> Link:
     """A recording behind a count that is right. One frame more than there is may be the count's own."""
     count, frames = recording.count or 0, recording.frames
     cut = count > frames + 1 or (not recording.whole and (count == 0 or count > frames))

@@ -97,7 +97,7 @@ class Pretrained(eqx.Module):
             )
         logits = self(wave, sample_rate=sample_rate)
         self._check_classes(logits.shape[0])
-        return jax.nn.softmax(logits) if self.entry.task == "multiclass" else jax.nn.sigmoid(logits)
+        return _activated(self, logits)
 
     def top(self, wave: Any, k: int = 5, *, sample_rate: int | None = None) -> list[tuple[str, float]]:
         """The `k` most probable labels, most probable first."""
@@ -185,19 +185,42 @@ class Pretrained(eqx.Module):
             )
 
 
-@eqx.filter_jit
-def _output(clip: Pretrained, wave: Array) -> Array:
+def output(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, " outputs"]:
+    """Logits, or a contrastive model's projection."""
     return clip.model(wave, clip.state)[0]
 
 
-@eqx.filter_jit
-def _embedding(clip: Pretrained, wave: Array) -> Array:
+def embedding(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, " width"]:
+    """What `Pretrained.embed` gives."""
     return clip.model.embed(wave, clip.state)[0]
 
 
-@eqx.filter_jit
-def _frames(clip: Pretrained, wave: Array) -> Array:
-    return jnp.mean(clip.model.network.features(clip.model.listen(wave), clip.state)[0], axis=1)
+def frames(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, "frames width"]:
+    """What `Pretrained.frames` gives."""
+    return jnp.mean(_map(clip, wave), axis=1)
+
+
+def scores(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, " classes"]:
+    """What `Pretrained.probabilities` gives."""
+    return _activated(clip, output(clip, wave))
+
+
+def frame_scores(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, "frames classes"]:
+    """The scores of each step of the feature map, as if the map had no other (Zhou et al., 2016, arXiv:1512.04150)."""
+    model: Any = clip.model
+    logits = jax.vmap(lambda step: model.logits(model.network.pool_map(step)))(_map(clip, wave)[:, None])
+    return _activated(clip, logits)
+
+
+_output, _embedding, _frames = map(eqx.filter_jit, (output, embedding, frames))
+
+
+def _map(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, "time freq channels"]:
+    return clip.model.network.features(clip.model.listen(wave), clip.state)[0]
+
+
+def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float[Array, "*rows classes"]:
+    return jax.nn.softmax(logits) if clip.entry.task == "multiclass" else jax.nn.sigmoid(logits)
 
 
 def _classifier(model: Model, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:

@@ -5,10 +5,23 @@ import itertools
 import os
 import struct
 from collections.abc import Sequence
-from typing import Any, BinaryIO, NamedTuple, no_type_check
+from typing import Any, NamedTuple, Protocol, no_type_check, runtime_checkable
 
 BLOCK = 1 << 16  # bytes
 Part = tuple[int, int] | bytes  # from where to where in the file, or bytes in place of a part
+
+
+@runtime_checkable
+class File(Protocol):
+    """A binary file in which one can seek."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to so many bytes."""
+        ...
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Goes to a place."""
+        ...
 
 
 @no_type_check  # a check takes longer than a read
@@ -19,7 +32,7 @@ class View:
     A decoder cannot pass on an OSError: it takes it for the end of the file. It is kept as `error`.
     """
 
-    def __init__(self, file: BinaryIO, parts: Sequence[Part], surplus: int = 0):
+    def __init__(self, file: File, parts: Sequence[Part], surplus: int = 0):
         self.file, self.parts, self.surplus = file, list(parts), surplus
         sizes = (len(part) if isinstance(part, bytes) else part[1] - part[0] for part in self.parts)
         self.ends = list(itertools.accumulate(sizes))
@@ -89,20 +102,20 @@ class Link(NamedTuple):
 
 
 @no_type_check
-def bytes_at(file: BinaryIO, position: int, count: int) -> bytes:
+def bytes_at(file: File, position: int, count: int) -> bytes:
     """`count` bytes from `position` on, fewer at the file's end."""
     file.seek(position)
     return file.read(max(count, 0))
 
 
 @no_type_check
-def numbers_at(file: BinaryIO, position: int, form: str) -> tuple[int, ...]:
+def numbers_at(file: File, position: int, form: str) -> tuple[int, ...]:
     """Numbers in the form of `struct`, which are 0 behind the file's end."""
     size = struct.calcsize(form)
     return struct.unpack(form, bytes_at(file, position, size).ljust(size, b"\0"))
 
 
-def find(file: BinaryIO, wanted: bytes, start: int, end: int, block: int = 1 << 18) -> int:
+def find(file: File, wanted: bytes, start: int, end: int, block: int = 1 << 18) -> int:
     """The first position of `wanted` that lies whole between `start` and `end`, or -1."""
     while start + len(wanted) <= end:
         found = bytes_at(file, start, min(block, end - start)).find(wanted)

@@ -14,7 +14,9 @@ from audax_eqx import AbstractFrontend
 
 LOUDEST = 4.0  # resampling overshoots 1, and so may a file of floats; whole numbers are far beyond
 SCALES = {"16-bit integers": 1 << 15, "24-bit integers": 1 << 23, "32-bit integers": 1 << 31}
+LENGTHS = 8  # for which a model compiles without a word
 _process: int | None = None
+_lengths: dict[str, set[int]] = {}  # by the model's name
 
 
 def checked_wave(wave: Any, sample_rate: int | None, frontend: AbstractFrontend, name: str, window: float) -> Array:
@@ -54,6 +56,7 @@ def checked_wave(wave: Any, sample_rate: int | None, frontend: AbstractFrontend,
             "repair the recording, np.nan_to_num(wave) sets them to zero."
         )
     warn_of_scale(wave, name)
+    _warn_of_lengths(wave.size, name)
     return jax.device_put(wave)  # jnp.asarray compiles a small program for each length
 
 
@@ -86,6 +89,19 @@ def warn_of_scale(samples: Float[np.ndarray, "..."], name: str) -> None:
         remedy = "scale them to what was recorded, neither normalised nor amplified"
     # At one place and without its figures, so that Python shows it once, and not for every wave
     warnings.warn(f"{name} takes samples in [-1, 1], got far larger ones: {remedy}.", stacklevel=1)
+
+
+def _warn_of_lengths(samples: int, name: str) -> None:
+    """Warns once, at the last of `LENGTHS` lengths, each of which has compiled a program."""
+    lengths = _lengths.setdefault(name, set())
+    if len(lengths) < LENGTHS and samples not in lengths:
+        lengths.add(samples)
+        if len(lengths) == LENGTHS:
+            warnings.warn(
+                f"{name} has compiled a program for each of {LENGTHS} lengths of waves: zoo.embed(clip, recordings) "
+                "and zoo.tag take all lengths by one program.",
+                stacklevel=4,
+            )
 
 
 def check_process(name: str) -> None:

@@ -33,9 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._audio import spans, window_size
+from ._audio import window_size
 from ._load import DEFAULT, load
 from ._pretrained import Pretrained
+from ._recordings import embed
 from ._wave import check_process, warn_of_scale
 
 
@@ -73,10 +74,8 @@ def get_scene_embeddings(audio: Any, model: HearModel) -> Any:
     same device. Raises TypeError or ValueError for other models, and for what is not finite floating-point sounds.
     """
     sounds, back = _checked(audio, model)
-    window = window_size(model.clip.entry.window, model.sample_rate)
-    starts, weights = zip(*spans(sounds.shape[1], window), strict=True)
-    embeddings = _heard(_embed, model.clip, sounds, starts, window)
-    return back(np.average(embeddings, axis=1, weights=weights).astype(np.float32))
+    results = embed(model.clip, ((sound, model.sample_rate) for sound in sounds))
+    return back(np.concatenate([result.values for result in results]))
 
 
 def get_timestamp_embeddings(audio: Any, model: HearModel) -> tuple[Any, Any]:
@@ -174,11 +173,6 @@ def _heard(
 def _batch() -> int:
     """Waves at a time: a CPU's cores share one, in cache; of 16 windows, AST's attention takes 1.1 GB elsewhere."""
     return 1 if jax.default_backend() == "cpu" else 16
-
-
-@eqx.filter_jit
-def _embed(clip: Pretrained, waves: Float[np.ndarray, "waves samples"]) -> Array:
-    return eqx.filter_vmap(clip.embed)(waves)
 
 
 @eqx.filter_jit

@@ -72,5 +72,11 @@ class Classifier(eqx.Module):
         """Logits from what `listen` gives, for training that augments between frontend and network."""
         network_key, head_key = split_key(key, 2)
         embedding, state = self.network(x, state, key=network_key)
+        return self.logits(embedding, key=head_key), state
+
+    def logits(
+        self, embedding: Float[Array, " width"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "{self.classes}"]:
+        """Logits of an embedding, in float32."""
         embedding = embedding if self.norm is None else self.norm(embedding)
-        return self.head(self.dropout(embedding, key=head_key)).astype(jnp.float32), state
+        return self.head(self.dropout(embedding, key=key)).astype(jnp.float32)

@@ -111,7 +111,11 @@ class CED(AbstractNetwork):
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
         y, state = self.features(x, state, key=key)
-        return jnp.mean(y, axis=(0, 1)), state
+        return self.pool_map(y), state
+
+    def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
+        """The embedding of a feature map."""
+        return jnp.mean(y, axis=(0, 1))
 
     def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
         patch = self.patchify.weight.shape[0]

@@ -161,6 +161,10 @@ class ConvNeXt(AbstractNetwork):
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
         y, state = self.features(x, state, key=key)
+        return self.pool_map(y), state
+
+    def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
+        """The embedding of a feature map."""
         match self.pool:
             case "mean":
                 y = jnp.mean(y, axis=(0, 1))
@@ -168,7 +172,7 @@ class ConvNeXt(AbstractNetwork):
                 y = jnp.max(y, axis=(0, 1))
             case "mean_max":
                 y = mean_max(y)
-        return (y if self.norm is None else self.norm(y)), state
+        return y if self.norm is None else self.norm(y)
 
     def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
         stride = 4 * 2 ** (len(self.stages) - 1)

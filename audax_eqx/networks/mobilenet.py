@@ -132,7 +132,11 @@ class MobileNetV2(AbstractNetwork):
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
         y, state = self.features(x, state, key=key)
-        return jax.nn.relu(self.embed(mean_max(y))), state
+        return self.pool_map(y), state
+
+    def pool_map(self, y: Float[Array, "time freq channels"]) -> Float[Array, "{self.width}"]:
+        """The embedding of a feature map."""
+        return jax.nn.relu(self.embed(mean_max(y)))
 
     def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
         return np.arange(time) * 32 + 31 / 2

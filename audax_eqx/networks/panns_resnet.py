@@ -148,7 +148,13 @@ class PANNsResNet(AbstractNetwork):
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
         features_key, embedding_key = split_key(key, 2)
         y, state = self.features(x, state, key=features_key)
-        return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=embedding_key))), state
+        return self.pool_map(y, key=embedding_key), state
+
+    def pool_map(
+        self, y: Float[Array, "time freq channels"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "{self.width}"]:
+        """The embedding of a feature map."""
+        return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=key)))
 
     def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
         stride = 2 * 2 ** len(self.stages)

@@ -1,0 +1,300 @@
+"""`zoo.embed` and `zoo.tag`: recordings of any length and kind through one program, in order, whatever fails."""
+
+import io
+import itertools
+import pathlib
+import threading
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+import soundfile
+
+import zoo
+from zoo import _recordings
+
+RATE = 8000
+ENTRY = zoo.Entry(
+    name="tiny",
+    frontend={"type": "LogMel", "sample_rate": RATE, "bins": 16, "n_fft": 256, "hop_length": 80},
+    network={"type": "ResNet", "depths": (1, 1), "widths": (8, 16)},
+    classes=3,
+    labels=("a", "b", "c"),
+    task="multiclass",
+    window=0.5,
+)
+SIZE = 4000  # samples of a window
+
+
+@pytest.fixture(scope="module")
+def clip():
+    model, state = zoo.create(ENTRY, key=jax.random.key(0))
+    return zoo.Pretrained(eqx.nn.inference_mode(model), state, ENTRY)
+
+
+def noise(samples, seed=0):
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, samples).astype(np.float32)
+
+
+def write(path, wave, rate=RATE):
+    soundfile.write(path, wave, rate, subtype="FLOAT")
+    return path
+
+
+def difference(ours, theirs):
+    return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max() / np.abs(np.asarray(theirs)).max())
+
+
+def by_hand(clip, wave, function="embed"):
+    """The mean over the padded windows of a wave, one call each, weighted by their samples."""
+    starts = range(0, max(len(wave) - SIZE // 10, 0) + 1, SIZE)
+    parts = [wave[start : start + SIZE] for start in starts]
+    values = [np.asarray(getattr(clip, function)(np.pad(part, (0, SIZE - len(part))))) for part in parts]
+    return np.average(values, axis=0, weights=[len(part) for part in parts])
+
+
+@pytest.fixture
+def programs():
+    """How many programs were compiled so far."""
+    names = []
+    listener = lambda name, *_, **__: names.append(name) if name.endswith("backend_compile_duration") else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield lambda: len(names)
+    jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def test_recordings_of_all_lengths_take_one_program(clip, tmp_path, programs):
+    lengths = [1, 50, 300, 3999, 4000, 4001, 4399, 4400, 8000, 9000, 21000]
+    waves = [noise(length, length) for length in lengths]
+    paths = [write(tmp_path / f"{len(wave)}.wav", wave) for wave in waves]
+    before = programs()
+    results = list(zoo.embed(clip, paths))
+    assert programs() - before <= 2
+    assert [result.source for result in results] == paths
+    for wave, result in zip(waves, results, strict=True):
+        assert result.error is None and result.values.dtype == np.float32 and result.values.shape == (1, 16)
+        assert difference(result.values[0], by_hand(clip, wave)) < 1e-5, len(wave)
+        assert (result.start, result.end, result.duration) == ([0], [len(wave) / RATE], len(wave) / RATE)
+    after = programs()
+    list(zoo.embed(clip, paths[::-1]))
+    assert programs() == after
+
+
+def test_scores_are_the_means_of_probabilities(clip):
+    wave = noise(9000)
+    (result,) = zoo.tag(clip, [(wave, RATE)])
+    assert difference(result.values[0], by_hand(clip, wave, "probabilities")) < 1e-5
+
+
+def test_windows_have_rows_and_times(clip):
+    wave = noise(9100)
+    (result,) = zoo.embed(clip, [(wave, RATE)], each="window", hop=0.25)
+    assert result.start.tolist() == [0, 0.25, 0.5, 0.75] and result.end.tolist() == [0.5, 0.75, 1.0, 9100 / RATE]
+    for start, row in zip(result.start, result.values, strict=True):
+        part = wave[round(start * RATE) :][:SIZE]
+        assert difference(row, clip.embed(np.pad(part, (0, SIZE - len(part))))) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "last, spans", [("pad", [(0, 4000), (4000, 6000)]), ("full", [(0, 4000), (2000, 6000)]), ("drop", [(0, 4000)])]
+)
+def test_the_end_that_fills_no_window(clip, last, spans):
+    wave = noise(6000)
+    (result,) = zoo.embed(clip, [(wave, RATE)], each="window", last=last)
+    assert list(zip(result.start * RATE, result.end * RATE, strict=True)) == spans
+    parts = [np.pad(wave[start:end], (0, SIZE - end + start)) for start, end in spans]
+    assert difference(result.values, np.stack([clip.embed(part) for part in parts])) < 1e-5
+
+
+def test_a_recording_that_fills_no_window_and_is_dropped_is_told(clip):
+    (result,) = zoo.embed(clip, [(noise(3999), RATE)], last="drop", errors="keep")
+    assert result.values.shape == (0, 16) and "is shorter than a window of 0.5 s" in result.error
+
+
+def test_frames_lie_on_one_grid(clip):
+    wave = noise(21000)
+    (result,) = zoo.embed(clip, [(wave, RATE)], each="frame")
+    centres = (result.start + result.end)[1:-1] / 2
+    step = np.diff(clip.frame_times(2))[0]
+    np.testing.assert_allclose(np.diff(centres), step, atol=1e-9)
+    assert result.end[-1] == pytest.approx(21000 / RATE, abs=step)
+    whole = np.asarray(clip.frames(wave))[: len(result.values)]  # frames far from seams hear the same
+    middle = slice(1, 4)
+    assert difference(result.values[middle], whole[middle]) < 1e-4
+
+
+def test_scores_of_frames_are_class_activations(clip):
+    """For a network that pools by the mean the logits of a map are the mean of its frames'."""
+    multilabel = zoo.Pretrained(clip.model, clip.state, ENTRY.replace(task="multilabel"))
+    (result,) = zoo.tag(multilabel, [(noise(SIZE), RATE)], each="frame")
+    logits = np.log(result.values / (1 - result.values))
+    whole = np.asarray(clip(noise(SIZE)))
+    steps = np.asarray(clip.frames(noise(SIZE)))
+    expected = np.stack([clip.model.logits(jax.numpy.asarray(step)) for step in steps])
+    assert difference(logits, expected[: len(logits)]) < 1e-3
+    assert difference(expected.mean(axis=0), whole) < 1e-5
+
+
+def test_a_network_without_scores_of_frames_is_told(clip):
+    ast = eqx.tree_at(lambda clip: clip.model.network, clip, eqx.nn.Identity())
+    with pytest.raises(ValueError, match="does not make its embedding of frames.*each='window'"):
+        zoo.tag(ast, [], each="frame")
+
+
+def test_what_cannot_be_read_keeps_its_place(clip, tmp_path):
+    sound = write(tmp_path / "a.wav", noise(5000))
+    broken = write(tmp_path / "nan.wav", np.where(np.arange(20000) == 15000, np.nan, noise(20000)))
+    (tmp_path / "text.wav").write_text("no sound")
+    sources = [sound, tmp_path / "none.wav", broken, tmp_path / "text.wav", tmp_path, sound]
+    results = list(zoo.embed(clip, sources, errors="keep"))
+    assert [result.source for result in results] == sources
+    parts = (None, "is not a file", "NaN or infinite samples", "cannot be read as sound", "is not a file", None)
+    for result, part in zip(results, parts, strict=True):
+        assert (result.error is None) == (part is None) and (part is None or part in result.error)
+        assert len(result.values) == (part is None)
+    np.testing.assert_array_equal(results[0].values, results[-1].values)
+
+    stream = zoo.embed(clip, sources)
+    assert next(stream).source == sound
+    with pytest.raises(FileNotFoundError, match=r"none\.wav is not a file"):
+        next(stream)
+
+
+def test_a_fault_of_another_kind_stops_the_run_and_leaves_no_thread(clip, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(_recordings, "stream", broken)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        list(zoo.embed(clip, [(noise(10), RATE)] * 3, errors="keep"))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("recordings")]
+
+
+def test_recordings_without_end_are_read_a_few_ahead(clip):
+    given = []
+
+    def endless():
+        for number in itertools.count():
+            given.append(number)
+            yield noise(4000 + number, number), RATE
+
+    results = zoo.embed(clip, endless(), workers=2, batch=8)
+    assert len(list(itertools.islice(results, 20))) == 20
+    assert len(given) < 20 + 3 * 8 + 2 * 2 + 8  # batches under way, recordings begun, a batch to fill
+    results.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("recordings")]
+
+
+def test_a_long_recording_is_not_read_whole_before_its_first_window(clip, monkeypatch):
+    blocks = []
+
+    def stream(*_):
+        for number in range(1000):
+            blocks.append(number)
+            yield noise(40000, number)
+
+    monkeypatch.setattr(_recordings, "stream", stream)
+    rows = []
+    monkeypatch.setattr(_recordings._Rows, "take", lambda rows_, window, value: rows.append(len(blocks)))
+    results = zoo.embed(clip, ["long"])
+    thread = threading.Thread(target=lambda: next(results, None), daemon=True)
+    thread.start()
+    thread.join(timeout=120)
+    assert rows and rows[0] < 100
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"window": 0.0}, "A window takes a finite number of seconds"),
+        ({"window": 0.001}, "hears windows of 0.016125 to inf s, got 0.001 s"),
+        ({"hop": 0.0}, "hop=0.0 is the distance of windows in seconds"),
+        (
+            {"hop": 0.51},
+            "hop=0.51 is the distance of windows in seconds: it is more than 0 and at most a window, 0.5 s",
+        ),
+        ({"hop": 0.1, "each": "frame"}, "leave hop out"),
+        ({"batch": 0}, "batch=0 can do nothing"),
+        ({"workers": 0}, "workers=0 can do nothing"),
+        ({"each": "second"}, "each='second' is none of 'recording', 'window', 'frame'"),
+        ({"last": "cut"}, "last='cut' is none of 'pad', 'full', 'drop'"),
+        ({"precision": "float16"}, "precision='float16' is none of 'float32', 'bfloat16'"),
+        ({"errors": "ignore"}, "errors='ignore' is none of 'raise', 'keep'"),
+    ],
+)
+def test_options_that_make_no_sense_are_told_before_anything_is_read(clip, options, sentence):
+    with pytest.raises(ValueError, match=sentence.replace("'", "'")):
+        zoo.embed(clip, map(pytest.fail, ["asked for its first"]), **options)
+
+
+def test_a_model_without_classes_has_no_scores():
+    with pytest.raises(ValueError, match="was trained without labels"):
+        zoo.tag(zoo.load("cola_small"), [])
+
+
+def test_bfloat16_is_near(clip):
+    wave = (noise(9000), RATE)
+    (exact,), (half,) = zoo.embed(clip, [wave]), zoo.embed(clip, [wave], precision="bfloat16")
+    assert 0 < difference(half.values, exact.values) < 0.05
+
+
+# Sources --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_kinds_of_sources_are_one_recording(clip, tmp_path):
+    wave = noise(7000)
+    path = write(tmp_path / "a.wav", wave)
+    content = path.read_bytes()
+    with open(path, "rb") as file:
+        sources = [
+            path,
+            str(path),
+            content,
+            file,
+            io.BytesIO(content),
+            (wave, RATE),
+            (wave.astype(np.float64), RATE),
+            {"array": wave, "sampling_rate": RATE, "path": "a.wav"},
+            {"bytes": content, "path": "a.wav"},
+            {"bytes": None, "path": str(path)},
+        ]
+        results = list(zoo.embed(clip, sources))
+    for source, result in zip(sources, results, strict=True):
+        assert result.source is source
+        np.testing.assert_array_equal(result.values, results[0].values)
+        assert result.duration == 7000 / RATE
+
+
+def test_one_channel_of_several(clip, tmp_path):
+    stereo = np.stack([noise(6000, 1), noise(6000, 2)], axis=1)
+    for source in (write(tmp_path / "s.wav", stereo), (stereo, RATE), (stereo.T, RATE)):
+        for channel, wave in (("mean", stereo.mean(axis=1)), (0, stereo[:, 0]), (1, stereo[:, 1])):
+            np.testing.assert_allclose(zoo.read(source, RATE, channel=channel), wave, atol=1e-7)
+            (result,) = zoo.embed(clip, [source], channel=channel)
+            assert difference(result.values[0], by_hand(clip, wave.astype(np.float32))) < 1e-5
+        with pytest.raises(ValueError, match="has no channel 2: it has 2, counted from 0"):
+            zoo.read(source, RATE, channel=2)
+
+
+@pytest.mark.parametrize(
+    "source, kind, sentence",
+    [
+        ((np.zeros(100, np.int16), RATE), ValueError, "floating-point samples.*got int16.*divide int16 by 32768"),
+        ((np.zeros((2, 3, 4)), RATE), ValueError, r"of the shape \(2, 3, 4\)"),
+        ((np.zeros(100), 0), ValueError, "comes with its sample rate, 100 to 10000000 Hz, got 0"),
+        ((np.zeros(0), RATE), ValueError, "holds no samples"),
+        ({"text": "a"}, TypeError, "got a dictionary of text"),
+        (b"no sound at all", ValueError, "The sound cannot be read as sound"),
+    ],
+)
+def test_a_source_that_is_no_recording_is_told(source, kind, sentence):
+    with pytest.raises(kind, match=sentence):
+        zoo.read(source, RATE)
+
+
+def test_the_packaged_sound_is_rain_and_then_a_clock():
+    (result,) = zoo.tag(zoo.load("resnet_esc10"), [zoo.example()], each="window")
+    labels = zoo.info("resnet_esc10").labels
+    assert [labels[index] for index in result.values.argmax(axis=1)] == ["rain", "rain", "clock_tick", "clock_tick"]
+    assert isinstance(result.source, pathlib.Path) and result.duration == 20.0

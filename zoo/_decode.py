@@ -1,0 +1,144 @@
+"""Sources of sound: files of any format, bytes, open files and arrays, in blocks with all their channels."""
+
+import contextlib
+import inspect
+import io
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+
+from ._containers import links
+from ._view import File
+
+Source = str | os.PathLike | bytes | File | tuple[Any, int] | Mapping[str, Any]  # as `zoo.read` takes them
+Channel = int | Literal["mean"]
+Blocks = Iterator[tuple[Float[np.ndarray, "samples channels"], int]]
+BLOCK = 1 << 18  # samples read at a time, a few seconds: of all channels, and after resampling
+RATES = 100, 10_000_000  # Hz, of a file: from the lowest hydrophones to the highest
+CHECKED = ("zoo", "audax_eqx", "jaxtyping", "beartype")  # modules between a warning and who reads a file
+
+
+class SoundError(ValueError):
+    """A recording that cannot be read, for what it holds."""
+
+
+def blocks(source: Source, wanted: int) -> Blocks:
+    """The recording in blocks of at most `BLOCK` samples, also after resampling to `wanted` Hz, with their rates."""
+    content = _of_datasets(source) if isinstance(source, Mapping) else source
+    if isinstance(content, tuple):
+        yield from _array_blocks(content, wanted)
+        return
+    with _opened(content) as file:
+        yield from _file_blocks(file, name_of(source), wanted)
+
+
+def name_of(source: Source) -> str:
+    """What an error calls the recording."""
+    if isinstance(source, Mapping):
+        source = source.get("path") or "The sound"
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    return str(getattr(source, "name", "The sound"))
+
+
+def _of_datasets(source: Mapping[str, Any]) -> Any:
+    """What a dictionary of datasets' `Audio` feature holds."""
+    if source.get("array") is not None and "sampling_rate" in source:
+        return source["array"], source["sampling_rate"]
+    for content in (source.get("bytes"), source.get("path")):
+        if content is not None:
+            return content
+    raise TypeError(
+        f"A recording is a path, bytes, an open file, (array, sample_rate) or {{'array', 'sampling_rate'}} or "
+        f"{{'bytes', 'path'}}, got a dictionary of {', '.join(map(str, source)) or 'nothing'}."
+    )
+
+
+def _array_blocks(source: tuple[Any, int], wanted: int) -> Blocks:
+    array, rate = np.asarray(source[0]), source[1]
+    if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
+        raise SoundError(
+            f"An array of sound has floating-point samples in [-1, 1], (samples,) or with channels, got {array.dtype} "
+            f"of the shape {array.shape}: divide int16 by 32768."
+        )
+    if not RATES[0] <= rate <= RATES[1]:
+        raise SoundError(f"An array of sound comes with its sample rate, {RATES[0]} to {RATES[1]} Hz, got {rate}.")
+    array = array[:, None] if array.ndim == 1 else array.T if array.shape[0] < array.shape[1] else array
+    size = max(min(BLOCK, BLOCK * int(rate) // wanted) // max(array.shape[1], 1), 1)
+    for start in range(0, len(array), size):
+        yield array[start : start + size].astype(np.float32), int(rate)
+
+
+class _Decoder(soundfile.SoundFile):
+    def seekable(self) -> bool:
+        """No: soundfile would seek after each block, for nothing."""
+        return False
+
+
+def _file_blocks(file: File, name: str, wanted: int) -> Blocks:
+    """What libsndfile makes of the file, link by link."""
+    samples = 0
+    try:
+        stretches = links(file)
+    except OSError as error:
+        raise SoundError(f"{name} cannot be read: {error.strerror}.") from None
+    for link in stretches:
+        if link.doubt:
+            warn(f"{name}: {link.doubt}.")
+        rate, count, short = 0, 0, link.cut
+        try:
+            with _Decoder(link.view) as decoder:  # pyright: ignore[reportArgumentType]
+                rate = decoder.samplerate
+                if not RATES[0] <= rate <= RATES[1]:
+                    raise SoundError(
+                        f"{name} has {rate} samples a second by its header, and {RATES[0]} to {RATES[1]} can be "
+                        "read: write the right rate into it."
+                    )
+                size = max(min(BLOCK, BLOCK * rate // wanted) // decoder.channels, 1)
+                while len(block := decoder.read(min(size, decoder.frames - count), "float32", always_2d=True)):
+                    count += len(block)
+                    yield block, rate
+                short = short or (link.counted and count < decoder.frames)
+        except soundfile.LibsndfileError as error:
+            short = short or (rate > 0 and link.view.ended)
+            if not short and link.view.error is None:
+                raise SoundError(f"{name} cannot be read as sound: {error.error_string}") from None
+        samples += count
+        if link.view.error is not None:
+            raise SoundError(f"{name} cannot be read any further: {link.view.error.strerror}.")
+        if short:
+            left = f", {samples} samples are left" if samples else ""
+            raise SoundError(f"{name} is cut short{left}: copy or record it again.")
+
+
+@contextlib.contextmanager
+def _opened(source: Any) -> Iterator[File]:
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if not isinstance(source, str | os.PathLike):
+        yield source
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(source, "rb", buffering=1 << 16))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+            raise FileNotFoundError(f"{name_of(source)} is not a file.") from None
+        if not file.seekable():  # a pipe
+            pipe, file = file, stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(pipe, file)
+        yield file
+
+
+def warn(text: str) -> None:
+    """Warns at the line that reads the recording, which is some generators and type checks away."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(CHECKED):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level + 1)

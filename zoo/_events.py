@@ -1,0 +1,164 @@
+"""When does it sound: events, from scores over time, by two thresholds.
+
+score  release ....____....../^^^^\\.....     an event begins where the score reaches `threshold`
+              /             /      \\         and ends where it falls below `release`
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from ._pretrained import Pretrained
+from ._recordings import Result, tag
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """A sound of a recording: its label, where it begins and ends, in seconds, and its highest score."""
+
+    source: Any
+    label: str
+    start: float
+    end: float
+    score: float
+
+
+def detect(
+    clip: Pretrained,
+    recordings: Iterable[Any],
+    *,
+    labels: Sequence[str] | None = None,
+    threshold: float | Mapping[str, float] = 0.5,
+    release: float | Mapping[str, float] | None = None,
+    smooth: float = 0.0,
+    min_duration: float = 0.0,
+    max_gap: float = 0.0,
+    each: Literal["window", "frame"] = "window",
+    window: float | None = None,
+    hop: float | None = None,
+    channel: Literal["mean"] | int = "mean",
+    batch: int | None = None,
+    workers: int | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    errors: Literal["raise", "keep"] = "raise",
+) -> Iterator[Event]:
+    """The events of recordings, recording by recording in the order given, and in each by their start.
+
+    - `labels`: which classes; all unless given.
+    - `threshold`: the score at which an event begins, of all labels or by label; labels left out have 0.5.
+    - `release`: the score below which it ends; the threshold unless given.
+    - `smooth`: seconds over which scores are averaged first.
+    - `max_gap`, `min_duration`: seconds. Gaps up to `max_gap` between events of a label are closed, and then events
+      shorter than `min_duration` are left out.
+    - `each`, `window`, `hop`: scores are those of windows, half a window apart unless `hop` says otherwise, averaged
+      where they overlap; or of frames, as in `zoo.tag`.
+
+    All else is as in `zoo.tag`. With errors="keep" a recording that cannot be read has no events. Raises ValueError as
+    `zoo.tag` does, and for labels that the model does not have, with the nearest one.
+    """
+    chosen = clip.labels if labels is None else tuple(labels)
+    starts = _by_label(clip, chosen, threshold, 0.5, "threshold")
+    ends = starts if release is None else _by_label(clip, chosen, release, None, "release", starts)
+    if (ends > starts).any():
+        raise ValueError(
+            f"release {release} is above threshold {threshold}: an event ends at or below where it begins."
+        )
+    for name, value in {"smooth": smooth, "min_duration": min_duration, "max_gap": max_gap}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value} is no number of seconds: give 0 or more.")
+    columns = [clip.labels.index(label) for label in chosen]
+    if each == "window" and hop is None:
+        hop = (clip.entry.window if window is None else window) / 2
+    results = tag(
+        clip, recordings, each=each, window=window, hop=hop, channel=channel, batch=batch, workers=workers,
+        precision=precision, errors=errors,
+    )  # fmt: skip
+
+    def run() -> Iterator[Event]:
+        for result in results:
+            if len(result.values):
+                edges, scores = timeline(result)
+                scores = _smoothed(edges, scores[:, columns], smooth)
+                yield from _events(result.source, chosen, edges, scores, starts, ends, max_gap, min_duration)
+
+    return run()
+
+
+def timeline(result: Result) -> tuple[Float[np.ndarray, " edges"], Float[np.ndarray, "steps width"]]:
+    """Values over time without overlap: the seconds between which a step lies, and the mean of the rows that cover it.
+
+    The edges are all starts and ends of rows.
+    """
+    edges = np.unique(np.concatenate([result.start, result.end]))
+    first, last = np.searchsorted(edges, result.start), np.searchsorted(edges, result.end)
+    changes = np.zeros((len(edges), result.values.shape[1] + 1))
+    rows = np.concatenate([result.values, np.ones((len(result.values), 1), np.float32)], axis=1)
+    np.add.at(changes, first, rows)
+    np.add.at(changes, last, -rows)
+    sums = np.cumsum(changes, axis=0)[:-1]
+    return edges, (sums[:, :-1] / np.maximum(np.round(sums[:, -1:]), 1)).astype(np.float32)
+
+
+def _smoothed(edges: np.ndarray, scores: np.ndarray, seconds: float) -> np.ndarray:
+    """The mean over `seconds` around the middle of each step."""
+    if not seconds:
+        return scores
+    area = np.concatenate([np.zeros((1, scores.shape[1])), np.cumsum(scores * np.diff(edges)[:, None], axis=0)])
+    middles = (edges[:-1] + edges[1:]) / 2
+    low, high = (np.clip(middles + half, edges[0], edges[-1]) for half in (-seconds / 2, seconds / 2))
+    sums = [np.interp(high, edges, column) - np.interp(low, edges, column) for column in area.T]
+    return (np.stack(sums, axis=1) / (high - low)[:, None]).astype(np.float32)
+
+
+def _events(
+    source: Any, labels: Sequence[str], edges: np.ndarray, scores: np.ndarray, starts: np.ndarray, ends: np.ndarray,
+    max_gap: float, min_duration: float,
+) -> Iterator[Event]:  # fmt: skip
+    events = []
+    for label, column, start, end in zip(labels, scores.T, starts, ends, strict=True):
+        spans: list[tuple[int, int]] = []
+        for low, high in _stretches(column >= end):
+            above = np.flatnonzero(column[low:high] >= start)
+            if not len(above):
+                continue
+            first = low + int(above[0])
+            if spans and edges[first] - edges[spans[-1][1]] <= max_gap:
+                spans[-1] = (spans[-1][0], high)
+            else:
+                spans.append((first, high))
+        events += [
+            Event(source, label, float(edges[low]), float(edges[high]), float(column[low:high].max()))
+            for low, high in spans
+            if edges[high] - edges[low] >= min_duration
+        ]
+    yield from sorted(events, key=lambda event: (event.start, event.end, event.label))
+
+
+def _stretches(mask: np.ndarray) -> list[tuple[int, int]]:
+    """Where a mask is true: from, and to before."""
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(low), int(high)) for low, high in changes.reshape(-1, 2)]
+
+
+def _by_label(
+    clip: Pretrained, labels: Sequence[str], value: float | Mapping[str, float], default: float | None, name: str,
+    others: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """One number a label; for labels that a mapping leaves out the default, or that of `others`."""
+    for label in (*labels, *(value if isinstance(value, Mapping) else ())):
+        if label not in clip.labels:
+            near = difflib.get_close_matches(label, clip.labels, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{clip.entry.name} has no label {label!r}: did you mean {near!r}?")
+    defaults = np.full(len(labels), default, np.float64) if others is None else others
+    if isinstance(value, Mapping):
+        numbers = np.array([value.get(label, each) for label, each in zip(labels, defaults, strict=True)], np.float64)
+    else:
+        numbers = np.full(len(labels), value, np.float64)
+    if not ((numbers >= 0) & (numbers <= 1)).all():
+        raise ValueError(f"{name}={value} is no score: scores lie between 0 and 1.")
+    return numbers
