@@ -447,6 +447,26 @@ def test_a_search_follows_links_but_not_in_circles_and_says_what_it_leaves_out(c
     assert told.endswith(" .m4a, .webm cannot be read here: convert them, `ffmpeg -i IN OUT.flac`.\n")
 
 
+def test_a_folder_with_pipes_and_links_to_themselves_is_embedded(capsys, here, tiny):
+    (here / "data").mkdir()
+    soundfile.write(here / "data" / "a.wav", np.zeros(16000), 16000)
+    (here / "data" / "self.wav").symlink_to("self.wav")
+    os.mkfifo(here / "data" / "pipe.wav")
+    assert main(["embed", "data", "--model", tiny, "-o", "out.npz"]) == 1
+    error = capsys.readouterr().err
+    assert "data/pipe.wav is no regular file, and is left out" in error
+    assert "data/self.wav cannot be opened: Too many levels of symbolic links" in error
+    assert np.load("out.npz")["files"].tolist() == ["data/a.wav"]
+
+
+def test_an_empty_folder_beside_others_costs_nothing(capsys, here, tiny):
+    for name in ("data", "empty"):
+        (here / name).mkdir()
+    soundfile.write(here / "data" / "a.wav", np.zeros(16000), 16000)
+    assert main(["tag", "empty", "data", "--model", tiny, "-k", "1"]) == 0
+    assert "data/a.wav" in capsys.readouterr().out
+
+
 def test_a_folder_of_sounds_alone_needs_no_word(capsys, here):
     (here / "a.wav").touch()
     assert _sounds(["."]) == ["a.wav"]

@@ -221,6 +221,23 @@ def test_what_lies_behind_the_sound_is_not_heard(tmp_path, behind, samples, subt
     np.testing.assert_array_equal(quietly(path), expected)
 
 
+def test_room_that_was_left_behind_the_sound_is_not_heard(tmp_path):
+    path, data = written(tmp_path / "a", "wav", sound(1.0))
+    for zeros in (9, 30, 4096, 200_001):
+        path.write_bytes(data + bytes(zeros))
+        assert len(zoo.read(path, RATE)) == RATE
+
+
+def test_a_cut_is_told_where_the_size_of_the_whole_is_unknown(tmp_path):
+    path, data = written(tmp_path / "a", "wav", sound(1.0))
+    for total in (b"\0\0\0\0", b"\xff\xff\xff\xff"):
+        path.write_bytes(changed(data, 4, total)[: len(data) * 2 // 3])
+        with pytest.raises(SoundError, match="is cut short"):
+            zoo.read(path, RATE)
+        path.write_bytes(changed(data, 4, total))
+        assert len(zoo.read(path, RATE)) == RATE
+
+
 def test_a_file_cut_behind_its_sound_is_whole_and_one_cut_within_is_not_whatever_lies_before(tmp_path):
     path, data = written(tmp_path / "a", "wav")
     expected, notes = decoded(path), b"LIST" + struct.pack("<I", 5000) + b"INFO" + bytes(4996)

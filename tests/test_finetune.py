@@ -201,3 +201,27 @@ def test_an_entry_is_replaced_field_by_field():
     metrics = ({"dataset": "d", "metric": "accuracy", "value": 0.9, "source": "mine"},)
     entry = BASE.finetuned(name="mine").replace(metrics=metrics, license="MIT")
     assert (entry.name, entry.metrics, entry.license, entry.base["license"]) == ("mine", metrics, "MIT", "CC-BY-4.0")
+
+
+@pytest.mark.parametrize("labels", [{"rain", "clock"}, frozenset("ab"), {"b": 1, "a": 0}])
+def test_labels_without_an_order_are_refused(labels):
+    with pytest.raises(
+        ValueError, match=r"labels are in the order of the head's outputs, which a .* has not: give a list"
+    ):
+        pretrained().thaw(labels=labels, task="multiclass", key=KEY)
+
+
+@pytest.mark.parametrize("window", [0.01, 30.0])
+def test_a_window_that_the_frontend_does_not_hear_is_refused_before_training(window, tmp_path):
+    fbank = {"type": "ast_fbank", "sample_rate": 16000, "bins": 16, "frames": 32}
+    network = {"type": "AST", "width": 4, "depth": 1, "heads": 1, "bins": 16, "frames": 32}
+    clip = pretrained(frontend=fbank, network=network, window=0.3)
+    with pytest.raises(ValueError, match=f"hears windows from 0.025 s to 0.34.* s, got {window:g} s"):
+        clip.thaw(labels=("a", "b"), task="multiclass", window=window, key=KEY)
+    with pytest.raises(ValueError, match="hears windows from"):
+        zoo.save(tmp_path / "x", clip.model, clip.state, clip.entry.replace(window=window, checkpoint=None))
+
+
+def test_a_folder_that_describes_itself_is_no_repo():
+    local = dataclasses.replace(BASE, name="ast", source=None, checkpoint=zoo.Checkpoint(repo="ast", table="ast"))
+    assert local.repo is None and "repo" not in local.finetuned(labels=["a"], task="multiclass").base

@@ -264,6 +264,10 @@ def sentence(folder, fault, kind=ValueError):
         ({"max_length": 0}, "x has the max_length 0 in its config.json, and the max_length 100 in its preprocessor"),
         ({"num_mel_bins": 64}, "x has the num_mel_bins 64 in its config.json, and the num_mel_bins 40 in its preproc"),
         ({"layer_scale": True}, r"x has the field layer_scale \(True\), which the zoo does not know: take it out"),
+        (
+            {"problem_type": "regression"},
+            "x has the problem_type 'regression': the zoo has 'single_label_classification'",
+        ),
         ({"pruned_heads": {"0": [1]}}, r"x has the pruned_heads \{'0': \[1\]\}: the zoo has \{\}"),
         ({"patch_size": None}, "'patch': None"),
     ],
@@ -343,6 +347,10 @@ def test_weights_that_do_not_fit_the_config_are_listed(tmp_path):
         (
             {"architecture": "resnet18", "global_pool": "max"},
             "x has the global_pool 'max': the zoo has 'avg' or 'fast'",
+        ),
+        (
+            {"architecture": "resnet18", "pretrained_cfg": {"global_pool": "max"}},
+            "the global_pool 'max' in its pretrained",
         ),
         ({"architecture": "resnet18", "model_args": {"act_layer": "silu"}}, "the act_layer 'silu': the zoo has 'relu'"),
         ({"architecture": "resnet18", "model_args": {"output_stride": 8}}, r"x has the field output_stride \(8\)"),

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -91,3 +92,22 @@ def test_every_door_says_the_same(here, capsys):
     for command in commands:
         assert main(command.split()) == 2
         assert "whole.pt is a pickle or a zip archive" in capsys.readouterr().err, command
+
+
+def test_a_name_that_is_near_no_model_is_not_told_another(here):
+    (here / "gen1").mkdir()
+    refused("gen_1", ValueError, "no model 'gen_1', and there is no such folder: did you mean 'gen1'?")
+    assert "did you mean" not in refused("xyzzy", ValueError, "no model 'xyzzy'")
+
+
+@pytest.mark.parametrize("head", [b"\x89HDF\r\n\x1a\n", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_of_another_kind_is_no_checkpoint_of_audax(here, head):
+    (here / "file").write_bytes(head)
+    refused("file", ValueError, "file is a file, and no model")
+
+
+def test_a_model_loads_under_a_mesh(here):
+    with jax.set_mesh(jax.make_mesh((2,), ("data",))):
+        clip = zoo.load("resnet_fsdd")
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 8000).astype(np.float32)
+    np.testing.assert_array_equal(clip(wave), zoo.load("resnet_fsdd")(wave))

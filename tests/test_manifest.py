@@ -135,3 +135,13 @@ def test_a_name_that_is_not_utf_8_is_that_file_if_it_is_there(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.wav")).touch()
     ((name, _, _),) = rows(tmp_path, b"files,labels\ncaf\xe9.wav,x\n")
     assert os.fsencode(name) == b"caf\xe9.wav"
+
+
+def test_one_label_in_two_spellings_of_unicode(tmp_path):
+    found = rows(tmp_path, "files,labels\na.wav,Caf\u00e9\nb.wav,Cafe\u0301\n")
+    assert [labels for _, labels, _ in found] == [["Caf\u00e9"], ["Caf\u00e9"]]
+
+
+def test_a_label_with_a_zero_byte_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="has a label with a zero byte in its row 1"):
+        rows(tmp_path, "files,labels\na.wav,a\0\n")

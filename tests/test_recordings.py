@@ -138,7 +138,7 @@ def test_scores_of_frames_are_class_activations(clip):
 
 def test_a_network_without_scores_of_frames_is_told(clip):
     ast = eqx.tree_at(lambda clip: clip.model.network, clip, eqx.nn.Identity())
-    with pytest.raises(ValueError, match="does not make its embedding of frames.*each='window'"):
+    with pytest.raises(ValueError, match=r"does not make its embedding of frames.*each='window'"):
         zoo.tag(ast, [], each="frame")
 
 

@@ -44,6 +44,11 @@ class Dataset:
             raise FileNotFoundError(
                 f"{self.folder} has no dataset.json: prepare it first: audax-train prepare MANIFEST {self.folder}"
             ) from None
+        except NotADirectoryError:
+            raise FileNotFoundError(
+                f"{self.folder} is a file, and data is a prepared folder: audax-train prepare {self.folder} DATA, then "
+                "give DATA."
+            ) from None
         if about["version"] not in VERSIONS:
             raise ValueError(
                 f"{self.folder} is of version {about['version']}, this is audax-train for {VERSION}: prepare it again."

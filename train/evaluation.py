@@ -1,7 +1,6 @@
 """What a run's model makes of clips: figures for each label, which label it takes for which, and every prediction."""
 
 import csv
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 
 import zoo
 from zoo._entry import line
+from zoo._files import parse_json
 from zoo._weights import atomic
 
 from .dataset import Dataset
@@ -37,7 +37,7 @@ def evaluate(
     note = run / "recipe.json"
     if not (note.is_file() and (run / which).is_dir()):
         raise FileNotFoundError(f"{run} is not the folder of a finished run: it has no {note.name} or no {which}.")
-    settings = json.loads(note.read_text(encoding="utf-8"))["data"]
+    settings = parse_json(note.read_text(encoding="utf-8"), str(note))["data"]
     dataset, clip = Dataset(data), zoo.load(run / which)
     if out is not None:
         _check_out(out, clip)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from zoo._files import parse_json
 from zoo._weights import atomic
 
 from .dataset import Dataset
@@ -31,7 +32,12 @@ def claimed(out: pathlib.Path) -> Iterator[None]:
 
     Raises BlockingIOError where another process trains in it.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    if (out / "dataset.json").exists():
+        raise ValueError(f"{out} holds prepared data: name another folder for the run.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{error.filename} is a file, and a run takes a folder: name another.") from None
     with contextlib.ExitStack() as stack:
         free = True
         if jax.process_index() == 0:
@@ -73,7 +79,7 @@ def note(out: pathlib.Path, recipe: Recipe, dataset: Dataset, examples: int) -> 
     now = {"dataset": dataset.digest} | json.loads(recipe.to_json())
     steps = [int(each.name) for each in (out / "checkpoints").glob("*") if each.name.isdecimal()]
     if path.exists() and steps:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = parse_json(path.read_text(encoding="utf-8"), str(path))
         if changed := ", ".join(_differences(before, now)):
             raise ValueError(f"{out} holds another run, which differs in {changed}: choose another folder.")
         _check_length(out, recipe, before["run"], max(steps), examples)
@@ -99,11 +105,13 @@ def _check_length(out: pathlib.Path, recipe: Recipe, before: dict[str, Any], don
     then, now = (each.total_steps(examples) for each in (earlier, recipe))
     if now < done:
         raise ValueError(f"{out} has done {done} steps, and a run of {now} is over by then: ask for at least {done}.")
+    clips = f"--data.seconds {recipe.data.seconds:g} --data.hold-out {recipe.data.hold_out}"
+    clips += f" --data.held-out {' '.join(recipe.data.held_out)}" if recipe.data.held_out else ""
     last, other = (schedule(each, examples)(done - 1) for each in (earlier, recipe))
     if last != other:
         raise ValueError(
             f"{out} was to end its {recipe.optimizer.schedule} at step {then}: with an end at step {now} the rate of "
             f"step {done} were {other:.3g}, not {last:.3g}. Train anew in another folder, or start there from what was "
-            f"learned, audax-train finetune DATA OUT --model.start {out}/model. The schedules step, exponential and "
-            "constant can be lengthened."
+            f"learned, audax-train finetune DATA OUT --model.start {out}/model {clips}. The schedules step, exponential "
+            "and constant can be lengthened."
         )

@@ -7,6 +7,7 @@ import io
 import os
 import pathlib
 import re
+import unicodedata
 from typing import NamedTuple
 
 from .text import counted, listed, shown
@@ -116,6 +117,10 @@ def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delim
         raise ValueError(f"{manifest} has no file in its row {number}: mend or remove it.")
     if NOT_UTF8.search("".join(cells.values())) or (NOT_UTF8.search(name) and not os.path.exists(path)):
         raise ValueError(f"{manifest} cannot be read as UTF-8 in its row {number}: save it as CSV in UTF-8.")
-    labels = (label.strip() for label in cells.pop("labels", "").split(label_delimiter))
+    # A letter with an accent has two spellings, which look alike and should be one label
+    text = unicodedata.normalize("NFC", cells.pop("labels", ""))
+    if "\0" in text:
+        raise ValueError(f"{manifest} has a label with a zero byte in its row {number}: mend it.")
+    labels = (label.strip() for label in text.split(label_delimiter))
     columns = {name: cell.strip() for name, cell in cells.items()}
     return Row(name, path, list(dict.fromkeys(filter(None, labels))), columns)

@@ -155,6 +155,10 @@ class Recipe:
                 f"{self.name} holds out clips by their column {self.data.hold_out!r} and by no value of it: give "
                 "`data.held_out`, or None as `data.hold_out` to train on all clips."
             )
+        if not 0 <= self.optimizer.learning_rate < math.inf:
+            raise ValueError(
+                f"{self.name} has the learning rate {self.optimizer.learning_rate}: it is a number of at least 0."
+            )
         chosen = self.model.frontend or self.model.network or self.model.dropout or self.model.paper
         if self.model.start is not None and (chosen or self.model.head != Model().head):
             raise ValueError(

@@ -110,7 +110,7 @@ def _quiet() -> Iterator[None]:
         os.dup2(remarks.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             remarks.seek(0)
             os.write(terminal, remarks.read())
             raise
@@ -292,6 +292,9 @@ def _summary(out: pathlib.Path, dataset: dict[str, Any]) -> Iterator[str]:
     yield f"{out}: {', '.join(parts)}"
     if dataset["labels"] and dataset["without_labels"]:
         yield f"Without a label: {counted(dataset['without_labels'], 'file')}."
+    for separator in ",|":
+        if sum(separator in label for label in dataset["labels"]) > len(dataset["labels"]) / 2:
+            yield f"Most labels hold {separator!r}: give --label-delimiter {separator!r} if it separates labels."
     if dataset["clipped"]["files"]:
         samples, files = (counted(dataset["clipped"][f"{noun}s"], noun) for noun in ("sample", "file"))
         yield f"Beyond full scale and cut off there: {samples} of {files}."

@@ -139,4 +139,4 @@ def _mono(source: Source, wanted: int, channel: Channel) -> Iterator[tuple[Float
     if samples == 0:
         raise SoundError(f"{name} holds no samples.")
     if powers[0] < SILENT * powers[1]:
-        warn(f"{name} has channels in opposite phase, whose mean is silent: read one, channel=0, or turn one around.")
+        warn(f"{name} has channels in opposite phase, whose mean is silent: read one channel, or turn one around.")

@@ -18,6 +18,7 @@ from ._flac import flac_links
 from ._view import File, Link, Part, View, bytes_at, find, numbers_at
 
 UNSEEN = 8  # bytes behind the sound that are padding
+ZEROS = 1 << 16  # bytes that are looked at together
 
 
 def links(file: File) -> list[Link]:
@@ -86,7 +87,10 @@ def _chunk_links(file: File, start: int, end: int, kind: Chunks) -> list[Link]:
     last = None if total is None else start + total + (0 if kind.name == 16 else 8)
     unknown = _placeholder(claim, limit)
     if claim > actual and not unknown:
-        return [Link(View(file, [(start, end)]), cut=last is None or last > end)]
+        stated = None if total == 0 or (total is not None and _placeholder(total, limit)) else last
+        return [Link(View(file, [(start, end)]), cut=stated is None or stated > end)]
+    if last is not None and 0 <= last - place - claim < kind.align and _is_silent(file, place + claim, end):
+        return [Link(View(file, [(start, end)]))]  # both sizes are those of the sound, and room was left behind it
     limits = max(end, last or 0) if total is not None and not _placeholder(total, limit) else end
     if not unknown and _is_rest(file, place + claim, end, limits, kind):
         return [Link(View(file, [(start, end)]))]
@@ -134,6 +138,11 @@ def _is_rest(file: File, at: int, end: int, last: int, kind: Chunks) -> bool:
             if 0 <= size - kind.counted <= last - place - head:
                 return True
     return False
+
+
+def _is_silent(file: File, at: int, end: int) -> bool:
+    """Whether all bytes there are zero."""
+    return all(not any(bytes_at(file, start, min(ZEROS, end - start))) for start in range(at, end, ZEROS))
 
 
 @no_type_check

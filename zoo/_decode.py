@@ -130,6 +130,10 @@ def _opened(source: Any) -> Iterator[File]:
             file = stack.enter_context(open(source, "rb", buffering=1 << 16))
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
             raise FileNotFoundError(f"{name_of(source)} is not a file.") from None
+        except PermissionError:
+            raise
+        except OSError as error:  # a link to itself, a socket, a network drive that has gone
+            raise SoundError(f"{name_of(source)} cannot be opened: {error.strerror}.") from None
         if not file.seekable():  # a pipe
             pipe, file = file, stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(pipe, file)

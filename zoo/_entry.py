@@ -141,7 +141,7 @@ class Entry:
         if self.base is not None:
             return self.base.get("repo")
         if self.checkpoint is not None:
-            return self.checkpoint.repo
+            return self.checkpoint.repo if "/" in self.checkpoint.repo else None  # a folder's name has none
         page = HUB_PAGE.fullmatch(self.source or "")
         return page and page[1]
 
@@ -189,6 +189,11 @@ class Entry:
 
 
 def _checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
+    if isinstance(labels, set | frozenset | Mapping):
+        raise ValueError(
+            f"labels are in the order of the head's outputs, which a {type(labels).__name__} has not: give a list, "
+            "sorted(labels) say."
+        )
     names = tuple(labels)
     if isinstance(labels, str) or not names or not all(isinstance(each, str) and each for each in names):
         raise ValueError(f'labels are the names of all classes, as ("rain", "clock"), got {line(repr(labels))}.')
@@ -285,8 +290,11 @@ def _construct(library: types.ModuleType, description: Mapping[str, Any], name: 
         raise ValueError(f"{name} gives options that {kind} does not take: {error}.") from None
     try:
         return constructor(**options, **keywords)
-    except (TypeError, ArithmeticError, LookupError):
-        given = line(str(options), 1000)
-        raise ValueError(f"{name} gives {kind} an option that makes no sense to it: {given}.") from None
+    except (TypeError, ArithmeticError, LookupError) as error:
+        given, own = line(str(options), 1000), getattr(library, kind, None) is not constructor
+        cause = f" ({type(error).__name__}: {line(str(error))})" if own else ""
+        raise ValueError(f"{name} gives {kind} an option that makes no sense to it{cause}: {given}.") from (
+            error if own else None
+        )
     except ValueError as error:
         raise ValueError(f"{name}: {line(str(error), 1000).rstrip('.')}.") from None

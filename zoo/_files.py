@@ -55,7 +55,7 @@ def no_folder(path: pathlib.Path) -> str:
         kind = "a pickle or a zip archive, as torch writes, which the zoo does not open: get the weights as safetensors"
     elif head[8:9] == b"{" or path.suffix in (".safetensors", ".json"):
         kind = f"one file of a model: {holds}"
-    elif b"\x81" <= head[:1] <= b"\x8f":  # a dictionary in msgpack
+    elif b"\x81" <= head[:1] <= b"\x8f" and head[1:4] not in (b"HDF", b"PNG"):  # a dictionary in msgpack
         kind = f"no folder, and may be a checkpoint of audax: zoo.convert({str(path)!r}, folder) makes a folder of it"
     else:
         kind = f"a file, and no model: {holds}; zoo.read(path, sample_rate) reads a recording"

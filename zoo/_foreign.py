@@ -117,6 +117,11 @@ def _ast(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> 
         given = line(repr(activation))
         raise ValueError(f"{name} has the activation {given}: the zoo's AST has {', '.join(ACTIVATIONS)}.")
     kind = config.get("problem_type")
+    if kind not in (None, "single_label_classification", "multi_label_classification"):
+        raise ValueError(
+            f"{name} has the problem_type {line(repr(kind))}: the zoo has 'single_label_classification' or "
+            "'multi_label_classification'."
+        )
     multilabel = kind == "multi_label_classification" if kind else len(labels) == 527  # AudioSet's configs name none
     return Entry(
         name=name,
@@ -224,6 +229,15 @@ def _timm(name: str, architecture: str, table: str, config: Mapping[str, Any]) -
         unused=PICTURES,
         known={"global_pool": ("avg", "fast")},
     )
+    inner = config.get("pretrained_cfg") or {}  # in which timm looks first
+    for field in {"global_pool", "num_classes"} & set(inner):
+        if (field in config or field == "global_pool") and inner[field] not in (
+            ("avg", "fast") if field == "global_pool" else (config[field],)
+        ):
+            raise ValueError(
+                f"{name} has the {field} {line(repr(inner[field]))} in its pretrained_cfg: the zoo has "
+                f"{line(repr(config.get(field, 'avg')))}."
+            )
     activation = {"timm_resnet": "relu", "timm_efficientnet": "silu", "timm_convnext": "gelu"}[table]
     _refuse(
         name,

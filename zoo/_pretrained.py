@@ -16,7 +16,7 @@ from audax_eqx.models import Classifier
 
 from ._entry import Entry, Model, line
 from ._limits import check_entry
-from ._wave import check_process, checked_wave, note_process
+from ._wave import check_process, check_window, checked_wave, note_process
 
 
 class Thawed(tuple[Model, eqx.nn.State]):
@@ -140,6 +140,7 @@ class Pretrained(eqx.Module):
         check_process(self.entry.name)
         entry = self.entry.finetuned(classes=classes, labels=labels, task=task, window=window, name=name)
         check_entry(entry, f"The model to make of {self.entry.name}")  # or what becomes of it could not be saved
+        check_window(entry.window, self.model.frontend, entry.name)
         fresh = classes is not None or labels is not None
         if fresh and task is None and self.entry.task == "multilabel":
             warnings.warn(

@@ -18,6 +18,7 @@ from ._files import CARD, CONFIG, EXTRACTOR, FILES, GOLDEN, WEIGHTS
 from ._golden import golden
 from ._limits import check_entry
 from ._load import assemble
+from ._wave import check_window
 from ._weights import atomic, check, named_leaves, write
 
 
@@ -44,6 +45,7 @@ def save(
     folder = pathlib.Path(folder)
     entry = dataclasses.replace(entry, checkpoint=None)
     check_entry(entry, "The entry to save")
+    check_window(entry.window, model.frontend, entry.name)
     leaves = named_leaves(model, state)
     wanted = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}

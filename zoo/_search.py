@@ -18,14 +18,17 @@ def sounds(paths: Sequence[str]) -> list[str]:
     """The files as they come, and of each folder all files with a suffix of sound, sorted; links are followed.
 
     What does not exist and what a folder holds besides is told on stderr. Raises FileNotFoundError if nothing exists,
-    and ValueError for a folder without sound files.
+    and ValueError where no folder holds sound files.
     """
     missing = [path for path in paths if not os.path.exists(path)]
     if missing and len(missing) == len(paths):
         raise FileNotFoundError(" ".join(f"{path} is not a file." for path in missing))
     for path in missing:
         print(f"audax-zoo: {path} is not a file.", file=sys.stderr)
-    return [file for path in paths for file in (_search(path) if os.path.isdir(path) else [path])]
+    files = [file for path in paths for file in (_search(path) if os.path.isdir(path) else [path])]
+    if not files:
+        raise ValueError(f"{' and '.join(paths)} {'hold' if len(paths) > 1 else 'holds'} no sound files.")
+    return files
 
 
 def _search(folder: str) -> list[str]:
@@ -38,8 +41,6 @@ def _search(folder: str) -> list[str]:
             others[suffix] += 1
     if others:
         _tell(folder, others)
-    if not recordings:
-        raise ValueError(f"{folder} holds no sound files.")
     return sorted(str(pathlib.Path(file)) for file in recordings)
 
 
@@ -59,10 +60,14 @@ def _files(folder: str) -> list[str]:
             print(f"audax-zoo: {current} cannot be searched: {error.strerror}.", file=sys.stderr)
             continue
         for entry in entries:
-            if not os.path.isdir(entry.path):
-                files.append(entry.path)
-            else:
+            if os.path.isdir(entry.path):
                 (links if entry.is_symlink() else folders).append(entry.path)
+            elif os.path.isfile(entry.path) or not os.path.exists(
+                entry.path
+            ):  # or a link to nothing, which is told later
+                files.append(entry.path)
+            else:  # a pipe, which nobody may ever write to, or a socket
+                print(f"audax-zoo: {entry.path} is no regular file, and is left out.", file=sys.stderr)
     return files
 
 

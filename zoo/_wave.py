@@ -60,6 +60,18 @@ def checked_wave(wave: Any, sample_rate: int | None, frontend: AbstractFrontend,
     return jax.device_put(wave)  # jnp.asarray compiles a small program for each length
 
 
+def check_window(seconds: float, frontend: AbstractFrontend, name: str) -> None:
+    """Raises ValueError for windows that the frontend cannot take, or of which it would leave out the end."""
+    rate, longest = frontend.sample_rate, getattr(frontend, "max_samples", None)
+    samples = round(seconds * rate)
+    if not frontend.min_samples <= samples <= (longest or samples):
+        upper = "on" if longest is None else f"to {longest / rate:.4g} s"
+        raise ValueError(
+            f"{name} hears windows from {frontend.min_samples / rate:.3g} s {upper}, got {seconds:g} s: give another "
+            "window."
+        )
+
+
 def _check_length(samples: int, frontend: AbstractFrontend, name: str, window: float) -> None:
     least, most = frontend.min_samples, getattr(frontend, "max_samples", None)
     rate = frontend.sample_rate
@@ -71,7 +83,7 @@ def _check_length(samples: int, frontend: AbstractFrontend, name: str, window: f
     if most is not None and samples > most:
         warnings.warn(
             f"{name} hears the first {most / rate:.2f} s of a wave, got {samples / rate:.2f} s: cut it first, as "
-            f"zoo.windows(path, {rate}, {window:g}) does with a file.",
+            f"zoo.windows(path, {rate}, {min(window, most / rate):g}) does with a file.",
             stacklevel=4,
         )
 

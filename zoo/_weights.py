@@ -38,15 +38,19 @@ def named_leaves(model: Any, state: eqx.nn.State) -> dict[str, Leaf]:
 def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray]) -> tuple[Model, eqx.nn.State]:
     """The skeleton `model` and `state` with `values(name)` at each leaf."""
 
+    arrays, structure = jax.tree.flatten(state)  # state.set takes no array for a shape under a mesh that is set
+    places = {id(leaf): place for place, leaf in enumerate(arrays)}
+
     def value(path, leaf):
-        nonlocal state
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if _is_index(leaf):
-            state = state.set(leaf, jnp.asarray(values(name), state.get(leaf).dtype))
+            shape = state.get(leaf)
+            arrays[places[id(shape)]] = jnp.asarray(values(name), shape.dtype)
             return leaf
         return jnp.asarray(values(name), leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
-    return jax.tree_util.tree_map_with_path(value, model, is_leaf=_is_index), state
+    model = jax.tree_util.tree_map_with_path(value, model, is_leaf=_is_index)
+    return model, jax.tree.unflatten(structure, arrays)
 
 
 def check(
