@@ -112,6 +112,6 @@ def _check_length(out: pathlib.Path, recipe: Recipe, before: dict[str, Any], don
         raise ValueError(
             f"{out} was to end its {recipe.optimizer.schedule} at step {then}: with an end at step {now} the rate of "
             f"step {done} were {other:.3g}, not {last:.3g}. Train anew in another folder, or start there from what was "
-            f"learned, audax-train finetune DATA OUT --model.start {out}/model {clips}. The schedules step, exponential "
-            "and constant can be lengthened."
+            f"learned, audax-train finetune DATA OUT --model.start {out}/model {clips}. The schedules step, "
+            "exponential and constant can be lengthened."
         )

@@ -187,9 +187,9 @@ def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
             f"{name} is not a folder: {instead}The zoo takes a name of zoo.list_models(), a folder or a Hub repo.{hub}"
         )
     near = difflib.get_close_matches(name, [*list_models(), *os.listdir()], n=1)
-    instead = f"did you mean {near[0]!r}? " if near else ""
+    instead = f": did you mean {near[0]!r}?" if near else "."
     raise ValueError(
-        f"The zoo has no model {name!r}, and there is no such folder: {instead}zoo.list_models() names all; a "
+        f"The zoo has no model {name!r}{instead} There is no folder of that name either. zoo.list_models() names all; a "
         'folder or a Hub repo "owner/name" loads too.'
     )
 

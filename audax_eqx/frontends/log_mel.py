@@ -9,6 +9,7 @@
 | `torchlibrosa_log_mel(32000)` | periodic Hann | reflected | Slaney, Slaney | 10 log10 | 1e-10 | all |
 | `audax_log_mel(16000)` | symmetric Hann | audax's framing | HTK, none | natural | 1e-8 | all |
 
+These are of the power spectrum. With power=1 librosa's `amplitude_to_db` has another floor: give floor=1e-5.
 `docs/features.md` has the call of each library that a constructor stands for; `benchmarks/dialects.py` runs both.
 """
 
