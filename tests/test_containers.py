@@ -439,7 +439,7 @@ def test_blocks_are_bounded_in_channels_and_in_output(tmp_path, channels, rate):
 @pytest.mark.parametrize("rate", [0, -1, 99, 10_000_001])
 def test_a_rate_to_read_at_is_bounded_too(tmp_path, rate):
     path, _ = written(tmp_path / "a", "wav")
-    with pytest.raises(ValueError, match=f"Sound is read at 100 to 10000000 Hz, got {rate}"):
+    with pytest.raises(ValueError, match=f"Sound is read at a whole number of 100 to 10000000 Hz, got {rate}"):
         zoo.read(path, rate)
 
 

@@ -97,7 +97,9 @@ def test_every_door_says_the_same(here, capsys):
 def test_a_name_that_is_near_no_model_is_not_told_another(here):
     (here / "gen1").mkdir()
     refused("gen_1", ValueError, "no model 'gen_1': did you mean 'gen1'?")
-    assert "did you mean" not in refused("xyzzy", ValueError, "no model 'xyzzy'. There is no folder of that name either.")
+    assert "did you mean" not in refused(
+        "xyzzy", ValueError, "no model 'xyzzy'. There is no folder of that name either."
+    )
 
 
 @pytest.mark.parametrize("head", [b"\x89HDF\r\n\x1a\n", b"\x89PNG\r\n\x1a\n"])

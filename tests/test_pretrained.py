@@ -188,3 +188,13 @@ def test_a_forked_process_is_told_rather_than_left_waiting(loaded):
     else:
         assert "resnet_fsdd cannot compute in a process forked from one that uses JAX" in done.stdout
         assert 'multiprocessing.get_context("spawn")' in done.stdout
+
+
+def test_numbers_of_numpy_are_numbers():
+    clip = zoo.load("resnet_fsdd")
+    wave = zoo.read(zoo.example(), np.int64(8000))[:8000]
+    np.testing.assert_array_equal(wave, zoo.read(zoo.example(), 8000.0)[:8000])
+    assert len(clip.top(wave, k=np.int64(3), sample_rate=8000.0)) == 3
+    assert clip.thaw(classes=np.int64(4), key=jax.random.key(0)).entry.classes == 4
+    with pytest.raises(ValueError, match=r"Sound is read at a whole number of 100 to 10000000 Hz, got 8000\.5"):
+        zoo.read(zoo.example(), 8000.5)

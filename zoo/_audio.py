@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
-from ._decode import RATES, Channel, SoundError, Source, blocks, name_of, warn
+from ._decode import RATES, Channel, Rate, SoundError, Source, blocks, name_of, warn
 
 SHARE = 10  # a window has at least a tenth of its samples, which no window before it has heard
 SILENT = 1e-4  # of the channels' power, -40 dB: what is left of it in their mean
@@ -30,7 +30,7 @@ class Window(NamedTuple):
     samples: int
 
 
-def read(source: Source, sample_rate: int, *, channel: Channel = "mean") -> Float[np.ndarray, " samples"]:
+def read(source: Source, sample_rate: Rate, *, channel: Channel = "mean") -> Float[np.ndarray, " samples"]:
     """The whole recording in [-1, 1] as float32, mono, resampled to `sample_rate` Hz by soxr's HQ filter.
 
     - `source`: a path; the bytes of a file, or an open one in which one can seek; an array with its sample rate,
@@ -47,7 +47,7 @@ def read(source: Source, sample_rate: int, *, channel: Channel = "mean") -> Floa
 
 
 def windows(
-    source: Source, sample_rate: int, seconds: float, *, channel: Channel = "mean"
+    source: Source, sample_rate: Rate, seconds: float, *, channel: Channel = "mean"
 ) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
     """The recording in consecutive windows of `seconds`, each with its number of samples before the last one's zeros.
 
@@ -58,7 +58,7 @@ def windows(
         yield window.wave, window.samples
 
 
-def window_size(seconds: float, sample_rate: int) -> int:
+def window_size(seconds: float, sample_rate: Rate) -> int:
     """The samples of a window. Raises ValueError for a window of less than one sample, or without end."""
     if not math.isfinite(seconds) or round(seconds * sample_rate) < 1:
         raise ValueError(
@@ -104,10 +104,11 @@ def least_rest(size: int) -> int:
     return -(-size // SHARE)
 
 
-def stream(source: Source, sample_rate: int, channel: Channel = "mean") -> Iterator[Float[np.ndarray, " samples"]]:
+def stream(source: Source, sample_rate: Rate, channel: Channel = "mean") -> Iterator[Float[np.ndarray, " samples"]]:
     """The recording in blocks, as `read` gives it whole."""
-    if not RATES[0] <= sample_rate <= RATES[1]:
-        raise ValueError(f"Sound is read at {RATES[0]} to {RATES[1]} Hz, got {sample_rate}.")
+    if not (RATES[0] <= sample_rate <= RATES[1] and sample_rate == int(sample_rate)):
+        raise ValueError(f"Sound is read at a whole number of {RATES[0]} to {RATES[1]} Hz, got {sample_rate}.")
+    sample_rate = int(sample_rate)
     rate, resample, empty = 0, None, np.zeros(0, np.float32)
     for block, block_rate in _mono(source, sample_rate, channel):
         if block_rate != rate:

@@ -19,6 +19,7 @@ from ._view import File
 
 Source = str | os.PathLike | bytes | File | tuple[Any, int] | Mapping[str, Any]  # as `zoo.read` takes them
 Channel = int | Literal["mean"]
+Rate = int | float | np.number  # Hz, as other libraries give it
 Blocks = Iterator[tuple[Float[np.ndarray, "samples channels"], int]]
 BLOCK = 1 << 18  # samples read at a time, a few seconds: of all channels, and after resampling
 RATES = 100, 10_000_000  # Hz, of a file: from the lowest hydrophones to the highest

@@ -189,8 +189,8 @@ def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
     near = difflib.get_close_matches(name, [*list_models(), *os.listdir()], n=1)
     instead = f": did you mean {near[0]!r}?" if near else "."
     raise ValueError(
-        f"The zoo has no model {name!r}{instead} There is no folder of that name either. zoo.list_models() names all; a "
-        'folder or a Hub repo "owner/name" loads too.'
+        f"The zoo has no model {name!r}{instead} There is no folder of that name either. zoo.list_models() names all; "
+        'a folder or a Hub repo "owner/name" loads too.'
     )
 
 

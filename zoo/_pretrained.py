@@ -16,7 +16,7 @@ from audax_eqx.models import Classifier
 
 from ._entry import Entry, Model, line
 from ._limits import check_entry
-from ._wave import check_process, check_window, checked_wave, note_process
+from ._wave import Rate, check_process, check_window, checked_wave, note_process
 
 
 class Thawed(tuple[Model, eqx.nn.State]):
@@ -80,12 +80,12 @@ class Pretrained(eqx.Module):
         self._check_classes(getattr(self.model, "classes", self.entry.classes))
         return self.entry.labels or tuple(f"class {index}" for index in range(self.entry.classes))
 
-    def __call__(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " outputs"]:
+    def __call__(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " outputs"]:
         """Logits, one a class; of a contrastive model the projection that it compares clips by."""
         self._check_head()
         return _output(self, self._checked(wave, sample_rate))
 
-    def probabilities(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " classes"]:
+    def probabilities(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " classes"]:
         """Softmax of the logits for a multiclass model; for a multilabel one a sigmoid of each.
 
         Raises ValueError for a contrastive model, which knows no classes, and for a head of others than the entry's.
@@ -99,15 +99,15 @@ class Pretrained(eqx.Module):
         self._check_classes(logits.shape[0])
         return _activated(self, logits)
 
-    def top(self, wave: Any, k: int = 5, *, sample_rate: int | None = None) -> list[tuple[str, float]]:
+    def top(self, wave: Any, k: int | np.integer = 5, *, sample_rate: Rate | None = None) -> list[tuple[str, float]]:
         """The `k` most probable labels, most probable first."""
         return rank(np.asarray(self.probabilities(wave, sample_rate=sample_rate)), self.labels, k)
 
-    def embed(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, " width"]:
+    def embed(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " width"]:
         """The clip's embedding: what the network makes of it."""
         return _embedding(self, self._checked(wave, sample_rate))
 
-    def frames(self, wave: Any, *, sample_rate: int | None = None) -> Float[Array, "frames width"]:
+    def frames(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, "frames width"]:
         """Embeddings over time: the network's last feature map, averaged over frequency."""
         return _frames(self, self._checked(wave, sample_rate))
 
@@ -117,7 +117,7 @@ class Pretrained(eqx.Module):
 
     def thaw(
         self,
-        classes: int | None = None,
+        classes: int | np.integer | None = None,
         *,
         labels: Iterable[Any] | None = None,
         task: str | None = None,
@@ -138,7 +138,9 @@ class Pretrained(eqx.Module):
         fresh head without `task` on a multilabel model.
         """
         check_process(self.entry.name)
-        entry = self.entry.finetuned(classes=classes, labels=labels, task=task, window=window, name=name)
+        entry = self.entry.finetuned(
+            classes=None if classes is None else int(classes), labels=labels, task=task, window=window, name=name
+        )
         check_entry(entry, f"The model to make of {self.entry.name}")  # or what becomes of it could not be saved
         check_window(entry.window, self.model.frontend, entry.name)
         fresh = classes is not None or labels is not None
@@ -155,7 +157,7 @@ class Pretrained(eqx.Module):
             model = _classifier(model, entry, fresh, key)
         return Thawed(eqx.nn.inference_mode(model, value=False), state, entry)
 
-    def _checked(self, wave: Any, sample_rate: int | None) -> Float[Array, " samples"]:
+    def _checked(self, wave: Any, sample_rate: Rate | None) -> Float[Array, " samples"]:
         check_process(self.entry.name)
         return checked_wave(wave, sample_rate, self.model.frontend, self.entry.name, self.entry.window)
 
@@ -243,7 +245,9 @@ def _classifier(model: Model, entry: Entry, fresh: bool, key: PRNGKeyArray) -> C
     return made if fresh or before is None else eqx.tree_at(lambda tree: tree.head, made, before.head)
 
 
-def rank(probabilities: Float[np.ndarray, " classes"], labels: tuple[str, ...], k: int) -> list[tuple[str, float]]:
+def rank(
+    probabilities: Float[np.ndarray, " classes"], labels: tuple[str, ...], k: int | np.integer
+) -> list[tuple[str, float]]:
     """The `k` most probable labels, most probable first. Raises ValueError for `k` below 1."""
     if k < 1:
         raise ValueError(f"top takes k of at least 1, got {k}.")

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 
 from audax_eqx import AbstractFrontend
 
+from ._decode import Rate as Rate
+
 LOUDEST = 4.0  # resampling overshoots 1, and so may a file of floats; whole numbers are far beyond
 SCALES = {"16-bit integers": 1 << 15, "24-bit integers": 1 << 23, "32-bit integers": 1 << 31}
 LENGTHS = 8  # for which a model compiles without a word
@@ -19,7 +21,7 @@ _process: int | None = None
 _lengths: dict[str, set[int]] = {}  # by the model's name
 
 
-def checked_wave(wave: Any, sample_rate: int | None, frontend: AbstractFrontend, name: str, window: float) -> Array:
+def checked_wave(wave: Any, sample_rate: Rate | None, frontend: AbstractFrontend, name: str, window: float) -> Array:
     """The wave in float32. Raises TypeError or ValueError for anything but one clip that the frontend takes.
 
     It warns of a wave that is longer than what the frontend hears, or far louder than [-1, 1].
