@@ -191,11 +191,11 @@ def test_windows_cover_the_file(tmp_path, rate, wanted, samples, seconds):
     size = round(seconds * wanted)
     pieces = list(zoo.windows(path, wanted, seconds))
     rest = len(whole) % size
-    kept = len(whole) - rest if rest < size / 10 and len(whole) > size else len(whole)
-    assert [wave.shape for wave, _ in pieces] == [(size,)] * -(-kept // size)
+    length = len(whole) - rest if rest < size / 10 and len(whole) > size else len(whole)
+    assert [wave.shape for wave, _ in pieces] == [(size,)] * -(-length // size)
     assert [count for _, count in pieces[:-1]] == [size] * (len(pieces) - 1)
     assert min(size / 10, len(whole)) <= pieces[-1][1] <= size
-    np.testing.assert_array_equal(np.concatenate([wave[:count] for wave, count in pieces]), whole[:kept])
+    np.testing.assert_array_equal(np.concatenate([wave[:count] for wave, count in pieces]), whole[:length])
     last, count = pieces[-1]
     assert not last[count:].any()
 

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 import zoo
+from audax_eqx.layers import Linear
 from zoo import _recordings
 
 RATE = 8000
@@ -231,6 +232,13 @@ def test_options_that_make_no_sense_are_told_before_anything_is_read(clip, optio
 def test_a_model_without_classes_has_no_scores():
     with pytest.raises(ValueError, match="was trained without labels"):
         zoo.tag(zoo.load("cola_small"), [])
+
+
+def test_a_head_of_other_classes_has_no_scores(clip):
+    other = eqx.tree_at(lambda clip: clip.model.head, clip, Linear(16, 2, key=jax.random.key(0)))
+    for door in (zoo.tag, zoo.detect):
+        with pytest.raises(ValueError, match="has a head of 2 outputs and the labels of 3 classes"):
+            door(other, [(noise(SIZE), RATE)])
 
 
 def test_bfloat16_is_near(clip):

@@ -117,7 +117,7 @@ def tag(
     With each="frame" they are class activation scores: the head applied to each step of the feature map as if the map
     had no other. That is possible where the embedding is pooled from the map alone, in all networks but AST.
 
-    Raises ValueError as `embed` does, and for a model that has no classes.
+    Raises ValueError as `embed` does, for a model that has no classes, and for a head of others than the entry's.
     """
     if clip.entry.task == "contrastive":
         raise ValueError(f"{clip.entry.name} was trained without labels and names no sounds: zoo.embed uses it.")
@@ -127,7 +127,7 @@ def tag(
         )
     function = frame_scores if each == "frame" else scores
     options = _Options(each, window, hop, last, channel, batch, workers, precision, errors)
-    return _results(clip, recordings, function, clip.entry.classes, options)
+    return _results(clip, recordings, function, len(clip.labels), options)  # the labels are checked against the head
 
 
 class _Options(NamedTuple):
