@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from train import cache
+from zoo import _cache as cache
 
-SCRIPT = "import jax; from train.cache import keep_programs as k; k(); print(jax.config.jax_compilation_cache_dir)"
+SCRIPT = "import jax; from zoo._cache import keep_programs as k; k(); print(jax.config.jax_compilation_cache_dir)"
 
 
 @pytest.mark.parametrize(

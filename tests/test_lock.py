@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from train import lock, records
+from train import records
+from zoo import _lock as lock
 
-HOLD = "import pathlib, sys, time\nfrom train.lock import locked\nwith locked(pathlib.Path(sys.argv[1])):\n    "
+HOLD = "import pathlib, sys, time\nfrom zoo._lock import locked\nwith locked(pathlib.Path(sys.argv[1])):\n    "
 
 
 def hold(folder):

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 try:
     import tyro
 
-    from . import cache, evaluation, loop, recipe, records, signals
+    from . import evaluation, loop, recipe, records, signals
     from .folder import claimed
 except ModuleNotFoundError as missing:
     raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
@@ -32,6 +32,7 @@ import jax
 import numpy as np
 
 import zoo
+from zoo._cache import keep_programs
 from zoo._entry import line
 
 Folder = Annotated[pathlib.Path, tyro.conf.Positional]
@@ -232,7 +233,7 @@ def _start() -> None:
         )
     elif int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("OMPI_COMM_WORLD_SIZE", 1))) > 1:
         jax.distributed.initialize()
-    cache.keep_programs()
+    keep_programs()
 
 
 def _text(found: dict[str, float]) -> str:

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from zoo._files import parse_json
+from zoo._lock import busy, locked
 from zoo._weights import atomic
 
 from .dataset import Dataset
-from .lock import busy, locked
 from .recipe import Recipe
 from .step import schedule
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import tqdm
 
+from zoo._lock import locked
 from zoo._weights import atomic
 
-from .lock import locked
 from .manifest import Row, read_manifest
 from .sounds import Sound, encode
 from .text import counted, shown

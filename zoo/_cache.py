@@ -1,4 +1,4 @@
-"""Where compiled programs are kept: in one folder of the user, so that a sweep compiles its step once.
+"""Where compiled programs are kept: in one folder of the user, so that each is compiled once.
 
     Linux    $XDG_CACHE_HOME/audax-eqx/jax, or ~/.cache/audax-eqx/jax
     macOS    ~/Library/Caches/audax-eqx/jax
@@ -29,7 +29,7 @@ def folder() -> pathlib.Path | None:
 
 
 def keep_programs() -> None:
-    """Lets JAX keep compiled programs there, and take them from there; none where the folder cannot be written."""
+    """Lets JAX keep compiled programs there, and take them from there; nowhere if the folder cannot be written."""
     if os.environ.get("AUDAX_CACHE", "").lower() == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return

@@ -16,12 +16,12 @@ NAME = ".lock"
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes out of the folder, which is there, while it is entered.
+def locked(folder: pathlib.Path, name: str = NAME) -> Iterator[None]:
+    """Keeps other processes out of a folder that exists, while it is entered; `name` is the file that is locked.
 
     Raises BlockingIOError where another process is in it. Where the file system has no locks it says so, and goes on.
     """
-    with open(folder / NAME, "ab") as file:
+    with open(folder / name, "ab") as file:
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -30,7 +30,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             raise busy(folder) from None
         except OSError as error:
             print(
-                f"audax-train: {folder} cannot be locked ({error.strerror}): start no other process in it.",
+                f"{folder} cannot be locked ({error.strerror}): start no other process in it.",
                 file=sys.stderr,
             )
         yield
