@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import math
 import os
 import pathlib
 import subprocess
@@ -16,9 +15,10 @@ import pytest
 import soundfile
 
 import zoo
-from zoo import hear
-from zoo.__main__ import _frames, _sounds, main
+from zoo import _recordings, hear
+from zoo.__main__ import main
 from zoo._entry import skeleton
+from zoo._search import sounds
 from zoo._weights import fill, named_leaves
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -204,13 +204,20 @@ def test_tag_reports_unreadable_files_at_the_end_and_goes_on(capsys, here, tiny)
     assert "none.wav is not a file" in captured.err
 
 
-@pytest.mark.parametrize("samples, sample_rate", [(1, 16000), (256, 16000), (1, 44100), (700, 44100)])
-def test_a_file_shorter_than_a_frame_is_reported(capsys, here, tiny, samples, sample_rate):
+@pytest.mark.parametrize("samples, sample_rate", [(1, 16000), (256, 16000), (2, 44100), (700, 44100)])
+def test_a_file_shorter_than_a_frame_is_heard_in_silence(capsys, here, tiny, clip, samples, sample_rate):
     soundfile.write("one.wav", np.full(samples, 0.1), sample_rate)
+    assert main(["tag", "one.wav", "--model", tiny, "--json"]) == 0
+    (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    wave = zoo.read("one.wav", 16000)
+    top = clip.top(np.pad(wave, (0, 16000 - len(wave))), k=1)[0]
+    assert row["tags"][0] == {"label": top[0], "probability": pytest.approx(top[1], abs=2e-6)}
+
+
+def test_a_file_of_less_than_a_sample_is_reported(capsys, here, tiny):
+    soundfile.write("one.wav", np.full(1, 0.1), 44100)
     assert main(["tag", "one.wav", "--model", tiny]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "less than one frame of 257" in captured.err
+    assert "one.wav: one.wav is shorter than one sample at 16000 Hz." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rest", [1, 100, 1599])
@@ -338,32 +345,6 @@ def test_embed_of_frames_has_times_within_the_file(capsys, here, tiny, clip, out
     )
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.9, 1.0, 1.001, 1.11, 1.2, 1.9, 2.5, 5.001])
-def test_frames_of_a_recording_lie_on_one_grid(here, tiny, clip, seconds):
-    rows, times = _frames(record("a.wav", seconds), clip)
-    count = max(math.ceil((seconds - 0.155) / 0.32), 1)
-    np.testing.assert_allclose(times, 0.155 + 0.32 * np.arange(count), rtol=1e-6)
-    assert rows.shape == (count, 16) and len(np.unique(rows, axis=0)) == count
-
-
-def test_a_frame_is_of_a_window_that_hears_around_it(here, tiny, clip, monkeypatch):
-    record("a.wav", 4.3)
-    heard = []
-    monkeypatch.setattr(type(clip), "frames", lambda self, wave: heard.append(wave) or _places(wave))
-    wave = zoo.read("a.wav", 16000)
-
-    def _places(window):
-        """In place of embeddings, where in the recording each frame's centre lies: its first samples tell a window."""
-        if not isinstance(window, np.ndarray):
-            return np.zeros((3, 1), np.float32)
-        (start,) = [place for place in range(0, len(wave), 5120) if (wave[place : place + 50] == window[:50]).all()]
-        return ((start + 0.155 * 16000 + 5120 * np.arange(3)) / 16000)[:, None].astype(np.float32)
-
-    rows, times = _frames("a.wav", clip)
-    np.testing.assert_allclose(rows[:, 0], times, rtol=1e-6)
-    assert all(np.abs(window[-5120:]).any() for window in heard[1:])  # none is mostly padding
-
-
 def test_embed_writes_what_it_could_read(capsys, here, tiny):
     files = [record("a.wav", 1.0), "none.wav"]
     assert main(["embed", *files, "--model", tiny, "-o", "out.npz"]) == 1
@@ -383,8 +364,7 @@ def test_embed_of_nothing_readable_leaves_the_old_output(capsys, here, tiny):
     "output, fault",
     [
         ("none/out.npz", "none/out.npz cannot be written"),
-        ("out.csv", r"embed writes .npz or .parquet, got 'out.csv'"),
-        ("out", r"embed writes .npz or .parquet, got 'out'"),
+        ("out.csv", r"embed writes .npz or .parquet, or the parts of a corpus into a folder, got 'out.csv'"),
         ("folder.npz", "folder.npz"),
     ],
 )
@@ -408,7 +388,7 @@ def test_the_shell_and_hear_give_one_answer(capsys, here, tiny, seconds):
 
 def test_a_bug_is_not_reported_as_an_unreadable_file(here, tiny, monkeypatch):
     for error in (TypeError("a bug"), ValueError("a bug"), KeyError("a bug")):
-        monkeypatch.setattr(zoo.Pretrained, "embed", lambda self, wave, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(_recordings, "_program", lambda *_, error=error: (_ for _ in ()).throw(error))
         if isinstance(error, ValueError):
             assert main(["embed", record("a.wav", 1.0), "--model", tiny, "-o", "out.npz"]) == 2
         else:
@@ -423,7 +403,7 @@ def test_what_does_not_exist_is_told_at_once(capsys, here):
 
 
 def test_a_missing_file_among_others_is_told_first(capsys, here, tiny, monkeypatch):
-    monkeypatch.setattr(zoo.__main__, "load", lambda name: pytest.fail(capsys.readouterr().err))
+    monkeypatch.setattr(zoo.commands.recordings, "load", lambda name: pytest.fail(capsys.readouterr().err))
     with pytest.raises(pytest.fail.Exception, match=r"none\.wav is not a file"):
         main(["embed", record("a.wav", 1.0), "none.wav", "--model", tiny, "-o", "out.npz"])
 
@@ -431,8 +411,8 @@ def test_a_missing_file_among_others_is_told_first(capsys, here, tiny, monkeypat
 def test_a_search_follows_links_but_not_in_circles_and_says_what_it_leaves_out(capsys, here):
     for folder in ("data/deep", "elsewhere/below"):
         (here / folder).mkdir(parents=True)
-    sounds = ["a.wav", "b.wave", "c.aifc", "d.SND", "e.sph", "f.bwf", "g.iff", "h.mp2", "deep/i.Opus"]
-    for name in (*sounds, "j.m4a", "k.m4a", "l.webm", "m.txt", "n"):
+    names = ["a.wav", "b.wave", "c.aifc", "d.SND", "e.sph", "f.bwf", "g.iff", "h.mp2", "deep/i.Opus"]
+    for name in (*names, "j.m4a", "k.m4a", "l.webm", "m.txt", "n"):
         (here / "data" / name).touch()
     (here / "elsewhere" / "below" / "z.wav").touch()
     (here / "data" / "2023").symlink_to("../elsewhere")
@@ -440,7 +420,7 @@ def test_a_search_follows_links_but_not_in_circles_and_says_what_it_leaves_out(c
     (here / "data" / "a link to deep").symlink_to("deep")
     (here / "elsewhere" / "back").symlink_to("../data")
     (here / "data" / "self").symlink_to("self")
-    assert _sounds(["data"]) == sorted(f"data/{name}" for name in (*sounds, "2023/below/z.wav"))
+    assert sounds(["data"]) == sorted(f"data/{name}" for name in (*names, "2023/below/z.wav"))
     told = capsys.readouterr().err
     assert told.startswith("audax-zoo: data holds other files, which are left out: 2 .m4a, ")
     assert "1 .txt" in told and "2 without a suffix" in told
@@ -469,7 +449,7 @@ def test_an_empty_folder_beside_others_costs_nothing(capsys, here, tiny):
 
 def test_a_folder_of_sounds_alone_needs_no_word(capsys, here):
     (here / "a.wav").touch()
-    assert _sounds(["."]) == ["a.wav"]
+    assert sounds(["."]) == ["a.wav"]
     assert capsys.readouterr().err == ""
 
 
@@ -673,8 +653,7 @@ def test_labels_may_be_in_any_line_ending_and_script(capsys, here):
 
 HOUR = """
 import sys
-from zoo import hear
-from zoo.__main__ import _frames, _sounds, main
+from zoo.__main__ import main
 code = main(["embed", "hour.flac", "--model", sys.argv[1], "-o", "out.npz"])
 with open("/proc/self/status") as status:
     print(next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ._decode import RATES, Channel, Rate, SoundError, Source, blocks, name_of, warn
 
 SHARE = 10  # a window has at least a tenth of its samples, which no window before it has heard
+NOTHING = np.zeros(0, np.float32)
 SILENT = 1e-4  # of the channels' power, -40 dB: what is left of it in their mean
 
 
@@ -109,16 +110,21 @@ def stream(source: Source, sample_rate: Rate, channel: Channel = "mean") -> Iter
     if not (RATES[0] <= sample_rate <= RATES[1] and sample_rate == int(sample_rate)):
         raise ValueError(f"Sound is read at a whole number of {RATES[0]} to {RATES[1]} Hz, got {sample_rate}.")
     sample_rate = int(sample_rate)
-    rate, resample, empty = 0, None, np.zeros(0, np.float32)
+    rate, resample, samples = 0, None, 0
     for block, block_rate in _mono(source, sample_rate, channel):
         if block_rate != rate:
             if resample is not None:
-                yield resample.resample_chunk(empty, last=True)
+                yield resample.resample_chunk(NOTHING, last=True)
             rate = block_rate
             resample = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-        yield block if resample is None else resample.resample_chunk(block)
+        block = block if resample is None else resample.resample_chunk(block)
+        samples += len(block)
+        yield block
     if resample is not None:
-        yield resample.resample_chunk(empty, last=True)
+        block = resample.resample_chunk(NOTHING, last=True)
+        if samples + len(block) == 0:
+            raise SoundError(f"{name_of(source)} is shorter than one sample at {sample_rate} Hz.")
+        yield block
 
 
 def _mono(source: Source, wanted: int, channel: Channel) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:

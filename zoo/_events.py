@@ -61,6 +61,30 @@ def detect(
     All else is as in `zoo.tag`. With errors="keep" a recording that cannot be read has no events. Raises ValueError as
     `zoo.tag` does, and for labels that the model does not have, with the nearest one.
     """
+    pairs = detections(
+        clip, recordings, labels=labels, threshold=threshold, release=release, smooth=smooth, min_duration=min_duration,
+        max_gap=max_gap, each=each, window=window, hop=hop, channel=channel, batch=batch, workers=workers,
+        precision=precision, errors=errors,
+    )  # fmt: skip
+    return (event for _, events in pairs for event in events)
+
+
+def detections(
+    clip: Pretrained,
+    recordings: Iterable[Any],
+    *,
+    labels: Sequence[str] | None,
+    threshold: float | Mapping[str, float],
+    release: float | Mapping[str, float] | None,
+    smooth: float,
+    min_duration: float,
+    max_gap: float,
+    each: Literal["window", "frame"],
+    window: float | None,
+    hop: float | None,
+    **options: Any,
+) -> Iterator[tuple[Result, list[Event]]]:
+    """Each recording's scores, as `zoo.tag` gives them, and its events, as `detect` does."""
     chosen = clip.labels if labels is None else tuple(labels)
     starts = _by_label(clip, chosen, threshold, 0.5, "threshold")
     ends = starts if release is None else _by_label(clip, chosen, release, None, "release", starts)
@@ -74,17 +98,16 @@ def detect(
     columns = [clip.labels.index(label) for label in chosen]
     if each == "window" and hop is None:
         hop = (clip.entry.window if window is None else window) / 2
-    results = tag(
-        clip, recordings, each=each, window=window, hop=hop, channel=channel, batch=batch, workers=workers,
-        precision=precision, errors=errors,
-    )  # fmt: skip
+    results = tag(clip, recordings, each=each, window=window, hop=hop, **options)
 
-    def run() -> Iterator[Event]:
+    def run() -> Iterator[tuple[Result, list[Event]]]:
         for result in results:
+            events = []
             if len(result.values):
                 edges, scores = timeline(result)
                 scores = _smoothed(edges, scores[:, columns], smooth)
-                yield from _events(result.source, chosen, edges, scores, starts, ends, max_gap, min_duration)
+                events = _events(result.source, chosen, edges, scores, starts, ends, max_gap, min_duration)
+            yield result, events
 
     return run()
 
@@ -118,7 +141,7 @@ def _smoothed(edges: np.ndarray, scores: np.ndarray, seconds: float) -> np.ndarr
 def _events(
     source: Any, labels: Sequence[str], edges: np.ndarray, scores: np.ndarray, starts: np.ndarray, ends: np.ndarray,
     max_gap: float, min_duration: float,
-) -> Iterator[Event]:  # fmt: skip
+) -> list[Event]:  # fmt: skip
     events = []
     for label, column, start, end in zip(labels, scores.T, starts, ends, strict=True):
         spans: list[tuple[int, int]] = []
@@ -136,7 +159,7 @@ def _events(
             for low, high in spans
             if edges[high] - edges[low] >= min_duration
         ]
-    yield from sorted(events, key=lambda event: (event.start, event.end, event.label))
+    return sorted(events, key=lambda event: (event.start, event.end, event.label))
 
 
 def _stretches(mask: np.ndarray) -> list[tuple[int, int]]:

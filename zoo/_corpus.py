@@ -1,0 +1,212 @@
+"""The embeddings of a corpus: a folder of Parquet parts, to which the same command adds until all recordings have rows.
+
+    part-000012.parquet          rows as in `_rows.py`; whole, or not there
+    _failures.csv                the recordings that could not be read, and why
+    _run.json                    the model and the options that all rows have in common
+
+A recording has all its rows in one part, so a process that is killed at any moment leaves whole recordings behind, and
+the next one embeds the others. A part is closed often at first and more rarely later on: what a kill costs is a
+fiftieth of the time that the process had run. Shards of the same corpus write parts of their own:
+`part-0-of-8-000012.parquet`.
+"""
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import pathlib
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._files import parse_json
+from ._lock import NAME, locked
+from ._pretrained import Pretrained
+from ._rows import Part, import_parquet, table, utf8
+from ._weights import atomic, named_leaves
+
+NOTE = "_run.json"
+PART = 1 << 26  # bytes of rows at which a part is closed,
+SECONDS, SHARE = 2.0, 50  # or after so many seconds, or that share of the time that has passed if it is longer
+
+
+class Shard(NamedTuple):
+    """One of `count` shares of the recordings, by the hashes of their names: machines need not talk about it."""
+
+    index: int = 0
+    count: int = 1
+
+    def has(self, file: str) -> bool:
+        digest = hashlib.blake2b(os.fsencode(file), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.index
+
+    @property
+    def suffix(self) -> str:
+        return "" if self.count == 1 else f"-{self.index}-of-{self.count}"
+
+
+class Corpus:
+    """The rows of one process, and of all before it. `done` are the recordings that have rows."""
+
+    def __init__(self, folder: pathlib.Path, shard: Shard):
+        self.folder, self.shard = folder, shard
+        for name in (f".part{shard.suffix}-*.parquet", f"._failures{shard.suffix}.*.csv"):
+            for temporary in folder.glob(name):  # of a process that was killed
+                temporary.unlink(missing_ok=True)
+        parts = sorted(folder.glob("part-*.parquet"))
+        self.done = {file for part in parts for file in _files(part)}
+        self.parts, self.start = len(parts), time.monotonic()
+        self.failures = self._read_failures()
+        self.failures_on_disk = dict(self.failures)
+        self.waiting: list[Part] = []
+        self.skipped = 0
+
+    def missing(self, files: Iterable[str]) -> Iterator[str]:
+        """Those of the files that have no rows yet, each once; `skipped` counts the others."""
+        before, seen = frozenset(self.done), set()
+        for file in files:
+            if (name := utf8(file)) in seen:
+                continue
+            seen.add(name)
+            if name in before:
+                self.skipped += 1
+            else:
+                yield file
+
+    def write(self, parts: Iterable[Part | tuple[str, str]]) -> None:
+        """Adds the rows of recordings, and the failures, each a file and its error."""
+        size, since = 0, None
+        try:
+            for part in parts:
+                since = since or time.monotonic()
+                if isinstance(part, Part):
+                    self.waiting.append(part)
+                    size += part.size
+                else:
+                    self.failures[utf8(part[0])] = part[1]
+                now = time.monotonic()
+                if size >= PART or now - since >= max(SECONDS, (now - self.start) / SHARE):
+                    self._close_part()
+                    size, since = 0, now
+        finally:
+            self._close_part()
+
+    def _close_part(self) -> None:
+        """Writes what waits. Raises OSError that says what the folder holds if it cannot be written."""
+        parts, self.waiting = self.waiting, []
+        try:
+            if parts:
+                self._write_part(parts)
+            for part in parts:
+                self.failures.pop(utf8(part.file), None)  # it could not be read before
+            if self.failures != self.failures_on_disk:
+                self._write_failures()
+        except OSError as error:
+            raise OSError(
+                f"{self.folder} cannot be written: {_reason(error)}. It holds whole rows of {len(self.done)} "
+                "recordings: make room, and give the same command again, which goes on from there."
+            ) from None
+        self.done.update(utf8(part.file) for part in parts)
+
+    def _write_part(self, parts: list[Part]) -> None:
+        _, parquet = import_parquet()
+        while (path := self.folder / f"part{self.shard.suffix}-{self.parts:06}.parquet").exists():
+            self.parts += 1
+        with atomic(path) as temporary:
+            parquet.write_table(table(parts), temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # the name must not be on the disk before the rows
+        self.parts += 1
+
+    @property
+    def failures_file(self) -> pathlib.Path:
+        return self.folder / f"_failures{self.shard.suffix}.csv"
+
+    def _read_failures(self) -> dict[str, str]:
+        if not self.failures_file.exists():
+            return {}
+        with open(self.failures_file, encoding="utf-8", newline="") as file:
+            return {row["files"]: row["errors"] for row in csv.DictReader(file)}
+
+    def _write_failures(self) -> None:
+        with atomic(self.failures_file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["files", "errors"])
+            writer.writerows((name, utf8(error)) for name, error in self.failures.items())
+        self.failures_on_disk = dict(self.failures)
+
+
+@contextlib.contextmanager
+def opened(folder: pathlib.Path, note: dict[str, Any], shard: Shard) -> Iterator[Corpus]:
+    """The corpus in a folder, new or begun by the same command, for this process alone.
+
+    Raises ValueError for a folder of other files, or of rows of another model or other options, and BlockingIOError
+    where another process writes the same shard.
+    """
+    import_parquet()
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
+    if others and NOTE not in others:
+        raise ValueError(f"{folder} holds {others[0]!r} and no {NOTE} of a corpus: name a new or an empty folder.")
+    with locked(folder, f"{NAME}{shard.suffix}"):
+        _check(folder, note | {"shards": shard.count})
+        yield Corpus(folder, shard)
+
+
+def _check(folder: pathlib.Path, note: dict[str, Any]) -> None:
+    path = folder / NOTE
+    if not path.exists():
+        _write_once(path, json.dumps(note, indent=2) + "\n")
+    before = parse_json(path.read_text(encoding="utf-8"), str(path))
+    if before == note:
+        return
+    changes = [
+        f"{name} {before.get(name)!r} instead of {value!r}" for name, value in note.items() if before.get(name) != value
+    ]
+    raise ValueError(
+        f"{folder} holds rows of {' and '.join(changes)}: give the options of its {NOTE}, or name another folder."
+    )
+
+
+def fingerprint(clip: Pretrained) -> str:
+    """The hash of a model's arrays: models of one name and other weights differ in it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, leaf in sorted(named_leaves(clip.model, clip.state).items()):
+        digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def _reason(error: OSError) -> str:
+    """What the operating system says; Arrow puts the number of the error into a text."""
+    number = error.errno or next(map(int, re.findall(r"\[errno (\d+)\]", str(error))), 0)
+    return os.strerror(number) if number else str(error)
+
+
+def _write_once(path: pathlib.Path, text: str) -> None:
+    """Writes a file that is not there. Another shard may do so at the same moment: the first one counts."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(text, encoding="utf-8")
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        os.replace(temporary, path)
+    temporary.unlink(missing_ok=True)
+
+
+def _files(part: pathlib.Path) -> list[str]:
+    arrow, parquet = import_parquet()
+    try:
+        return parquet.read_table(part, columns=["files"])["files"].unique().to_pylist()
+    except (OSError, KeyError, arrow.ArrowException) as error:
+        fault = str(error).splitlines()[0]
+        raise ValueError(
+            f"{part} is not whole ({fault}): delete it, and the same command embeds its recordings again."
+        ) from None

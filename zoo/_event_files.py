@@ -1,0 +1,93 @@
+"""Events as text: CSV, JSON lines, labels of Audacity, and selection tables of Raven.
+
+https://manual.audacityteam.org/man/importing_and_exporting_labels.html
+https://ravensoundsoftware.com/knowledge-base/selection-tables/
+"""
+
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+from ._events import Event
+from ._recordings import Result
+from ._rows import utf8
+
+COLUMNS = ("file", "label", "start", "end", "score")
+RAVEN = (
+    *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
+    *("Begin Path", "File Offset (s)", "Label", "Score"),
+)
+
+Found = Iterable[tuple[Result, list[Event]]]
+
+
+def write_csv(file: TextIO, found: Found, sample_rate: int) -> None:
+    """A row for each event, with the seconds from the start of its recording."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for event in _events(file, found):
+        times = f"{event.start:.3f}", f"{event.end:.3f}"
+        writer.writerow((_name(event.source), event.label, *times, f"{event.score:.4f}"))
+
+
+def write_json(file: TextIO, found: Found, sample_rate: int) -> None:
+    """One object a line for each event."""
+    for event in _events(file, found):
+        values = (_name(event.source), event.label, round(event.start, 3), round(event.end, 3), round(event.score, 4))
+        print(json.dumps(dict(zip(COLUMNS, values, strict=True))), file=file)
+
+
+def write_audacity(file: TextIO, found: Found, sample_rate: int) -> None:
+    """Labels of one recording: start, end and label, with tabs between them."""
+    for event in _events(file, found):
+        print(f"{event.start:.6f}", f"{event.end:.6f}", _cell(event.label), sep="\t", file=file)
+
+
+def write_raven(file: TextIO, found: Found, sample_rate: int) -> None:
+    """A selection for each event. Raven opens several recordings as one: times count from the start of the first, and
+    "File Offset (s)" from the start of each."""
+    print(*RAVEN, sep="\t", file=file)
+    before, selection = 0.0, 0
+    for result, events in found:
+        for event in events:
+            selection += 1
+            times = f"{before + event.start:.6f}", f"{before + event.end:.6f}"
+            place = _cell(_name(event.source)), f"{event.start:.6f}"
+            row = (selection, "Spectrogram 1", 1, *times, 0, sample_rate / 2, *place, _cell(event.label))
+            print(*row, f"{event.score:.4f}", sep="\t", file=file)
+        before += result.duration
+        file.flush()
+
+
+FORMATS = {
+    ".csv": write_csv, ".json": write_json, ".jsonl": write_json,
+    ".selections.txt": write_raven, ".txt": write_audacity,
+}  # fmt: skip
+
+
+def format_of(path: pathlib.Path) -> str:
+    """The suffix of `FORMATS` that a file's name has. Raises ValueError for another one."""
+    for suffix in FORMATS:
+        if path.name.endswith(suffix):
+            return suffix
+    raise ValueError(
+        f"Events are written as .csv, .json, .txt (labels of Audacity) or .selections.txt (Raven), got {path.name!r}."
+    )
+
+
+def _events(file: TextIO, found: Found) -> Iterator[Event]:
+    for _, events in found:
+        yield from events
+        file.flush()
+
+
+def _name(source: str | os.PathLike) -> str:
+    return utf8(os.fsdecode(source))
+
+
+def _cell(text: str) -> str:
+    """Without tabs and the ends of lines, which would end the cell."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,128 @@
+"""Rows of embeddings in one file, .npz or Parquet, written as results come: memory does not grow with their number.
+
+    files         the recording of each row
+    starts, ends  of each row, in seconds from the start of the recording
+    times         of frames, the seconds of their centres
+    embeddings    rows x width, float32
+
+An interruption ends the file early, with the rows so far.
+"""
+
+import contextlib
+import itertools
+import pathlib
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._weights import atomic
+
+GROUP = 1 << 25  # bytes of embeddings that a file of Parquet has in one row group
+
+
+class Part(NamedTuple):
+    """The rows of one recording, by column."""
+
+    file: str
+    columns: dict[str, np.ndarray]
+
+    @property
+    def rows(self) -> int:
+        return len(self.columns["embeddings"])
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(column.nbytes for column in self.columns.values())
+
+
+def write(path: pathlib.Path, parts: Iterable[Part]) -> tuple[int, int]:
+    """Writes the rows to an .npz or a .parquet, by the suffix, and gives their number and width.
+
+    Without rows nothing is written.
+    """
+    return (_write_parquet if path.suffix == ".parquet" else _write_npz)(path, iter(parts))
+
+
+def utf8(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 are written as backslash escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def import_parquet() -> tuple[Any, Any]:
+    """pyarrow and its Parquet. Raises ModuleNotFoundError with the extra that brings them."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            'Parquet needs pyarrow: pip install "audax-eqx[parquet]", or write an .npz.'
+        ) from None
+    return pyarrow, pyarrow.parquet
+
+
+def table(parts: list[Part]) -> Any:
+    """The rows as a table of Arrow."""
+    arrow, _ = import_parquet()
+    files = arrow.array([utf8(part.file) for part in parts for _ in range(part.rows)], arrow.string())
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    embeddings = columns.pop("embeddings")
+    lists = arrow.FixedSizeListArray.from_arrays(arrow.array(embeddings.ravel()), embeddings.shape[1])
+    return arrow.table({"files": files, **columns, "embeddings": lists})
+
+
+def _write_parquet(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]:
+    _, parquet = import_parquet()
+    first = next(parts, None)
+    if first is None:
+        return 0, 0
+    rows, waiting, size = 0, [first], first.size
+    with atomic(path) as temporary, parquet.ParquetWriter(temporary, table([first]).schema) as writer:
+        for part in parts:
+            if size >= GROUP:
+                writer.write_table(table(waiting))
+                rows, waiting, size = rows + sum(each.rows for each in waiting), [], 0
+            waiting.append(part)
+            size += part.size
+        writer.write_table(table(waiting))
+    return rows + sum(part.rows for part in waiting), first.columns["embeddings"].shape[1]
+
+
+def _write_npz(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]:
+    """An .npz says at its start how many rows it has: until they are known, each column is a file without a name."""
+    first = next(parts, None)
+    if first is None:
+        return 0, 0
+    with contextlib.ExitStack() as stack:
+        raw = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in first.columns}
+        files: list[tuple[str, int]] = []
+        for part in itertools.chain([first], parts):
+            files.append((part.file, part.rows))
+            for name, column in part.columns.items():
+                raw[name].write(np.ascontiguousarray(column).data)
+        rows = sum(count for _, count in files)
+        text = np.dtype(f"<U{max(len(file) for file, _ in files)}")
+        with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+            with _array(archive, "files", text, (rows,)) as write_bytes:
+                for file, count in files:
+                    write_bytes(np.full(count, file, text).tobytes())
+            for name, column in first.columns.items():
+                raw[name].seek(0)
+                with _array(archive, name, column.dtype, (rows, *column.shape[1:])) as write_bytes:
+                    while block := raw[name].read(1 << 20):
+                        write_bytes(block)
+    return rows, first.columns["embeddings"].shape[1]
+
+
+@contextlib.contextmanager
+def _array(
+    archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...]
+) -> Iterator[Callable[[bytes], Any]]:
+    """What takes the bytes of an array of the archive."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file.write

@@ -1,0 +1,5 @@
+"""The commands of `audax-zoo`: each module adds its own to the parser."""
+
+from . import events as events
+from . import models as models
+from . import recordings as recordings

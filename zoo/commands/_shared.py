@@ -1,0 +1,260 @@
+"""What commands on recordings share: their options, the recordings, the progress, and where results go."""
+
+import argparse
+import contextlib
+import itertools
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, TextIO, TypeVar
+
+import numpy as np
+import tqdm
+from jaxtyping import Float
+
+from .._corpus import Shard
+from .._events import Event
+from .._example import example
+from .._load import DEFAULT, info
+from .._pretrained import Pretrained
+from .._recordings import Result
+from .._search import sounds
+from .._weights import atomic
+
+SIGNALS = signal.SIGINT, signal.SIGTERM
+ENGINE = ("window", "hop", "channel", "batch", "workers", "precision")
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _channel(text: str) -> Any:
+    if text != "mean" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"takes 'mean' or the number of a channel, from 0 on, got {text!r}")
+    return text if text == "mean" else int(text)
+
+
+def _shard(text: str) -> Shard:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(count) > 0 and int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"takes the number of a share and how many there are, 0/8 say, got {text!r}")
+    return Shard(int(index) % int(count), int(count))
+
+
+def add_recordings(parser: argparse.ArgumentParser, default: str = "") -> None:
+    """The recordings, the model, and the options of the engine."""
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE|FOLDER", help=f"folders are searched for sound files{default}"
+    )
+    parser.add_argument(
+        "--from",
+        dest="list",
+        metavar="LIST",
+        help="a file of paths, a line each or ended by zero bytes; - is stdin",
+    )
+    parser.add_argument(
+        "--model",
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"a name of `audax-zoo list`, a folder or a Hub repo (default: {DEFAULT})",
+    )
+    hearing = parser.add_argument_group("how recordings are heard")
+    hearing.add_argument("--window", type=float, metavar="SECONDS", help="default: the model's native length")
+    hearing.add_argument("--hop", type=float, metavar="SECONDS", help="from window to window (default: a window)")
+    hearing.add_argument("--channel", type=_channel, default="mean", help="the number of one (default: their mean)")
+    hearing.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    hearing.add_argument("--batch", type=positive, metavar="N", help="windows at a time (default: what fits)")
+    hearing.add_argument("--workers", type=positive, metavar="N", help="threads that decode (default: one a core)")
+    hearing.add_argument(
+        "--shard",
+        type=_shard,
+        default=Shard(),
+        metavar="I/N",
+        help="a fixed share of the recordings, I from 0 to N - 1 or from 1 to N, by the hashes of their paths",
+    )
+
+
+def engine(options: argparse.Namespace) -> dict[str, Any]:
+    """The options for `zoo.embed` and its like; what cannot be read does not stop the others."""
+    return {name: getattr(options, name) for name in ENGINE} | {"errors": "keep"}
+
+
+def recordings(options: argparse.Namespace) -> list[str] | Iterator[str]:
+    """The paths of this share: a list, or an iterator where they come from stdin.
+
+    Raises ValueError where there are none, and FileNotFoundError where none exists.
+    """
+    share = options.shard.has
+    files = [file for file in sounds(options.files) if share(file)] if options.files else []
+    if options.list == "-":
+        return itertools.chain(files, filter(share, _lines(sys.stdin.buffer)))
+    if options.list is not None:
+        with open(options.list, "rb") as file:
+            files += [path for path in _lines(file) if share(path)]
+    elif not options.files:
+        raise ValueError("No recordings: name files or folders, or a list of them, --from LIST.")
+    return files
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """The paths of a list. Zero bytes, as `find -print0` has them, allow for names of several lines."""
+    end = b"\0" if b"\0" in getattr(file, "peek", lambda size: b"")(1 << 16) else b"\n"
+    rest = b""
+    while block := file.readline() if end == b"\n" else file.read(1 << 16):
+        *whole, rest = (rest + block).split(end)
+        yield from (os.fsdecode(path.removesuffix(b"\r") if end == b"\n" else path) for path in whole if path.strip())
+    if rest.strip():
+        yield os.fsdecode(rest)
+
+
+Item = TypeVar("Item")
+
+
+class Progress:
+    """Passes results on while a bar shows their rate, the sound per minute and the time left, and keeps what failed.
+
+    SIGINT and SIGTERM end the results, so that what has come can be written; `signal_number` is which of them it was.
+    """
+
+    def __init__(self, total: int | None, bar: bool = True):
+        self.bar = tqdm.tqdm(total=total, unit="file", disable=None if bar else True, smoothing=0.05)
+        self.failures: list[str] = []
+        self.files, self.seconds = 0, 0.0
+        self.signal_number, self.waiting = 0, False
+
+    def of(self, items: Iterable[Item], result_of: Callable[[Any], Result] = lambda item: item) -> Iterator[Item]:
+        """All results, or what has one, those of recordings that cannot be read too."""
+        with self._signals():
+            for item in self._until_signal(iter(items)):
+                result = result_of(item)
+                self.files += 1
+                self.seconds += result.duration
+                if result.error is not None:
+                    self.failures.append(f"  {os.fsdecode(result.source)}: {result.error}")
+                if (elapsed := self.bar.format_dict["elapsed"]) > 0:
+                    self.bar.set_postfix_str(f"{self.seconds / 60 / elapsed:.2g} h of sound/min", refresh=False)
+                self.bar.update()
+                yield item
+
+    def _until_signal(self, items: Iterator[Item]) -> Iterator[Item]:
+        while not self.signal_number:
+            try:
+                self.waiting = True
+                item = next(items)
+            except (StopIteration, KeyboardInterrupt):
+                return
+            finally:
+                self.waiting = False
+            yield item
+
+    def _note(self, signal_number: int, frame: Any) -> None:
+        """Interrupts the wait for a result at once, and the writing of one not at all."""
+        self.signal_number = signal_number
+        if self.waiting:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self._note) for number in SIGNALS} if main else {}
+        try:
+            yield
+        finally:
+            self.bar.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def report(self) -> int:
+        """Lists on stderr what could not be read, and gives the exit code."""
+        if self.failures:
+            shown = self.failures[:100]
+            more = [f"  and {len(self.failures) - 100} more"] if len(self.failures) > 100 else []
+            title = f"audax-zoo: {len(self.failures)} of {self.files} files could not be read:"
+            print(title, *shown, *more, sep="\n", file=sys.stderr)
+        if self.signal_number:
+            print("audax-zoo: interrupted", file=sys.stderr)
+            return 128 + self.signal_number
+        return 1 if self.failures else 0
+
+
+def add_formats(parser: argparse.ArgumentParser) -> None:
+    """Options for what is printed, in `format`."""
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--csv", dest="format", action="store_const", const=".csv", help="print CSV")
+    formats.add_argument("--json", dest="format", action="store_const", const=".json", help="print JSON, a line each")
+
+
+def mean(result: Result) -> Float[np.ndarray, " width"]:
+    """The mean over the rows, by their seconds."""
+    return np.average(result.values, axis=0, weights=result.end - result.start)
+
+
+def check_labels(model: str) -> None:
+    """Raises ValueError for a model without labels, before it is fetched."""
+    if info(model).task == "contrastive":
+        raise ValueError(f"{model} was trained without labels and names no sounds: audax-zoo embed uses it.")
+
+
+def files_of(options: argparse.Namespace) -> list[str] | Iterator[str]:
+    """The recordings, or the packaged sound; with --plot a single one. Raises as `recordings` does."""
+    if not options.files and options.list is None:
+        options.files = [str(example())]
+    files = recordings(options)
+    if options.plot is not None and not (isinstance(files, list) and len(files) == 1):
+        raise ValueError(f"--plot draws one file, got {count(files) or 'a list'}: take them one by one.")
+    return files
+
+
+def count(files: list[str] | Iterator[str]) -> int | None:
+    """How many there are, None for those of stdin."""
+    return len(files) if isinstance(files, list) else None
+
+
+@contextlib.contextmanager
+def output(options: argparse.Namespace) -> Iterator[TextIO]:
+    """Standard output, or the file of -o, which is there when all is written."""
+    if options.output is None:
+        yield sys.stdout
+        return
+    check_writable(options.output)
+    with atomic(options.output) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Fails before the work rather than after it. Raises OSError."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {path.parent}: {error.strerror}.") from None
+
+
+def picture(options: argparse.Namespace) -> Callable[..., None] | None:
+    """What draws the picture of a file, if one is asked for. Raises before the work what would stop it in the end."""
+    path = options.plot
+    if path is None:
+        return None
+    if len(options.files) > 1:
+        raise ValueError(f"--plot draws one file, got {len(options.files)}: take them one by one.")
+    if path.suffix != ".png":
+        raise ValueError(f"--plot writes a .png, got {path.name!r}.")
+    check_writable(path)
+    try:
+        from .._plot import plot  # matplotlib takes long to import
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('A picture needs matplotlib: pip install "audax-eqx[plot]".') from None
+
+    def draw(result: Result, clip: Pretrained, labels: list[str], events: Iterable[Event] = ()) -> None:
+        with atomic(path) as temporary:
+            plot(temporary, result, clip, labels, events, options.channel)
+
+    return draw

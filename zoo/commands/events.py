@@ -1,0 +1,98 @@
+"""`audax-zoo detect`: `zoo.detect` of files, and where the events go."""
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import TextIO
+
+from .._event_files import FORMATS, Found, format_of
+from .._events import detections
+from .._load import load
+from .._pretrained import rank
+from ._shared import Progress, add_formats, add_recordings, check_labels, count, engine, files_of, mean, output, picture
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the command, by what makes the parser of one."""
+    detection = command(
+        detect,
+        "say when something sounds",
+        "An event begins where the score reaches the threshold and ends where it falls below the release.",
+    )
+    add_recordings(detection, " (default: a packaged sound)")
+    detection.add_argument(
+        "-o", "--output", type=pathlib.Path, metavar="OUT.csv|.json|.txt|.selections.txt",
+        help="CSV, JSON lines, labels of Audacity or a selection table of Raven",
+    )  # fmt: skip
+    add_formats(detection)
+    for name, help in {
+        "label": "one that is looked for, repeat it for others (default: all)",
+        "threshold": "the score at which an event begins, for all labels or for one, Dog=0.3 (default: 0.5)",
+        "release": "the score below which an event ends (default: the threshold)",
+    }.items():
+        number = "LABEL" if name == "label" else "SCORE|LABEL=SCORE"
+        detection.add_argument(f"--{name}", action="append", metavar=number, help=help)
+    detection.add_argument("--each", choices=("window", "frame"), default="window", help="what has scores")
+    for name, help in {
+        "smooth": "over which scores are averaged first",
+        "max-gap": "between events that are joined",
+        "min-duration": "that an event lasts, or it is left out",
+    }.items():
+        detection.add_argument(f"--{name}", type=float, default=0.0, metavar="SECONDS", help=help)
+    detection.add_argument("--plot", type=pathlib.Path, metavar="OUT.png", help="draw the events of one file")
+
+
+def detect(options: argparse.Namespace) -> int:
+    suffix = format_of(options.output) if options.output else options.format
+    draw = picture(options)
+    check_labels(options.model)
+    files = files_of(options)
+    if suffix == ".txt" and not (isinstance(files, list) and len(files) == 1):
+        raise ValueError(
+            f"An Audacity label file is of one recording, and {options.output} would be of several: write a "
+            ".selections.txt, a .csv or a .json, or detect them one by one."
+        )
+    clip = load(options.model)
+    scores = {name: _numbers(name, getattr(options, name), clip.labels) for name in ("threshold", "release")}
+    spans = {name: getattr(options, name) for name in ("smooth", "max_gap", "min_duration", "each")}
+    progress = Progress(count(files), bar=options.output is not None)
+    threshold = 0.5 if scores["threshold"] is None else scores["threshold"]
+    pairs = detections(
+        clip, files, labels=options.label, threshold=threshold, release=scores["release"], **spans, **engine(options)
+    )
+    found: Found = (pair for pair in progress.of(pairs, lambda pair: pair[0]) if pair[0].error is None)
+    if draw is not None:
+        found = list(found)  # of one recording
+    with output(options) as file:
+        write_events = _show_events if suffix is None else FORMATS[suffix]
+        write_events(file, found, clip.sample_rate)
+    if draw is not None and found:
+        ((result, events),) = found
+        shown = options.label or list(dict.fromkeys(event.label for event in events))
+        draw(result, clip, shown[:20] or [label for label, _ in rank(mean(result), clip.labels, 5)], events)
+    return progress.report()
+
+
+def _show_events(file: TextIO, found: Found, sample_rate: int) -> None:
+    for result, events in found:
+        print(result.source, file=file)
+        for event in events:
+            print(f"  {event.start:.2f} to {event.end:.2f} s  {event.score:.3f}  {event.label}", file=file)
+        file.flush()
+
+
+def _numbers(name: str, texts: list[str] | None, labels: tuple[str, ...]) -> float | dict[str, float] | None:
+    """The scores of an option that was given for all labels, for some, or both."""
+    general, special = None, {}
+    for text in texts or ():
+        label, equals, number = text.rpartition("=")
+        try:
+            if equals:
+                special[label] = float(number)
+            else:
+                general = float(number)
+        except ValueError:
+            raise ValueError(f"--{name} takes a score, 0.4 or Dog=0.4, got {text!r}.") from None
+    if not special:
+        return general
+    return special if general is None else dict.fromkeys(labels, general) | special

@@ -1,0 +1,131 @@
+"""`audax-zoo list`, `info`, `convert`, `publish` and `verify`: the models themselves."""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import tqdm
+
+from .._audax import convert as convert_checkpoint
+from .._entry import Entry
+from .._load import info as info_of
+from .._load import list_models, repo_of
+from .._publish import republish
+from .._verify import verify as verify_model
+from ._shared import positive
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the commands, by what makes the parser of one."""
+    listing = command(list_, "a table of the models")
+    listing.add_argument("pattern", nargs="?", default="*", help="a shell pattern, '*audioset*'")
+    about = command(info, "all that is known of a model")
+    about.add_argument("name", metavar="NAME")
+
+    conversion = command(
+        convert,
+        "turn a checkpoint of audax into a model's folder",
+        "The architecture is recognised from the checkpoint; the options tell what no checkpoint does.",
+    )
+    conversion.add_argument("source", type=pathlib.Path, metavar="SRC", help="path/to/checkpoint_123")
+    conversion.add_argument("folder", type=pathlib.Path, metavar="DST", help="the folder to write, for zoo.load")
+    conversion.add_argument("--sample-rate", type=positive, default=16000, metavar="HZ", help="default: 16000")
+    conversion.add_argument(
+        "--window", type=float, default=5.0, metavar="SECONDS", help="the native length (default: 5)"
+    )
+    conversion.add_argument("--labels", type=pathlib.Path, metavar="FILE", help="the labels, UTF-8, one a line")
+    conversion.add_argument("--task", choices=("multiclass", "multilabel"), help="default: multilabel for 527 labels")
+    conversion.add_argument(
+        "--model",
+        choices=("COLA", "SimCLR"),
+        help="which it is, for COLA with the dot product and SimCLR keep the same arrays (default: COLA)",
+    )
+
+    publication = command(
+        publish,
+        "upload a model to the Hub",
+        "Its files become one commit, none where they are there already. The token is HF_TOKEN's or `hf auth login`'s.",
+    )
+    publication.add_argument("name", metavar="FOLDER|NAME", help="what zoo.save wrote, or any name that loads")
+    publication.add_argument("repo", metavar="USER/NAME", help="created where it does not exist")
+    publication.add_argument("--private", action="store_true", help="create it as a private repo")
+    publication.add_argument("--revision", metavar="R", help="the branch, created where it does not exist")
+    publication.add_argument("--dry-run", action="store_true", help="print the files and their sizes, send nothing")
+
+    verification = command(
+        verify,
+        "check that models are still what the zoo says of them",
+        "On the Hub: the repo, the labels, the names and shapes of the weights' arrays, without the weights, and the "
+        "licence. In the package or a folder: the golden output. The exit code is 1 if a model is not as it should be.",
+    )
+    verification.add_argument(
+        "names", nargs="*", metavar="NAME", help="names of `audax-zoo list`, folders or Hub repos (default: all names)"
+    )
+    verification.add_argument(
+        "--full", action="store_true", help="fetch and run models, too, for what is known of their outputs"
+    )
+
+
+def list_(options: argparse.Namespace) -> int:
+    rows = [("name", "task", "classes", "Hz", "window", "license", "metric")]
+    for name in list_models(options.pattern):
+        entry = info_of(name)
+        sizes = str(entry.classes), str(entry.sample_rate), f"{entry.window:g} s"
+        rows.append((name, entry.task, *sizes, entry.license or "", _metrics(entry)))
+    _table(rows)
+    return 0
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def info(options: argparse.Namespace) -> int:
+    entry = info_of(options.name)
+    for key, value in dataclasses.asdict(entry).items():
+        if key == "labels":
+            value = ", ".join(value)
+            if not value and (checkpoint := entry.checkpoint) and checkpoint.label_file:
+                value = f"in {checkpoint.label_file} of {checkpoint.label_repo or checkpoint.repo}"
+            elif not value and any(each["dataset"] == "ImageNet-1k" for each in entry.metrics):
+                value = "none, for the classes are ImageNet's, which name no sounds"
+        elif isinstance(value, dict):
+            value = ", ".join(f"{option}={setting}" for option, setting in value.items())
+        elif key == "metrics":
+            value = _metrics(entry)
+        if value not in (None, "", ()):
+            print(f"{key + ':':12}{value}")
+    return 0
+
+
+def _metrics(entry: Entry) -> str:
+    return "; ".join(f"{each['dataset']} {each['metric']} {each['value']} ({each['source']})" for each in entry.metrics)
+
+
+def convert(options: argparse.Namespace) -> int:
+    labels = [] if options.labels is None else options.labels.read_text(encoding="utf-8").splitlines()
+    settings = {name: getattr(options, name) for name in ("sample_rate", "window", "task", "model")}
+    folder = convert_checkpoint(options.source, options.folder, labels=labels, **settings)
+    entry = info_of(folder)
+    parts = (entry.frontend["type"], entry.network["type"], entry.model["type"])
+    print(f"{folder}: {', '.join(parts)}" + (f" with {entry.classes} classes" if entry.classes else ""))
+    return 0
+
+
+def publish(options: argparse.Namespace) -> int:
+    settings = {name: getattr(options, name) for name in ("private", "revision", "dry_run")}
+    print(republish(options.name, options.repo, **settings))
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    names = options.names or list_models()
+    for name in names:
+        repo_of(name)  # a name of nothing is told before anything is fetched
+    reports = [verify_model(name, full=options.full) for name in tqdm.tqdm(names, unit="model", disable=None)]
+    rows = [(each.name, each.repo, ", ".join(each.checked) or "-", each.result) for each in reports]
+    _table([("name", "repo", "checked", "result"), *rows])
+    return 1 if any(each.fault for each in reports) else 0
