@@ -1,6 +1,7 @@
 """Pages of Markdown as tests: their Python, run as it stands, and what they tell to type."""
 
 import importlib.metadata
+import os
 import pathlib
 import re
 import shlex
@@ -33,9 +34,9 @@ def run(page):
 
 
 def commands(page, program):
-    """The indented lines that call the program, as words without its name."""
+    """The indented lines that call the program, as words without its name, with the variables of the environment."""
     lines = re.findall(rf"^    {program} (.*)$", page.read_text(), re.MULTILINE)
-    return [shlex.split(line, comments=True) for line in lines]
+    return [shlex.split(os.path.expandvars(line), comments=True) for line in lines]
 
 
 def extras(page):

@@ -21,6 +21,7 @@ from train import __main__ as trainer
 from zoo.__main__ import _parser
 
 RUN = {"index", "concepts", "zoo", "features", "frontends", "finetuning", "serving", "publishing", "training"}
+ELSEWHERE = {"scale"}  # in test_cluster.py, on a Ray of its own
 PAGES = [pages.README, *pages.DOCS]
 
 
@@ -46,8 +47,8 @@ def same(one, other):
 # Python ---------------------------------------------------------------------------------------------------------------
 
 
-def test_every_page_with_python_is_run_below():
-    assert {page.stem for page in pages.DOCS if list(pages.blocks(page))} == RUN
+def test_every_page_with_python_is_run():
+    assert {page.stem for page in pages.DOCS if list(pages.blocks(page))} == RUN | ELSEWHERE
 
 
 ALONE = """
@@ -58,7 +59,7 @@ for page in sys.argv[3:]:
     blocks = re.findall(r"^```python\\n(.*?)^```", pathlib.Path(page).read_text(), re.DOTALL | re.MULTILINE)
     exec("\\n".join(blocks), {})
 """
-EXTRAS = {page: tuple(sorted(pages.extras(page))) for page in PAGES if page.stem != "publishing"}
+EXTRAS = {page: tuple(sorted(pages.extras(page))) for page in PAGES if page.stem not in {"publishing", *ELSEWHERE}}
 
 
 @pytest.mark.parametrize("chosen", sorted(set(EXTRAS.values())))
@@ -242,7 +243,8 @@ def test_training():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_zoos_commands_parse(page):
+def test_the_zoos_commands_parse(page, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     for words in pages.commands(page, "audax-zoo"):
         assert callable(_parser().parse_args(words).run)
 
