@@ -21,11 +21,11 @@ import zoo
 
 MODEL, RATE = "resnet_fsdd", 8000
 TYPES = {
-    "file": "string",
-    "start": "double",
-    "end": "double",
-    "embedding": "fixed_size_list<item: float>[128]",
-    "error": "string",
+    "files": "string",
+    "starts": "double",
+    "ends": "double",
+    "embeddings": "fixed_size_list<item: float>[128]",
+    "errors": "string",
 }
 
 
@@ -59,7 +59,7 @@ def types(table):
 
 def matrix(table):
     """The embeddings of a table without failures."""
-    return np.array(table["embedding"].to_pylist(), np.float32)
+    return np.array(table["embeddings"].to_pylist(), np.float32)
 
 
 def close(ours, theirs):
@@ -78,11 +78,11 @@ def test_rows_are_those_of_embed(embedder, folder):
     for columns in (["path", "bytes"], ["path"], ["bytes"]):
         table = embedder({name: batch[name] for name in columns})
         assert types(table) == TYPES
-        assert table["file"].to_pylist() == (rows if "path" in columns else [None] * len(rows))
-        for name in ("start", "end"):
-            assert table[name].to_pylist() == np.concatenate([getattr(result, name) for result in expected]).tolist()
+        assert table["files"].to_pylist() == (rows if "path" in columns else [None] * len(rows))
+        for name in ("starts", "ends"):
+            assert table[name].to_pylist() == np.concatenate([getattr(result, name[:-1]) for result in expected]).tolist()
         close(matrix(table), np.concatenate([result.values for result in expected]))
-        assert table["error"].null_count == len(rows)
+        assert table["errors"].null_count == len(rows)
 
 
 @pytest.mark.parametrize("each, rows", [("recording", 1), ("frame", 40)])
@@ -100,18 +100,18 @@ def test_what_cannot_be_read_is_a_row_with_the_reason(embedder, folder, tmp_path
     good = (folder / "sound 3 é.wav").read_bytes()
     batch = {"path": objects("none.wav", "empty", "good", None, None), "bytes": objects(None, b"", good, good, None)}
     table = embedder(batch)
-    assert table["error"].to_pylist() == [
+    assert table["errors"].to_pylist() == [
         "none.wav is not a file.",
         "empty cannot be read as sound: Format not recognised.",
         None,
         None,
         "The row has neither bytes nor a path.",
     ]
-    for name in ("start", "end", "embedding"):
+    for name in ("starts", "ends", "embeddings"):
         assert table[name].is_null().to_pylist() == [True, True, False, False, True]
     failures = embedder({"path": np.array(["none.wav"]), "bytes": np.full(1, np.nan, np.float32)})  # all null, of Ray
     empty = embedder({"path": objects(), "bytes": objects()})
-    assert failures["error"].to_pylist() == ["none.wav is not a file."] and empty.num_rows == 0
+    assert failures["errors"].to_pylist() == ["none.wav is not a file."] and empty.num_rows == 0
     assert table.schema == failures.schema == empty.schema
     for number, part in enumerate((failures, table)):
         pyarrow.parquet.write_table(part, tmp_path / f"{number}.parquet")
@@ -122,10 +122,10 @@ def test_names_that_are_not_utf8(embedder, folder, tmp_path):
     name = os.fsencode(tmp_path) + b"/caf\xe9.wav"
     shutil.copy(folder / "sound 3 é.wav", name)
     table = embedder({"path": objects(name, name + b".gone", None)})
-    assert table["file"].to_pylist() == [name, name + b".gone", None]
-    assert table["error"].to_pylist()[:2] == [None, rf"{tmp_path}/caf\udce9.wav.gone is not a file."]
+    assert table["files"].to_pylist() == [name, name + b".gone", None]
+    assert table["errors"].to_pylist()[:2] == [None, rf"{tmp_path}/caf\udce9.wav.gone is not a file."]
     table = embedder({"path": objects(os.fsdecode(name))})
-    assert table["file"].to_pylist() == [rf"{tmp_path}/caf\udce9.wav"] and table["error"].null_count == 1
+    assert table["files"].to_pylist() == [rf"{tmp_path}/caf\udce9.wav"] and table["errors"].null_count == 1
 
 
 def test_other_columns_go_along(embedder, folder):
@@ -158,8 +158,8 @@ def test_other_columns_go_along(embedder, folder):
             "rows with the column bytes or path, got id, name",
         ),
         ({}, ValueError, "got no columns"),
-        ({"path": objects("a"), "start": np.zeros(1)}, ValueError, "and rows have start already"),
-        ({"path": objects("a"), "error": np.zeros(1), "file": np.zeros(1)}, ValueError, "have file, error already"),
+        ({"path": objects("a"), "starts": np.zeros(1)}, ValueError, "and rows have starts already"),
+        ({"path": objects("a"), "errors": np.zeros(1), "files": np.zeros(1)}, ValueError, "have files, errors already"),
         ({"path": np.arange(2)}, TypeError, "takes path of the type str or bytes, got int"),
         ({"bytes": objects("a.wav")}, TypeError, "takes bytes of the type bytes, got str"),
         ({"bytes": np.array([b"RIFF\0"])}, TypeError, "lose the zeros at their end: give it dtype=object"),
@@ -265,8 +265,8 @@ def test_no_row_is_lost_or_doubled_when_an_actor_is_killed(folder, temporary, tm
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "killed").exists() and len(list((tmp_path / "actors").iterdir())) == 3
     table = pyarrow.parquet.read_table(tmp_path / "embeddings")
-    assert types(table) == TYPES | {"embedding": "fixed_size_list<element: float>[128]"}
-    rows = {(row["file"], row["start"]): row for row in table.to_pylist()}
+    assert types(table) == TYPES | {"embeddings": "fixed_size_list<element: float>[128]"}
+    rows = {(row["files"], row["starts"]): row for row in table.to_pylist()}
     paths = sorted(map(str, (tmp_path / "recordings").iterdir()))
     results = list(zoo.embed(zoo.load(MODEL), paths, each="window", hop=0.5, errors="keep"))
     failures = {(result.source, None): result.error for result in results if result.error}
@@ -274,6 +274,6 @@ def test_no_row_is_lost_or_doubled_when_an_actor_is_killed(folder, temporary, tm
         (each.source, start): value for each in results for start, value in zip(each.start, each.values, strict=True)
     }
     assert len(table) == len(rows) and set(rows) == set(expected) | set(failures) and len(failures) == 4
-    assert {key: row["error"] for key, row in rows.items() if row["error"]} == failures
-    close([rows[key]["embedding"] for key in expected], list(expected.values()))
+    assert {key: row["errors"] for key, row in rows.items() if row["errors"]} == failures
+    close([rows[key]["embeddings"] for key in expected], list(expected.values()))
     assert int((tmp_path / "read").read_text()) == len(expected)

@@ -11,8 +11,9 @@ import numpy as np
 
 from ._load import load
 from ._recordings import Result, embed
+from ._rows import utf8
 
-ADDED = ("file", "start", "end", "embedding", "error")
+ADDED = ("files", "starts", "ends", "embeddings", "errors")
 
 
 class Embedder:
@@ -23,10 +24,10 @@ class Embedder:
 
     Rows that come out have these columns, plain ones of Arrow:
 
-    - `file`: the path as it came.
-    - `start`, `end`: seconds from the start of the recording, float64.
-    - `embedding`: a list of as many float32 as the embedding is wide.
-    - `error`: the sentence about a recording that cannot be read, which has one row without the values above; null for
+    - `files`: the path as it came.
+    - `starts`, `ends`: seconds from the start of the recording, float64.
+    - `embeddings`: a list of as many float32 as the embedding is wide.
+    - `errors`: the sentence about a recording that cannot be read, which has one row without the values above; null for
       others.
     - All columns that came but `bytes` and `path`, repeated for each row of a recording.
 
@@ -120,16 +121,16 @@ def _table(results: Sequence[Result], nothing: Result, paths: Sequence[Any], oth
         return np.concatenate([empty, *parts])
 
     recordings = np.repeat(np.arange(len(results)), [len(result.values) or 1 for result in results])
-    errors = [result.error and _text(result.error) for result in results]
+    errors = [result.error and utf8(result.error) for result in results]
     failed = np.array([bool(error) for error in errors], bool)[recordings]
     columns = {
-        "file": _names(paths).take(recordings),
-        "start": arrow.array(joined("start"), mask=failed),
-        "end": arrow.array(joined("end"), mask=failed),
-        "embedding": arrow.FixedSizeListArray.from_arrays(
+        "files": _names(paths).take(recordings),
+        "starts": arrow.array(joined("start"), mask=failed),
+        "ends": arrow.array(joined("end"), mask=failed),
+        "embeddings": arrow.FixedSizeListArray.from_arrays(
             arrow.array(joined("values").reshape(-1)), nothing.values.shape[1], mask=arrow.array(failed)
         ),
-        "error": arrow.array(errors, arrow.string()).take(recordings),
+        "errors": arrow.array(errors, arrow.string()).take(recordings),
     }
     for name, column in others.items():
         columns[name] = _array(column[recordings]) if isinstance(column, np.ndarray) else column.take(recordings)
@@ -147,14 +148,9 @@ def _array(values: np.ndarray) -> Any:
 
 
 def _names(paths: Sequence[Any]) -> Any:
-    """The column `file`: bytes where paths are, or text."""
+    """The column `files`: bytes where paths are, or text."""
     import pyarrow as arrow
 
     if any(isinstance(path, bytes) for path in paths):
         return arrow.array([path and os.fsencode(path) for path in paths], arrow.binary())
-    return arrow.array([path and _text(path) for path in paths], arrow.string())
-
-
-def _text(text: str) -> str:
-    """The text in UTF-8, with the other bytes that a name may have as `\\udce9`."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return arrow.array([path and utf8(path) for path in paths], arrow.string())
