@@ -412,7 +412,8 @@ def test_a_search_follows_links_but_not_in_circles_and_says_what_it_leaves_out(c
     for folder in ("data/deep", "elsewhere/below"):
         (here / folder).mkdir(parents=True)
     names = ["a.wav", "b.wave", "c.aifc", "d.SND", "e.sph", "f.bwf", "g.iff", "h.mp2", "deep/i.Opus"]
-    for name in (*names, "j.m4a", "k.m4a", "l.webm", "m.txt", "n"):
+    names += ["j.m4a", "k.m4a", "l.WebM"]  # tests/test_ffmpeg.py has those who lack the extra
+    for name in (*names, "m.txt", "n"):
         (here / "data" / name).touch()
     (here / "elsewhere" / "below" / "z.wav").touch()
     (here / "data" / "2023").symlink_to("../elsewhere")
@@ -422,9 +423,7 @@ def test_a_search_follows_links_but_not_in_circles_and_says_what_it_leaves_out(c
     (here / "data" / "self").symlink_to("self")
     assert sounds(["data"]) == sorted(f"data/{name}" for name in (*names, "2023/below/z.wav"))
     told = capsys.readouterr().err
-    assert told.startswith("audax-zoo: data holds other files, which are left out: 2 .m4a, ")
-    assert "1 .txt" in told and "2 without a suffix" in told
-    assert told.endswith(" .m4a, .webm cannot be read here: convert them, `ffmpeg -i IN OUT.flac`.\n")
+    assert told == "audax-zoo: data holds other files, which are left out: 2 without a suffix, 1 .txt.\n"
 
 
 def test_a_folder_with_pipes_and_links_to_themselves_is_embedded(capsys, here, tiny):

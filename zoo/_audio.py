@@ -39,10 +39,10 @@ def read(source: Source, sample_rate: Rate, *, channel: Channel = "mean") -> Flo
       the `Audio` feature of Hugging Face's datasets gives it.
     - `channel`: their mean, or the number of one, from 0 on.
 
-    Files are of any format that soundfile reads, and with the extra `ffmpeg` of those that FFmpeg does, videos too;
-    recordings that were joined end to end are read one behind the other. Raises FileNotFoundError, and ValueError for a
-    file that is not sound, is empty or holds NaN or inf, and for one that is cut short, where its format lets that be
-    known. Warns where channels cancel out in their mean.
+    Files are of any format that soundfile reads, and with the extra `ffmpeg` m4a, webm, wma and others, films too, of
+    which the default stream of sound is read; recordings joined end to end are read one behind the other. Raises
+    FileNotFoundError, and ValueError for a file that is not sound, is empty or holds NaN or inf, and for one that is
+    cut short, where its format lets that be known. Warns where channels cancel out in their mean.
     """
     return np.concatenate([np.zeros(0, np.float32), *stream(source, sample_rate, channel)])
 

@@ -23,7 +23,7 @@ ZEROS = 1 << 16  # bytes that are looked at together
 
 def links(file: File) -> list[Link]:
     """The stretches of sound in a seekable file, one behind the other. What is not known is one link, as it is."""
-    start, end = _behind_id3(file), file.seek(0, os.SEEK_END)
+    start, end = behind_id3(file), file.seek(0, os.SEEK_END)
     result: list[Link] = []
     while container := _container(file, start):
         stop = container.size and start + container.size(file, start)
@@ -40,7 +40,8 @@ def _container(file: File, start: int) -> "Container | None":
     return next((each for each in CONTAINERS if re.match(each.magic, magic, re.DOTALL)), None)
 
 
-def _behind_id3(file: File) -> int:
+def behind_id3(file: File) -> int:
+    """Where a file begins without the tags at its head."""
     start = 0
     while size := _mpeg.id3_size(bytes_at(file, start, 10)):
         start += size

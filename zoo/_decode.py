@@ -14,7 +14,9 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
-from ._containers import links
+from . import _ffmpeg
+from ._containers import behind_id3, links
+from ._media import Media, media_of
 from ._view import File
 
 Source = str | os.PathLike | bytes | File | tuple[Any, int] | Mapping[str, Any]  # as `zoo.read` takes them
@@ -72,9 +74,61 @@ def _array_blocks(source: tuple[Any, int], wanted: int) -> Blocks:
     if not RATES[0] <= rate <= RATES[1]:
         raise SoundError(f"An array of sound comes with its sample rate, {RATES[0]} to {RATES[1]} Hz, got {rate}.")
     array = array[:, None] if array.ndim == 1 else array.T if array.shape[0] < array.shape[1] else array
-    size = max(min(BLOCK, BLOCK * int(rate) // wanted) // max(array.shape[1], 1), 1)
+    size = _block_size(int(rate), array.shape[1], wanted)
     for start in range(0, len(array), size):
         yield array[start : start + size].astype(np.float32), int(rate)
+
+
+def _file_blocks(file: File, name: str, wanted: int) -> Blocks:
+    """What FFmpeg or libsndfile makes of the file, by its first bytes."""
+    try:
+        start = behind_id3(file)
+        media = media_of(file, start)
+    except OSError as error:
+        raise SoundError(f"{name} cannot be read: {error.strerror}.") from None
+    if media is None:
+        yield from _libsndfile_blocks(file, name, wanted)
+    else:
+        yield from _ffmpeg_blocks(file, start, media, name, wanted)
+
+
+def _ffmpeg_blocks(file: File, start: int, media: Media, name: str, wanted: int) -> Blocks:
+    """The frames of FFmpeg, gathered into blocks; a block ends where the rate or the number of channels changes."""
+    pieces, count, size, kind = [], 0, 1, (0, 0)
+    try:
+        for frame, rate in _ffmpeg.frames(file, start, media, lambda text: warn(f"{name} {text}.")):
+            if kind != (rate, frame.shape[1]):
+                if pieces:
+                    yield np.concatenate(pieces), kind[0]
+                pieces, count, kind = [], 0, (rate, frame.shape[1])
+                _check_rate(rate, name)
+                size = _block_size(*kind, wanted)
+            pieces.append(frame)
+            count += len(frame)
+            if count >= size:
+                whole = np.concatenate(pieces)
+                for begin in range(0, count - size + 1, size):
+                    yield whole[begin : begin + size], rate
+                pieces, count = [whole[count - count % size :]], count % size
+    except _ffmpeg.Fault as fault:
+        raise SoundError(f"{name} {fault}") from None
+    except OSError as error:
+        raise SoundError(f"{name} cannot be read any further: {error.strerror}.") from None
+    if count:
+        yield np.concatenate(pieces), kind[0]
+
+
+def _block_size(rate: int, channels: int, wanted: int) -> int:
+    """The samples of a block of so many channels."""
+    return max(min(BLOCK, BLOCK * rate // wanted) // max(channels, 1), 1)
+
+
+def _check_rate(rate: int, name: str) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise SoundError(
+            f"{name} has {rate} samples a second by its header, and {RATES[0]} to {RATES[1]} can be read: write the "
+            "right rate into it."
+        )
 
 
 class _Decoder(soundfile.SoundFile):
@@ -83,7 +137,7 @@ class _Decoder(soundfile.SoundFile):
         return False
 
 
-def _file_blocks(file: File, name: str, wanted: int) -> Blocks:
+def _libsndfile_blocks(file: File, name: str, wanted: int) -> Blocks:
     """What libsndfile makes of the file, link by link."""
     samples = 0
     try:
@@ -97,16 +151,13 @@ def _file_blocks(file: File, name: str, wanted: int) -> Blocks:
         try:
             with _Decoder(link.view) as decoder:  # pyright: ignore[reportArgumentType]
                 rate = decoder.samplerate
-                if not RATES[0] <= rate <= RATES[1]:
-                    raise SoundError(
-                        f"{name} has {rate} samples a second by its header, and {RATES[0]} to {RATES[1]} can be "
-                        "read: write the right rate into it."
-                    )
-                size = max(min(BLOCK, BLOCK * rate // wanted) // decoder.channels, 1)
+                _check_rate(rate, name)
+                size = _block_size(rate, decoder.channels, wanted)
                 while len(block := decoder.read(min(size, decoder.frames - count), "float32", always_2d=True)):
                     count += len(block)
                     yield block, rate
-                short = short or (link.counted and count < decoder.frames)
+                guessed = decoder.subtype.startswith("MPEG") and decoder.format != "MP3"  # of MP3 in a WAV file
+                short = short or (link.counted and not guessed and count < decoder.frames)
         except soundfile.LibsndfileError as error:
             short = short or (rate > 0 and link.view.ended)
             if not short and link.view.error is None:
@@ -115,8 +166,7 @@ def _file_blocks(file: File, name: str, wanted: int) -> Blocks:
         if link.view.error is not None:
             raise SoundError(f"{name} cannot be read any further: {link.view.error.strerror}.")
         if short:
-            left = f", {samples} samples are left" if samples else ""
-            raise SoundError(f"{name} is cut short{left}: copy or record it again.")
+            raise SoundError(f"{name} {_ffmpeg.cut_short(samples)}")
 
 
 @contextlib.contextmanager

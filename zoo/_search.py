@@ -6,19 +6,22 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from . import _ffmpeg
+
 HEADED = """wav wave bwf rf64 w64 aif aiff aifc caf au snd flac ogg oga opus spx mp3 mp2 mp1 mpga voc sph nist
 iff svx 8svx 16sv sf ircam paf fap pvf avr htk mat4 mat5 mpc2k sds wavex wve xi"""
 OTHERS = """m4a m4b mp4 m4v aac wma wmv asf webm mka mkv mov avi 3gp 3g2 amr ape wv tta tak mpc ac3 eac3 dts dsf dff ra
 rm alac ogv ogx mpg mpeg flv ts shn gsm"""
 SUFFIXES = {f".{name}" for name in HEADED.split()}  # of formats with a header that libsndfile reads
-FOREIGN = {f".{name}" for name in OTHERS.split()}  # of sound that it does not read
+FOREIGN = {f".{name}" for name in OTHERS.split()}  # of sound that FFmpeg reads
 
 
 def sounds(paths: Sequence[str]) -> list[str]:
     """The files as they come, and of each folder all files with a suffix of sound, sorted; links are followed.
 
-    What does not exist and what a folder holds besides is told on stderr. Raises FileNotFoundError if nothing exists,
-    and ValueError where no folder holds sound files.
+    What FFmpeg reads, films too, is among them where the extra `ffmpeg` is installed. What does not exist and what a
+    folder holds besides is told on stderr. Raises FileNotFoundError if nothing exists, and ValueError where no folder
+    holds sound files.
     """
     missing = [path for path in paths if not os.path.exists(path)]
     if missing and len(missing) == len(paths):
@@ -33,14 +36,15 @@ def sounds(paths: Sequence[str]) -> list[str]:
 
 def _search(folder: str) -> list[str]:
     recordings, others = [], collections.Counter()
+    suffixes = SUFFIXES | FOREIGN if _ffmpeg.installed() else SUFFIXES
     for file in _files(folder):
         suffix = pathlib.Path(file).suffix.lower()
-        if suffix in SUFFIXES:
+        if suffix in suffixes:
             recordings.append(file)
         else:
             others[suffix] += 1
     if others:
-        _tell(folder, others)
+        _tell(folder, others, sorted((FOREIGN - suffixes) & others.keys()))
     return sorted(str(pathlib.Path(file)) for file in recordings)
 
 
@@ -71,9 +75,8 @@ def _files(folder: str) -> list[str]:
     return files
 
 
-def _tell(folder: str, others: collections.Counter[str]) -> None:
+def _tell(folder: str, others: collections.Counter[str], foreign: Sequence[str]) -> None:
     counts = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in others.most_common(8))
     more = f", and others of {len(others) - 8} suffixes" if len(others) > 8 else ""
-    foreign = sorted(FOREIGN & others.keys())
-    remedy = f" {', '.join(foreign)} cannot be read here: convert them, `ffmpeg -i IN OUT.flac`." if foreign else ""
+    remedy = f" FFmpeg reads {', '.join(foreign)}: {_ffmpeg.EXTRA}." if foreign else ""
     print(f"audax-zoo: {folder} holds other files, which are left out: {counts}{more}.{remedy}", file=sys.stderr)

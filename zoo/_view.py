@@ -65,7 +65,7 @@ class View:
 
     def _read(self, count: int) -> bytes:
         """`count` bytes from the position on, fewer at the end."""
-        if self.position - self.ends[-1] > self.surplus // 2:
+        if self.surplus and self.position - self.ends[-1] > self.surplus // 2:
             return bytes(count)
         pieces, position = [], self.position
         while count > 0 and position < self.ends[-1]:

@@ -1,0 +1,150 @@
+"""What libsndfile does not read, by PyAV, the binding of FFmpeg's libraries, which the extra `ffmpeg` brings.
+
+FFmpeg reads one open file, as the format that its first bytes say, and nothing else: it neither guesses the format nor
+opens another file or an address, as a playlist would make it do.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, no_type_check
+
+import numpy as np
+from jaxtyping import Float
+
+from ._media import Media
+from ._view import File, View
+
+Frames = Iterator[tuple[Float[np.ndarray, "samples channels"], int]]
+SLACK = 4096  # samples by which a decoder may give less than a header counts
+EXTRA = 'pip install "audax-eqx[ffmpeg]"'
+
+
+class Fault(ValueError):
+    """Why a file cannot be read, in words that go on from its name."""
+
+
+def installed() -> bool:
+    """Whether PyAV is there."""
+    return importlib.util.find_spec("av") is not None
+
+
+def frames(file: File, start: int, media: Media, warn: Callable[[str], None]) -> Frames:
+    """The sound of a seekable file that begins at `start`, frame by frame in [-1, 1], each with its sample rate.
+
+    Raises `Fault`, and OSError where the file cannot be read any further. What is doubtful goes to `warn`, in words
+    that go on from the file's name.
+    """
+    try:
+        import av
+        from av.error import FFmpegError
+    except ImportError:
+        raise Fault(f"is a file of {media.title}, which FFmpeg reads: {EXTRA}.") from None
+    end = file.seek(0, os.SEEK_END)
+    view, cut = _Input(file, [(start, end)]), media.is_cut(file, start, end)
+    options = {"protocol_whitelist": "none", "format_whitelist": media.demuxer}
+    stream, samples, damaged = None, 0, False
+    try:
+        with av.open(view, format=media.demuxer, container_options=options, metadata_errors="replace") as container:
+            if cut and not container.streams.audio:
+                raise _DamageError
+            stream = _stream(container, warn)
+            for frame, rate in _decoded(container, stream, media):
+                samples += len(frame)
+                yield frame, rate
+            cut = cut or (media.counted and samples < _samples(stream) - SLACK)
+    except _DamageError:
+        damaged = True
+    except FFmpegError as error:
+        if view.error is None and stream is None and not cut:
+            raise Fault(f"cannot be read as {media.title}: {error.strerror}.") from None
+        damaged = True
+    if view.error is not None:
+        raise view.error
+    if cut or damaged:
+        raise Fault(cut_short(samples, "" if cut else " or damaged"))
+
+
+def cut_short(samples: int, doubt: str = "") -> str:
+    """What is said of a file that ends early."""
+    left = f", {samples} samples are left" if samples else ""
+    return f"is cut short{doubt}{left}: copy or record it again."
+
+
+class _DamageError(Exception):
+    """A packet is not whole."""
+
+
+class _Input(View):
+    def read(self, size: int) -> bytes:
+        """Up to so many bytes, as PyAV asks for them."""
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(buffer)])
+
+
+def _stream(container: Any, warn: Callable[[str], None]) -> Any:
+    """The stream of sound that the file marks as its default, or its first."""
+    from av.stream import Disposition
+
+    streams = container.streams.audio
+    if not streams:
+        raise Fault("holds no stream of sound: leave it out.")
+    stream = next((each for each in streams if each.disposition & Disposition.default), streams[0])
+    if stream.codec_context is None:
+        raise Fault("holds sound in an encoding that FFmpeg does not know: convert it.")
+    if len(streams) > 1:
+        warn(f"holds {len(streams)} streams of sound, of which number {streams.index(stream) + 1} alone is read")
+    stream.codec_context.thread_count = 1  # recordings are decoded side by side
+    return stream
+
+
+def _decoded(container: Any, stream: Any, media: Media) -> Frames:
+    """All frames, the last of them without the encoder's padding, where the header says how long the sound is."""
+    last, rate, count, length = np.zeros((0, 1), np.float32), 0, 0, None
+    convert = _Converter()
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise _DamageError
+        for frame in packet.decode():
+            if len(last):
+                yield last, rate
+            last, rate = convert(frame), frame.sample_rate
+            if not media.exact:
+                yield last, rate
+                last = last[:0]
+            count += len(last)
+            length = packet.duration and round(packet.duration * packet.time_base * rate)
+    count -= len(last) - len(last := last[: length or None])
+    surplus = count - _samples(stream)
+    if rate // 1000 < surplus < len(last):  # the header counts samples, or else milliseconds
+        last = last[: len(last) - surplus]
+    if len(last):
+        yield last, rate
+
+
+class _Converter:
+    """Frames of any kind of samples as arrays of float32 in [-1, 1].
+
+    By FFmpeg's own conversion: PyAV's `to_ndarray` reads wild memory where a frame has 8 channels or more.
+    """
+
+    def __init__(self):
+        self.kind, self.resampler = None, None
+
+    @no_type_check  # of each frame, for which a check takes longer than all else
+    def __call__(self, frame: Any) -> Float[np.ndarray, "samples channels"]:
+        from av import AudioResampler
+
+        kind = frame.format.name, frame.layout.name, frame.sample_rate
+        if kind != self.kind:
+            self.kind, self.resampler = kind, AudioResampler(format="flt")
+        pieces = [
+            np.frombuffer(each.planes[0], np.float32, each.samples * each.layout.nb_channels)
+            for each in self.resampler.resample(frame)
+        ]
+        return np.concatenate([np.zeros(0, np.float32), *pieces]).reshape(-1, frame.layout.nb_channels)
+
+
+def _samples(stream: Any) -> int:
+    """How many there are by the header; 0 if it says nothing."""
+    return round((stream.duration or 0) * (stream.time_base or 0) * stream.codec_context.sample_rate)
