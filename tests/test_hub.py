@@ -296,8 +296,10 @@ told["snapshot"] = digest(zoo.load(home / "models--me--tiny" / "snapshots" / new
 
 told["no repo"] = load_fault("me/none")
 told["no revision"] = load_fault("me/tiny", revision="v9")
-hub("put", "me/bare", files={"config.json": hub("file", "me/whole", "config.json"), "pytorch_model.bin": "x"})
+hub("put", "me/bare", files={"config.json": hub("file", "me/whole", "config.json")})
 told["no weights"] = load_fault("me/bare")
+hub("put", "me/old", files={"config.json": hub("file", "me/whole", "config.json"), "pytorch_model.bin": "x"})
+told["broken pickle"] = load_fault("me/old")
 hub("put", "me/gated", folder, gated=True)
 told["gated"] = load_fault("me/gated")
 told["odd name"] = load_fault("me/a--..b")
@@ -431,7 +433,10 @@ def test_every_load_asks_for_the_config_and_then_for_one_commit(online):
 def test_what_the_hub_does_not_have_is_told_in_one_sentence(online):
     sentence(online["no repo"], "FileNotFoundError", "The Hub has no public repo me/none")
     sentence(online["no revision"], "FileNotFoundError", "me/tiny has no config.json at revision v9")
-    sentence(online["no weights"], "FileNotFoundError", "me/bare has no model.safetensors", "pytorch_model.bin")
+    sentence(online["no weights"], "FileNotFoundError", "me/bare has no model.safetensors at revision")
+    sentence(
+        online["broken pickle"], "ValueError", "pytorch_model.bin is neither a safetensors file nor one that torch"
+    )
     sentence(online["gated"], "PermissionError", "me/gated is gated", "HF_TOKEN")
     sentence(online["odd name"], "ValueError", "'me/a--..b' is not the name of a Hub repo")
 

@@ -156,8 +156,7 @@ def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OS
         case HFValidationError():
             return ValueError(f"{repo!r} is not the name of a Hub repo: {error}")
         case _:
-            pickles = "; pickles, pytorch_model.bin say, are not read" if file.endswith(".safetensors") else ""
-            return FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}{pickles}.")
+            return FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}.")
 
 
 # What the Hub tells of a model that is not fetched
