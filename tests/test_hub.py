@@ -300,6 +300,11 @@ hub("put", "me/bare", files={"config.json": hub("file", "me/whole", "config.json
 told["no weights"] = load_fault("me/bare")
 hub("put", "me/old", files={"config.json": hub("file", "me/whole", "config.json"), "pytorch_model.bin": "x"})
 told["broken pickle"] = load_fault("me/old")
+old = home.parent / "old"
+shutil.copytree(folder, old)
+(old / "model.safetensors").rename(old / "pytorch_model.bin")  # what it is, its content tells
+hub("put", "me/bin", str(old))
+told["bin"] = digest(zoo.load("me/bin"))
 hub("put", "me/gated", folder, gated=True)
 told["gated"] = load_fault("me/gated")
 told["odd name"] = load_fault("me/a--..b")
@@ -454,6 +459,7 @@ OFFLINE = """
 told["cached"] = digest(zoo.load("me/tiny", verify=True)), digest(zoo.load("me/tiny", revision="v1"))
 told["none"] = load_fault("me/new")
 told["other revision"] = load_fault("me/tiny", revision="v9")
+told["bin"] = digest(zoo.load("me/bin"))
 clip = zoo.load(folder)
 told["publish"] = fault(zoo.publish, "me/tiny", clip.model, clip.state, clip.entry)
 told["asked"] = asked()
@@ -464,6 +470,7 @@ def test_offline_the_cache_is_all_there_is(online, server, folder, home):
     server[0].requests()
     found = told(run(OFFLINE, folder, home=home, address=server[1], HF_HUB_OFFLINE="1"))
     assert found["cached"] == [online["loaded"][0], online["v1"][0]]
+    assert found["bin"] == online["bin"] == online["v1"][0]
     for case in ("none", "other revision"):
         sentence(found[case], "ConnectionError", "neither in the Hub's cache nor reachable", "resnet_esc10")
     sentence(found["publish"], "ConnectionError", "me/tiny is not published", "unset HF_HUB_OFFLINE")

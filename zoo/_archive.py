@@ -50,7 +50,7 @@ def entries(data: mmap.mmap) -> Mapping[str, Entry]:
             if name in listed:
                 raise broken("two entries have one name")
             listed[name] = entry
-    except (struct.error, IndexError, UnicodeDecodeError):
+    except (struct.error, IndexError, OverflowError, UnicodeDecodeError):
         raise broken("its list of entries makes no sense") from None
     if sum(entry.size for entry in listed.values() if entry.deflated) > RATIO * len(data) + SLACK:
         raise broken(f"its packed entries grow to more than {RATIO} times its size")

@@ -47,7 +47,7 @@ def torch_leaves(path: pathlib.Path) -> dict[str, Leaf]:
         if data[257:262] == TAR:
             raise Fault("is a tar archive, as torch 0.1 wrote: load it with torch, and save it anew")
         content, storages = (_zip if data[:2] == b"PK" else _row)(data)
-        return _named(content, functools.partial(_read, path, storages))
+        return _leaves(content, functools.partial(_read, path, storages))
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def _arrays(content):
         yield from walk(content, "", 0)
 
 
-def _named(content: Any, read: Callable[[Tensor], np.ndarray]) -> dict[str, Leaf]:
+def _leaves(content: Any, read: Callable[[Tensor], np.ndarray]) -> dict[str, Leaf]:
     """The arrays by their names. One that stands alone has the name ""."""
     leaves: dict[str, Leaf] = {}
     for name, array in _arrays(content):

@@ -142,7 +142,7 @@ def model_arrays(fetch: Callable[[str], pathlib.Path], file: str) -> Arrays:
     for each in files:
         try:
             path = fetch(each)
-        except (FileNotFoundError, ConnectionError) as error:  # without a network, another one may be in the cache
+        except FileNotFoundError as error:
             errors.append(error)
             continue
         arrays = Arrays(*(map(fetch, _shards(path)) if path.suffix == ".json" else [path]))
