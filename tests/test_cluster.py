@@ -80,7 +80,8 @@ def test_rows_are_those_of_embed(embedder, folder):
         assert types(table) == TYPES
         assert table["files"].to_pylist() == (rows if "path" in columns else [None] * len(rows))
         for name in ("starts", "ends"):
-            assert table[name].to_pylist() == np.concatenate([getattr(result, name[:-1]) for result in expected]).tolist()
+            seconds = np.concatenate([getattr(result, name[:-1]) for result in expected])
+            assert table[name].to_pylist() == seconds.tolist()
         close(matrix(table), np.concatenate([result.values for result in expected]))
         assert table["errors"].null_count == len(rows)
 

@@ -79,16 +79,31 @@ class Bomb:
         return (os.mkdir, (str(self.path),))
 
 
-@pytest.mark.parametrize("head", [b"", b"PK\x03\x04"])
-def test_a_pickle_is_no_safetensors_file_and_is_not_opened(copy, tmp_path, head):
+@pytest.mark.parametrize(
+    "head, part", [(b"", "names posix.mkdir, and the zoo makes nothing"), (b"PK\x03\x04", "whole")]
+)
+def test_a_pickle_is_no_safetensors_file_and_runs_nothing(copy, tmp_path, head, part):
     (copy / "model.safetensors").write_bytes(head + pickle.dumps(Bomb(tmp_path / "harm")))
-    refused(copy, "model.safetensors is a pickle, which can run any program when it is opened", "safetensors")
+    refused(copy, "model.safetensors ", part)
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_folder_with_pickled_weights_alone_is_told(copy):
-    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    refused(copy, "holds no model.safetensors", "pickles, pytorch_model.bin say", kind=FileNotFoundError)
+def test_a_folder_without_weights_is_told(copy):
+    (copy / "model.safetensors").unlink()
+    refused(copy, "holds no model.safetensors", "or pytorch_model.bin", kind=FileNotFoundError)
+
+
+def test_harm_in_pytorch_model_bin_is_refused(copy, tmp_path):
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "harm"), 2))
+    refused(copy, "pytorch_model.bin names posix.mkdir")
+    (copy / "pytorch_model.bin").unlink()
+    for index in ([], {}, {"weight_map": {}}, {"weight_map": {"a": 1}}):
+        (copy / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+        refused(copy, "pytorch_model.bin.index.json has no weight_map")
+    rewrite(copy, "pytorch_model.bin.index.json", weight_map={"a": "../tiny/model.safetensors"})
+    refused(copy, "is not the name of a file inside of a model's folder")
+    assert not (tmp_path / "harm").exists()
 
 
 def test_names_of_arrays_are_shown_as_text_and_not_all(copy):

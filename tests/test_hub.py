@@ -296,8 +296,15 @@ told["snapshot"] = digest(zoo.load(home / "models--me--tiny" / "snapshots" / new
 
 told["no repo"] = load_fault("me/none")
 told["no revision"] = load_fault("me/tiny", revision="v9")
-hub("put", "me/bare", files={"config.json": hub("file", "me/whole", "config.json"), "pytorch_model.bin": "x"})
+hub("put", "me/bare", files={"config.json": hub("file", "me/whole", "config.json")})
 told["no weights"] = load_fault("me/bare")
+hub("put", "me/old", files={"config.json": hub("file", "me/whole", "config.json"), "pytorch_model.bin": "x"})
+told["broken pickle"] = load_fault("me/old")
+old = home.parent / "old"
+shutil.copytree(folder, old)
+(old / "model.safetensors").rename(old / "pytorch_model.bin")  # what it is, its content tells
+hub("put", "me/bin", str(old))
+told["bin"] = digest(zoo.load("me/bin"))
 hub("put", "me/gated", folder, gated=True)
 told["gated"] = load_fault("me/gated")
 told["odd name"] = load_fault("me/a--..b")
@@ -431,7 +438,10 @@ def test_every_load_asks_for_the_config_and_then_for_one_commit(online):
 def test_what_the_hub_does_not_have_is_told_in_one_sentence(online):
     sentence(online["no repo"], "FileNotFoundError", "The Hub has no public repo me/none")
     sentence(online["no revision"], "FileNotFoundError", "me/tiny has no config.json at revision v9")
-    sentence(online["no weights"], "FileNotFoundError", "me/bare has no model.safetensors", "pytorch_model.bin")
+    sentence(online["no weights"], "FileNotFoundError", "me/bare has no model.safetensors at revision")
+    sentence(
+        online["broken pickle"], "ValueError", "pytorch_model.bin is neither a safetensors file nor one that torch"
+    )
     sentence(online["gated"], "PermissionError", "me/gated is gated", "HF_TOKEN")
     sentence(online["odd name"], "ValueError", "'me/a--..b' is not the name of a Hub repo")
 
@@ -449,6 +459,7 @@ OFFLINE = """
 told["cached"] = digest(zoo.load("me/tiny", verify=True)), digest(zoo.load("me/tiny", revision="v1"))
 told["none"] = load_fault("me/new")
 told["other revision"] = load_fault("me/tiny", revision="v9")
+told["bin"] = digest(zoo.load("me/bin"))
 clip = zoo.load(folder)
 told["publish"] = fault(zoo.publish, "me/tiny", clip.model, clip.state, clip.entry)
 told["asked"] = asked()
@@ -459,6 +470,7 @@ def test_offline_the_cache_is_all_there_is(online, server, folder, home):
     server[0].requests()
     found = told(run(OFFLINE, folder, home=home, address=server[1], HF_HUB_OFFLINE="1"))
     assert found["cached"] == [online["loaded"][0], online["v1"][0]]
+    assert found["bin"] == online["bin"] == online["v1"][0]
     for case in ("none", "other revision"):
         sentence(found[case], "ConnectionError", "neither in the Hub's cache nor reachable", "resnet_esc10")
     sentence(found["publish"], "ConnectionError", "me/tiny is not published", "unset HF_HUB_OFFLINE")

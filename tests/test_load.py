@@ -33,7 +33,7 @@ def refused(name, kind, *parts):
 @pytest.mark.parametrize(
     "file, content, part",
     [
-        ("whole.pt", b"PK\x03\x04" + bytes(30), "is a pickle or a zip archive, as torch writes"),
+        ("whole.pt", b"PK\x03\x04" + bytes(30), "is a pickle or an archive, as torch writes: zoo.arrays("),
         ("weights.bin", b"\x80\x02}q\x00.", "is a pickle"),
         ("weights.safetensors", b"\x02\0\0\0\0\0\0\0{}", "is one file of a model: the zoo loads the folder"),
         ("checkpoint_3", b"\x82\xa6target", "zoo.convert('checkpoint_3', folder)"),
@@ -91,7 +91,7 @@ def test_every_door_says_the_same(here, capsys):
     )
     for command in commands:
         assert main(command.split()) == 2
-        assert "whole.pt is a pickle or a zip archive" in capsys.readouterr().err, command
+        assert "whole.pt is a pickle or an archive" in capsys.readouterr().err, command
 
 
 def test_a_name_that_is_near_no_model_is_not_told_another(here):

@@ -27,5 +27,6 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._recordings import tag as tag
     from ._register import register as register
     from ._save import save as save
+    from ._weights import arrays as arrays
 
 from . import hear as hear  # behind the hook, for it takes what other libraries bring

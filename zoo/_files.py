@@ -7,12 +7,14 @@ from typing import Any
 
 CONFIG, WEIGHTS, EXTRACTOR = "config.json", "model.safetensors", "preprocessor_config.json"
 GOLDEN, CARD = "golden.safetensors", "README.md"
+INSTEAD = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # by transformers
+ARRAYS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # what files of arrays end in
 FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # what `zoo.save` writes
 
 
 def most_bytes(file: str) -> int:
     """The size up to which the zoo takes a file of this name: weights are read array by array, all others whole."""
-    return 1 << 35 if file.endswith(".safetensors") and file != GOLDEN else 1 << 24
+    return 1 << 35 if file.endswith(ARRAYS) and file != GOLDEN else 1 << 24
 
 
 def plain(file: str) -> str:
@@ -31,8 +33,8 @@ def existing(folder: pathlib.Path, file: str) -> pathlib.Path:
         if inside:
             raise FileNotFoundError(f"{folder} holds no {file}, but models in its folders: load {' or '.join(inside)}.")
         raise FileNotFoundError(
-            f"{folder} holds no {file}: a model's folder has {CONFIG} and {WEIGHTS}, and transformers' {EXTRACTOR} "
-            "beside its models; pickles, pytorch_model.bin say, are not read."
+            f"{folder} holds no {file}: a model's folder has {CONFIG} and {WEIGHTS}, or pytorch_model.bin, and "
+            f"transformers' {EXTRACTOR} beside its models."
         )
     root = folder.resolve()
     if not (path.resolve().is_relative_to(root) or _in_hub_cache(root / file)):
@@ -47,12 +49,12 @@ def no_folder(path: pathlib.Path) -> str:
     if not path.is_file():
         return f"{path} is {'a broken link' if path.is_symlink() else 'no folder'}: name the folder of a model."
     with open(path, "rb") as file:
-        head = file.read(16)
+        head = file.read(512)
     holds = f"the zoo loads the folder that holds {CONFIG} and {WEIGHTS}"
     if (path.parent / CONFIG).is_file() and (path.parent / WEIGHTS).is_file():
         holds = f"load its folder, {path.parent}"
-    if is_pickle(head):
-        kind = "a pickle or a zip archive, as torch writes, which the zoo does not open: get the weights as safetensors"
+    if is_torch(head):
+        kind = f"a pickle or an archive, as torch writes: zoo.arrays({str(path)!r}) gives its arrays, and {holds}"
     elif head[8:9] == b"{" or path.suffix in (".safetensors", ".json"):
         kind = f"one file of a model: {holds}"
     elif b"\x81" <= head[:1] <= b"\x8f" and head[1:4] not in (b"HDF", b"PNG"):  # a dictionary in msgpack
@@ -62,9 +64,10 @@ def no_folder(path: pathlib.Path) -> str:
     return f"{path} is {kind}."
 
 
-def is_pickle(head: bytes) -> bool:
-    """Whether a file that begins so is a pickle, or a zip archive as torch puts pickles into."""
-    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"))
+def is_torch(head: bytes) -> bool:
+    """Whether a file that begins with these 512 bytes may be torch's: a zip archive, a row of pickles, or a tar."""
+    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    return pickled or head[:4] in (b"PK\3\4", b"PK\5\6") or head[257:262] == b"ustar"
 
 
 def bounded(path: pathlib.Path) -> pathlib.Path:

@@ -54,10 +54,12 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
     fetched. A data set's repo is "datasets/owner/name", as in its address.
     """
     at = f" at revision {revision}" if revision else ""
-    unreachable = ConnectionError(
+    unreachable: OSError = ConnectionError(
         f"{file} of {repo}{at} is neither in the Hub's cache nor reachable: connect to the network once "
         f"(and unset HF_HUB_OFFLINE), or load a packaged model: {', '.join(packaged)}."
     )
+    if _cache(repo, file, revision) is huggingface_hub._CACHED_NO_EXIST:  # the Hub said so when it was reached
+        unreachable = FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}.")
     held = cached(repo, file, revision)
     if held is None or not COMMIT.fullmatch(revision or ""):  # a commit's file in the cache needs no request
         told = _told_of(repo, file, revision)
@@ -111,11 +113,16 @@ def count(repo: str, file: str, revision: str | None) -> None:
 
 def cached(repo: str, file: str, revision: str | None = None) -> pathlib.Path | None:
     """The path of a file in the cache, as the revision was when it was fetched; None where there is none."""
+    path = _cache(repo, file, revision)
+    return pathlib.Path(path) if isinstance(path, str) else None
+
+
+def _cache(repo: str, file: str, revision: str | None) -> Any:
+    """What the client's cache knows of a file: its path, a mark that the Hub has none, or None."""
     try:
-        path = huggingface_hub.try_to_load_from_cache(**_place(repo, file, revision))
+        return huggingface_hub.try_to_load_from_cache(**_place(repo, file, revision))
     except HFValidationError:
         return None
-    return pathlib.Path(path) if isinstance(path, str) else None
 
 
 def commit_of(path: pathlib.Path, file: str) -> str:
@@ -156,8 +163,7 @@ def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OS
         case HFValidationError():
             return ValueError(f"{repo!r} is not the name of a Hub repo: {error}")
         case _:
-            pickles = "; pickles, pytorch_model.bin say, are not read" if file.endswith(".safetensors") else ""
-            return FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}{pickles}.")
+            return FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}.")
 
 
 # What the Hub tells of a model that is not fetched

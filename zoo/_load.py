@@ -33,7 +33,7 @@ from ._foreign import describe, foreign
 from ._golden import verify as verify_golden
 from ._limits import check_entry, check_size
 from ._pretrained import Pretrained
-from ._weights import Arrays, check, fill, named_leaves
+from ._weights import check, fill, model_arrays, named_leaves
 
 PACKAGED = pathlib.Path(__file__).parent / "weights"
 REPO = r"[\w.-]+/[\w.-]+"
@@ -61,8 +61,9 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
 
     A folder or repo holds what `save` wrote, or a model of transformers' `ASTForAudioClassification` or of mispeech's
     `CedForAudioClassification`, or ImageNet weights of timm's ResNet, EfficientNet or ConvNeXt, whose first convolution
-    is summed up for one channel: they are a start for fine-tuning. `revision` is the Hub's: a branch, tag or commit of
-    the repo with the weights. With `verify` the model runs once and must give the golden output that `save` wrote, to
+    is summed up for one channel: they are a start for fine-tuning. Where it has no `model.safetensors`, the weights are
+    those in `pytorch_model.bin`, of which nothing is run. `revision` is the Hub's: a branch, tag or commit of the repo
+    with the weights. With `verify` the model runs once and must give the golden output that `save` wrote, to
     1e-4 of the largest.
 
     Raises ValueError for an unknown name, with the nearest one, for files that are broken, too large or ask for too
@@ -72,7 +73,7 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     name = os.fspath(name)
     entry, fetch = found(name, revision)
     file, rules = source(entry)
-    arrays = Arrays(fetch(file))
+    arrays = model_arrays(fetch, file)
     clip = assemble(entry, arrays, arrays.shapes, arrays.path, rules)
     if verify:
         try:

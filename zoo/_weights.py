@@ -1,11 +1,12 @@
-"""Weights as named arrays: safetensors keyed by field path, `network.stages.0.blocks.1.depthwise.weight`."""
+"""Weights as named arrays: ours are safetensors keyed by field path, `network.stages.0.blocks.1.depthwise.weight`."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, no_type_check
 
 import equinox as eqx
 import jax
@@ -15,15 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ._entry import line
-from ._files import is_pickle
+from ._files import INSTEAD, WEIGHTS, is_torch, parse_json, read_text
+from ._torch import Leaf, torch_leaves
 
 Model = TypeVar("Model")
-Leaf = jax.Array | jax.ShapeDtypeStruct
+Parameter = jax.Array | jax.ShapeDtypeStruct
 FAULTS = 20  # that an error lists
-DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # whole numbers are counters of training
+DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # of weights; whole numbers are counters of training
+READABLE = re.compile(f"{DTYPES.pattern}|C64")  # of safetensors by NumPy
 
 
-def named_leaves(model: Any, state: eqx.nn.State) -> dict[str, Leaf]:
+def named_leaves(model: Any, state: eqx.nn.State) -> dict[str, Parameter]:
     """Every parameter of `model` and every array of `state`, by field path. A skeleton's leaves are shapes."""
     leaves = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_index):
@@ -69,42 +72,120 @@ def check(
         raise ValueError(f"{where} does not fit the model: {'; '.join(map(line, faults[:FAULTS]))}{more}.")
 
 
-def check_types(dtypes: Iterable[str], where: str) -> None:
-    """Raises ValueError when the file `where` has arrays in a type that the zoo does not read."""
-    if odd := sorted(dtype for dtype in dtypes if not DTYPES.fullmatch(dtype)):
+def check_types(dtypes: Iterable[str], where: str, known: re.Pattern = DTYPES) -> None:
+    """Raises ValueError when the file `where` has arrays in a type that is not `known`."""
+    if odd := sorted({dtype for dtype in dtypes if not known.fullmatch(dtype)}):
         given = line(", ".join(odd))
         raise ValueError(f"{where} holds arrays in {given}: convert them to float32, float16 or bfloat16.")
 
 
 class Arrays(Mapping[str, np.ndarray]):
-    """The arrays of a safetensors file, each read when it is asked for. Raises ValueError for a broken file."""
+    """The arrays of a safetensors or torch file, each read when it is asked for. `shapes` and `dtypes` are by name.
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = str(path)
-        try:
-            self._file = safe_open(path, framework="numpy")
-        except SafetensorError as error:
-            raise ValueError(_broken(pathlib.Path(path), error)) from None
-        slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-        check_types({each.get_dtype() for each in slices.values()}, self.path)
-        self.shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
+    A model may be divided among several files, `paths`. Raises ValueError for a file that is neither, or broken, and
+    for a name that is in two of them.
+    """
+
+    def __init__(self, *paths: str | os.PathLike):
+        self.path = str(paths[0])
+        self._leaves: dict[str, Leaf] = {}
+        for path in paths:
+            with open(path, "rb") as file:
+                head = file.read(512)
+            leaves = (torch_leaves if is_torch(head) else _safetensors)(pathlib.Path(path))
+            if common := sorted(leaves.keys() & self._leaves.keys()):
+                raise ValueError(
+                    f"{path} holds {line(common[0])}, as another file of the model does: fetch both again."
+                )
+            self._leaves |= leaves
+        self.shapes = {name: leaf.shape for name, leaf in self._leaves.items()}
+        self.dtypes = {name: leaf.dtype for name, leaf in self._leaves.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._file.get_tensor(name)
+        return self._leaves[name].read()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
+        return iter(self._leaves)
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self._leaves)
+
+
+@no_type_check  # which would read an array
+def arrays(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
+    """The arrays of any safetensors or torch file, by name. Each is read when it is asked for, and is the caller's own.
+
+    `.pt`, `.pth`, `.bin` and `.ckpt` files of every torch since 0.2 are read without torch, and nothing in them runs.
+    Keys of nested dictionaries, numbers too, and places in lists and tuples are joined by dots,
+    `model_state.lstm.weight_ih_l0`; an array that stands alone has the name "". What is no array is left out. bfloat16
+    comes as `ml_dtypes.bfloat16`, a Parameter as its array, an expanded or transposed array with its whole shape.
+
+    Raises FileNotFoundError, and ValueError with one sentence for a file that is neither or broken, that names anything
+    but arrays and the settings of common trainers, that asks for more memory than it holds, and whose joined keys are
+    equal for two arrays.
+    """
+    try:
+        return Arrays(os.fspath(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: name a safetensors or torch file.") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder: name a safetensors or torch file in it.") from None
+
+
+def model_arrays(fetch: Callable[[str], pathlib.Path], file: str) -> Arrays:
+    """The weights of a model, of which `fetch` gives the path of a file.
+
+    They are in `file`. Where that is "model.safetensors" and missing, they are in the first of those that
+    transformers writes instead. Raises as `fetch` does for `file`, and ValueError as `Arrays` does.
+    """
+    files, errors = (WEIGHTS, *INSTEAD) if file == WEIGHTS else (file,), []
+    for each in files:
+        try:
+            path = fetch(each)
+        except FileNotFoundError as error:
+            errors.append(error)
+            continue
+        arrays = Arrays(*(map(fetch, _shards(path)) if path.suffix == ".json" else [path]))
+        check_types(arrays.dtypes.values(), arrays.path)
+        return arrays
+    raise errors[0]
+
+
+def _shards(path: pathlib.Path) -> list[str]:
+    """The files that an index of transformers names, sorted. Raises ValueError for what is none."""
+    index = parse_json(read_text(path), str(path))
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
+        raise ValueError(f"{path} has no weight_map, which names the file of each array: fetch or copy it again.")
+    return sorted(set(places.values()))
+
+
+def _safetensors(path: pathlib.Path) -> dict[str, Leaf]:
+    """The arrays of a safetensors file. Raises ValueError for a broken one."""
+    try:
+        file = safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(_broken(path, error)) from None
+
+    def read(name: str, dtype: str) -> np.ndarray:
+        check_types([dtype], str(path), READABLE)
+        return file.get_tensor(name)
+
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    return {
+        name: Leaf(tuple(each.get_shape()), each.get_dtype(), functools.partial(read, name, each.get_dtype()))
+        for name, each in slices.items()
+    }
 
 
 def _broken(path: pathlib.Path, error: SafetensorError) -> str:
     """The sentence about a file that is not safetensors."""
     with open(path, "rb") as file:
-        head = file.read(4)
-    if is_pickle(head):
-        return f"{path} is a pickle, which can run any program when it is opened: get the weights as safetensors."
+        head = file.read(9)
+    if head[8:] != b"{" and path.suffix != ".safetensors":
+        return (
+            f"{path} is neither a safetensors file nor one that torch wrote: name a file with the weights of a model."
+        )
     # In the Hub's cache the path is a link, and it is the file behind it that has to go
     fault = line(str(error))
     return f"{path} is not a whole safetensors file ({fault}): delete {path.resolve()} and fetch or copy it again."

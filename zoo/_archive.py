@@ -1,0 +1,159 @@
+"""A zip archive as torch writes it, in which every claim is checked: where entries lie, what they hold and are called.
+
+The layout, from the end: a record of the whole, which tells where the list of entries begins; the list, which tells
+where each entry begins; and at each beginning the name again, then the bytes. APPNOTE.TXT of PKWARE, 6.3.10.
+"""
+
+import itertools
+import mmap
+import pathlib
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, no_type_check
+
+ENTRIES = 1 << 16  # of one archive
+RATIO = 100  # by which packed entries may grow, all together; beyond the first SLACK bytes
+SLACK = 1 << 20
+ENCRYPTED, DESCRIBED = 0x2041, 0x0008  # flags: any kind of encryption; sizes stand behind the bytes
+WHOLE, LONG_WHOLE, PLACE = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
+LISTED, LOCAL = struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s5H3I2H")
+ALL_ONES = 0xFFFFFFFF  # in place of a number that stands elsewhere, in 64 bits
+
+
+class Fault(ValueError):
+    """What is wrong with a file, as the end of a sentence that begins with its path."""
+
+
+class Entry(NamedTuple):
+    """The bytes of an entry, `packed` of them from `start` on, which are `size` when unpacked."""
+
+    start: int
+    packed: int
+    size: int
+    deflated: bool
+
+
+def broken(reason: str) -> Fault:
+    """The fault of a file that torch would not have written."""
+    return Fault(f"is not a whole torch file ({reason}): fetch or copy it again")
+
+
+def entries(data: mmap.mmap) -> Mapping[str, Entry]:
+    """The entries of an archive, by name. Nothing is unpacked. Raises Fault for one that is broken or lies."""
+    try:
+        count, start, end = _list(data)
+        if count > ENTRIES:
+            raise broken(f"it claims {count} entries")
+        listed = {}
+        for name, entry in _listed(data, count, start, end):
+            if name in listed:
+                raise broken("two entries have one name")
+            listed[name] = entry
+    except (struct.error, IndexError, OverflowError, UnicodeDecodeError):
+        raise broken("its list of entries makes no sense") from None
+    if sum(entry.size for entry in listed.values() if entry.deflated) > RATIO * len(data) + SLACK:
+        raise broken(f"its packed entries grow to more than {RATIO} times its size")
+    return listed
+
+
+def unpacked(data: mmap.mmap, entry: Entry) -> memoryview:
+    """The bytes of an entry: those of the file itself, unless they are packed."""
+    stored = memoryview(data)[entry.start : entry.start + entry.packed]
+    if not entry.deflated:
+        return stored
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content = unpacker.decompress(stored, entry.size + 1)
+    except zlib.error:
+        raise broken("an entry cannot be unpacked") from None
+    if len(content) != entry.size:
+        raise broken("a packed entry has another size than it claims")
+    return memoryview(content)
+
+
+def _list(data: mmap.mmap) -> tuple[int, int, int]:
+    """How many entries are listed, and where the list begins and ends."""
+    place = data.rfind(b"PK\5\6", max(len(data) - WHOLE.size - 0xFFFF, 0))
+    if place < 0:
+        raise broken("its end is missing")
+    _, disk, first, here, count, size, start, comment = WHOLE.unpack_from(data, place)
+    if place + WHOLE.size + comment != len(data) or disk or first or here != count:
+        raise broken("its end makes no sense")
+    end = place
+    if place >= PLACE.size and data[place - PLACE.size : place - PLACE.size + 4] == b"PK\6\7":
+        _, _, end, _ = PLACE.unpack_from(data, place - PLACE.size)
+        mark, rest, *_, here, long_count, long_size, long_start = LONG_WHOLE.unpack_from(data, end)
+        if mark != b"PK\6\6" or end + 12 + rest != place - PLACE.size or here != long_count:
+            raise broken("its end makes no sense")
+        numbers = ((count, long_count, 0xFFFF), (size, long_size, ALL_ONES), (start, long_start, ALL_ONES))
+        if any(short not in (long, elsewhere) for short, long, elsewhere in numbers):
+            raise broken("its end says two things")
+        count, size, start = long_count, long_size, long_start
+    if start + size != end:
+        raise broken("its list of entries is not where it should be")
+    return count, start, end
+
+
+@no_type_check  # here and below, of numbers that struct gives, for each of many entries
+def _listed(data: mmap.mmap, count: int, start: int, end: int) -> Iterator[tuple[str, Entry]]:
+    """Each entry of the list, which lies between `start` and `end`, as the bytes at its own place confirm it."""
+    spans, position = [], start
+    for _ in range(count):
+        fields = LISTED.unpack_from(data, position)
+        mark, _, _, flags, method, _, _, _, packed, size, letters, extra, comment, *_, place = fields
+        name = data[position + LISTED.size : position + LISTED.size + letters]
+        position += LISTED.size + letters
+        size, packed, place = _long(data[position : position + extra], size, packed, place)
+        position += extra + comment
+        if mark != b"PK\1\2" or position > end:
+            raise broken("its list of entries makes no sense")
+        if flags & ENCRYPTED:
+            raise Fault("is encrypted, and the zoo has no password: write it without")
+        if method not in (0, zlib.DEFLATED) or (method == 0 and packed != size):
+            raise broken("an entry is packed in another way than torch's")
+        begin = _begin(data, place, name, flags, method, packed, size)
+        spans.append((place, begin + packed))
+        yield _safe(name.decode()), Entry(begin, packed, size, method != 0)
+    spans = [(0, 0), *sorted(spans), (start, end)]
+    if position != end or any(after[0] < before[1] for before, after in itertools.pairwise(spans)):
+        raise broken("its entries overlap")
+
+
+@no_type_check
+def _long(extra: bytes, *numbers: int) -> list[int]:
+    """The numbers of an entry, those that need 64 bits from its extra field: pairs of a kind and so many bytes."""
+    wanted, result = numbers.count(ALL_ONES), list(numbers)
+    while wanted and extra:
+        kind, size = struct.unpack_from("<2H", extra)
+        if kind == 1:
+            long = iter(struct.unpack_from(f"<{wanted}Q", extra[: 4 + size], 4))
+            return [next(long) if number == ALL_ONES else number for number in numbers]
+        extra = extra[4 + size :]
+    return result
+
+
+@no_type_check
+def _begin(data: mmap.mmap, place: int, name: bytes, flags: int, method: int, packed: int, size: int) -> int:
+    """Where the bytes of the entry begin whose own header is at `place`; it must say what the list says."""
+    mark, _, flags_too, method_too, _, _, _, packed_too, size_too, letters, extra = LOCAL.unpack_from(data, place)
+    begin = place + LOCAL.size + letters + extra
+    if (
+        mark != b"PK\3\4"
+        or data[place + LOCAL.size : place + LOCAL.size + letters] != name
+        or method_too != method
+        or flags_too != flags
+        or (packed_too, size_too)
+        not in ((packed, size), (ALL_ONES, ALL_ONES), *([(0, 0)] if flags & DESCRIBED else []))
+    ):
+        raise broken("an entry is not what the list says")
+    return begin
+
+
+@no_type_check
+def _safe(name: str) -> str:
+    """The name of an entry. Nothing is written under it; one that leads elsewhere shows who wrote the archive."""
+    path = pathlib.PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise broken("the name of an entry leads out of it")
+    return name
