@@ -116,9 +116,9 @@ class Scorer:
     """Metrics of a model over the clips of some rows, each of them once.
 
     A clip's probabilities are the mean over its windows, weighted by their valid samples, as `zoo.tag` gives them; a
-    contrastive model gets two crops of it. Each host hears its share of the clips on its devices of the mesh; all hosts
-    together hear at most `batch` windows at a time. `targets` are in the order of the model's labels. Raises ValueError where
-    the clips are not what the model was made for, as `matched` does.
+    contrastive model gets two crops of it. Each host hears its share of the clips on its devices of the mesh, which
+    hear at most `batch` windows at a time, all together. `targets` are in the order of the model's labels. Raises
+    ValueError where the clips are not what the model was made for, as `matched` does.
     """
 
     def __init__(self, entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"], mesh: Mesh, batch: int):
@@ -164,11 +164,11 @@ class Scorer:
         spans, views = self._spans(self.rows[host::hosts])
         function, width = _row(clip)
         values = np.zeros((-(-len(self.rows) // hosts), views, width), np.float32)
-        with contextlib.closing(results(clip, spans, function, width, self.options, self._blocks)) as found:
-            for place, result in enumerate(found):
+        with contextlib.closing(results(clip, spans, function, width, self.options, self._blocks)) as stream:
+            for place, result in enumerate(stream):
                 check()
                 values[divmod(place, views)] = result.values[0]
-        outputs = _finished(self.entry.task, _of_all_hosts(values)[: len(self.rows)])
+        outputs = _refine(self.entry.task, _of_all_hosts(values)[: len(self.rows)])
         finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
         if not finite.all():
             first = shown(self.dataset.ids[self.rows[np.argmin(finite)]])
@@ -208,7 +208,7 @@ def _both_scores(clip: zoo.Pretrained, wave: Array) -> Array:
     return jnp.concatenate([jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)])
 
 
-def _finished(task: str, values: Float32[np.ndarray, "clips views width"]) -> Float[np.ndarray, "clips ..."]:
+def _refine(task: str, values: Float32[np.ndarray, "clips views width"]) -> Float[np.ndarray, "clips ..."]:
     """Probabilities in float64 that are as precise near 1 as near 0, and projections as they are."""
     if task == "contrastive":
         return values
@@ -223,7 +223,7 @@ def _on_devices(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """The tree with its arrays on each of these devices of this host, which has a copy of what all hosts have."""
 
     def local(leaf):
-        return leaf if isinstance(leaf, np.ndarray) or leaf.is_fully_addressable else leaf.addressable_data(0)
+        return leaf.addressable_data(0) if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable else leaf
 
     arrays, others = eqx.partition(tree, eqx.is_array)
     sharding = NamedSharding(Mesh(np.array(devices), (DEVICES,)), P())

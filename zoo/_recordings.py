@@ -152,7 +152,7 @@ def results(
     width: int,
     options: Options,
     read: Callable[[Any], Iterable[np.ndarray]] | None = None,
-) -> Generator[Result]:
+) -> Generator[Result, None, None]:
     """Checks the options, and starts with the recordings when the first Result is asked for.
 
     `function` makes a row of `width` numbers, or one a frame, of each window. `read`, which threads call, gives the
@@ -184,7 +184,7 @@ def results(
                 "last='drop' leaves out."
             )
 
-    def run() -> Generator[Result]:
+    def run() -> Generator[Result, None, None]:
         device = _Device(clip, function, size, options)
         workers = options.workers or min(os.cpu_count() or 1, 16)
         depth = max(2, min(2 * device.batch, AHEAD // (4 * size * workers)))

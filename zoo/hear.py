@@ -128,9 +128,9 @@ def _checked(audio: Any, model: HearModel) -> tuple[Float[np.ndarray, "sounds sa
             f"zoo.hear takes audio of shape (n_sounds, n_samples), at least 1 of each, got {sounds.shape}: one sound "
             "is wave[None]."
         )
-    check_floating(sounds, "zoo.hear")
     check_process(model.clip.entry.name)
-    return finite_samples(sounds, "zoo.hear"), back
+    check_floating(sounds, model.clip.entry.name)
+    return finite_samples(sounds, model.clip.entry.name), back
 
 
 def _heard(
