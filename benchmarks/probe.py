@@ -4,7 +4,7 @@
 
 MODEL is anything that `zoo.load` takes; DATA a folder by `audax-train prepare`, at the model's sample rate; each value
 of COLUMN is held out in turn (`fold`, `speaker`; values of `index` are held out five at a time). An embedding is the
-mean over a clip's windows, standardised by the clips that are trained on.
+mean over a clip's windows, as `zoo.embed` gives it, standardised by the clips that are trained on.
 """
 
 import argparse
@@ -19,26 +19,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import zoo
-from train.data import window_counts
 from train.dataset import Dataset
 
 
-@eqx.filter_jit
-def embed(model, state, windows):
-    """The mean embedding of a clip's windows."""
-    return jax.lax.map(lambda wave: model.embed(wave, state)[0], windows).mean(axis=0)
-
-
-def embeddings(model, state, entry, dataset):
+def embeddings(clip, dataset):
     """One a clip."""
-    size = round(entry.window * entry.sample_rate)
-    found = []
-    for row in tqdm.trange(len(dataset)):
-        wave = dataset.read(row)
-        whole = int(window_counts(np.array([len(wave)]), size)[0])
-        wave = np.pad(wave[: whole * size], (0, max(0, whole * size - len(wave))))
-        found.append(np.asarray(embed(model, state, wave.reshape(whole, size))))
-    return np.stack(found)
+    waves = ((dataset.read(row), dataset.sample_rate) for row in range(len(dataset)))
+    return np.concatenate([result.values for result in tqdm.tqdm(zoo.embed(clip, waves), total=len(dataset))])
 
 
 def accuracies(features, dataset, column):
@@ -69,8 +56,8 @@ def main():
     if others := np.sum(dataset.targets.sum(axis=1) != 1):
         parser.error(f"{options.data} has {others} clips without a label or with several: leave them out")
     random = eqx.nn.inference_mode(zoo.create(clip.entry, key=jax.random.key(0))[0])
-    for name, (model, state) in {"pretrained": (clip.model, clip.state), "random": (random, clip.state)}.items():
-        scores = accuracies(embeddings(model, state, clip.entry, dataset), dataset, options.column)
+    for name, encoder in {"pretrained": clip, "random": zoo.Pretrained(random, clip.state, clip.entry)}.items():
+        scores = accuracies(embeddings(encoder, dataset), dataset, options.column)
         spread = ", ".join(f"{score:.3f}" for score in scores)
         print(f"{name:11} {scores.mean():.4f} over {len(dataset)} clips by {options.column} ({spread})")
 

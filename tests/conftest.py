@@ -47,3 +47,13 @@ def sound(clock, tmp_path, monkeypatch) -> pathlib.Path:
     path = tmp_path / "demo" / "clock.wav"
     path.parent.mkdir()
     return pathlib.Path(shutil.copy(clock, path))
+
+
+@pytest.fixture
+def programs():
+    """How many programs were compiled so far."""
+    names = []
+    listener = lambda name, *_, **__: names.append(name) if name.endswith("backend_compile_duration") else None  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    yield lambda: len(names)
+    jax.monitoring.unregister_event_duration_listener(listener)

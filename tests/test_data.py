@@ -22,7 +22,6 @@ from train.data import (
     Dataset,
     Sampler,
     balanced_weights,
-    evaluation_batches,
     to_devices,
     train_batches,
 )
@@ -186,65 +185,9 @@ def test_the_record_of_another_example_raises(own):
 def test_a_corrupt_record_raises_in_a_stream_when_it_is_reached(own):
     flip(own, 5, 0.5)
     dataset = Dataset(own)
-    batches = evaluation_batches(dataset, np.arange(6), batch=2, samples=900)
-    assert next(batches).rows.tolist() == [0, 1] and next(batches).rows.tolist() == [2, 3]
+    batches = train_batches(dataset, Sampler(np.arange(6), 6, seed=0), samples=100, threads=4)
     with pytest.raises(ValueError, match=r"5\.wav cannot be read from .*shard-00001-of-00002\.tfrecord"):
         next(batches)
-    batches = train_batches(dataset, Sampler(np.arange(6), 6, seed=0), samples=100, threads=4)
-    with pytest.raises(ValueError, match=r"5\.wav cannot be read"):
-        next(batches)
-
-
-@pytest.mark.parametrize("batch, hosts", [(1, 1), (4, 1), (4, 2), (6, 3), (64, 1), (40, 2)])
-def test_evaluation_sees_every_window_once_and_in_order(prepared, dataset, batch, hosts):
-    rows = dataset.rows("fold", ["1", "2"], held_out=True)
-    every = [
-        list(evaluation_batches(dataset, rows, batch=batch, samples=800, host=host, hosts=hosts))
-        for host in range(hosts)
-    ]
-    assert len({len(found) for found in every}) == 1
-    whole = [
-        Batch(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True))) for parts in zip(*every, strict=True)
-    ]
-    assert all(found.waves.shape == (batch, 1, 800) and found.lengths.shape == (batch, 1) for found in whole)
-    found = Batch(*(np.concatenate(leaves) for leaves in zip(*whole, strict=True)))
-    expected = [
-        (row, start)
-        for row in rows.tolist()
-        for start in range(0, LENGTHS[row], 800)
-        if not start or LENGTHS[row] - start >= 80
-    ]
-    assert 0 <= len(found.rows) - len(expected) < batch
-    assert found.rows.tolist() == [row for row, _ in expected] + [-1] * (len(found.rows) - len(expected))
-    for place, (row, start) in enumerate(expected):
-        window = prepared[1][row][start : start + 800]
-        assert found.lengths[place, 0] == len(window)
-        np.testing.assert_array_equal(found.waves[place, 0, : len(window)], window)
-        assert not found.waves[place, 0, len(window) :].any()
-        np.testing.assert_array_equal(found.targets[place], dataset.targets[row])
-    assert not found.waves[len(expected) :].any() and not found.targets[len(expected) :].any()
-    assert not found.lengths[len(expected) :].any()
-
-
-def test_evaluation_of_no_rows_is_no_batch(dataset):
-    assert list(evaluation_batches(dataset, np.arange(0), batch=4, samples=800)) == []
-
-
-def test_evaluation_with_views_sees_each_clip_once(prepared, dataset):
-    batches = list(evaluation_batches(dataset, np.arange(13), batch=4, samples=300, views=2))
-    assert [found.waves.shape for found in batches] == [(4, 2, 300)] * 4
-    found = Batch(*(np.concatenate(leaves) for leaves in zip(*batches, strict=True)))
-    assert found.rows.tolist() == [*range(13), -1, -1, -1]
-    differ = 0
-    for row, clip in enumerate(prepared[1]):
-        pieces = [found.waves[row, view, : found.lengths[row, view]] for view in range(2)]
-        assert all(piece.tobytes() in clip.tobytes() and len(piece) == min(300, len(clip)) for piece in pieces)
-        differ += not np.array_equal(*pieces)
-    assert differ == sum(length > 300 for length in LENGTHS)
-    again = evaluation_batches(dataset, np.arange(12, -1, -1), batch=13, samples=300, views=2)
-    np.testing.assert_array_equal(next(again).waves[::-1], found.waves[:13])
-    other = evaluation_batches(dataset, np.arange(13), batch=13, samples=300, views=2, seed=1)
-    assert not np.array_equal(next(other).waves, found.waves[:13])
 
 
 def stream(dataset, sampler, **settings):
@@ -368,10 +311,8 @@ def test_a_sampler_of_nothing_raises(rows, batch, weights, sentence):
 def test_batches_that_do_not_split_raise_at_once(dataset):
     with pytest.raises(ValueError, match=r"a batch of 12 does not split into 2 x 4 equal parts .* a multiple of 8"):
         train_batches(dataset, Sampler(np.arange(13), 12, seed=0), samples=800, accumulate=2, hosts=4)
-    with pytest.raises(ValueError, match="a batch of 3 does not split"):
-        evaluation_batches(dataset, np.arange(13), batch=3, samples=800, hosts=2)
     with pytest.raises(ValueError, match="host 2 is not one of 2"):
-        evaluation_batches(dataset, np.arange(13), batch=4, samples=800, host=2, hosts=2)
+        train_batches(dataset, Sampler(np.arange(13), 4, seed=0), samples=800, host=2, hosts=2)
 
 
 def test_batches_on_devices_are_the_same_batches(dataset):
@@ -433,10 +374,9 @@ def test_a_closed_stream_gives_up_its_memory(own):
 ABANDONED = """
 import sys
 import numpy as np
-from train.data import Dataset, Sampler, evaluation_batches, train_batches
+from train.data import Dataset, Sampler, train_batches
 dataset = Dataset(sys.argv[1])
 streams = [train_batches(dataset, Sampler(np.arange(13), 64, seed=0), samples=800, threads=4) for _ in range(3)]
-streams.append(evaluation_batches(dataset, np.arange(13), batch=2, samples=100))
 for stream in streams:
     next(stream)
 """

@@ -55,16 +55,6 @@ def by_hand(clip, wave, function="embed"):
     return np.average(values, axis=0, weights=[len(part) for part in parts])
 
 
-@pytest.fixture
-def programs():
-    """How many programs were compiled so far."""
-    names = []
-    listener = lambda name, *_, **__: names.append(name) if name.endswith("backend_compile_duration") else None  # noqa: E731
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    yield lambda: len(names)
-    jax.monitoring.unregister_event_duration_listener(listener)
-
-
 def test_recordings_of_all_lengths_take_one_program(clip, tmp_path, programs):
     lengths = [1, 50, 300, 3999, 4000, 4001, 4399, 4400, 8000, 9000, 21000]
     waves = [noise(length, length) for length in lengths]
@@ -272,6 +262,21 @@ def test_all_kinds_of_sources_are_one_recording(clip, tmp_path):
         assert result.source is source
         np.testing.assert_array_equal(result.values, results[0].values)
         assert result.duration == 7000 / RATE
+
+
+def test_a_model_computes_where_it_was_put(clip):
+    """By default on all devices of this host."""
+    wave = (noise(9000), RATE)
+    (expected,) = zoo.embed(clip, [wave])
+    arrays, others = eqx.partition(clip, eqx.is_array)
+    for places in (jax.devices()[3:4], jax.devices()[2:4]):
+        sharding = jax.sharding.NamedSharding(
+            jax.sharding.Mesh(np.array(places), ("any",)), jax.sharding.PartitionSpec()
+        )
+        put = eqx.combine(jax.device_put(arrays, sharding), others)
+        (result,) = zoo.embed(put, [wave])
+        assert difference(result.values, expected.values) < 1e-6
+        assert _recordings._Device(put, _recordings.embedding, SIZE, _recordings.Options()).batch == 4 * len(places)
 
 
 def test_one_channel_of_several(clip, tmp_path):

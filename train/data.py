@@ -1,4 +1,4 @@
-"""Streams of batches from what `prepare` wrote, for training and evaluation, by tf.data.
+"""Streams of batches from what `prepare` wrote, for training, by tf.data.
 
 A stream is a function of its seed and the step's number alone. Neither threads nor hosts change it, a run goes on from
 any step without reading what came before, and an epoch has every example once.
@@ -20,8 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int16, Int32
 
-from zoo._audio import least_rest
-
 from .dataset import Dataset as Dataset
 from .records import tensorflow
 
@@ -35,8 +33,6 @@ Plan = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class Batch(NamedTuple):
     """Clips for one step. Waves are zero from their length on. They are int16 with a full scale of 32768, or float32
     where an example of the dataset needs more; `heard` makes both the same.
-
-    In evaluation the rows that fill up the last batch are -1; their lengths, waves and targets are zero.
     """
 
     waves: Int16[Any, "*batch views samples"] | Float32[Any, "*batch views samples"]
@@ -133,55 +129,10 @@ def train_batches(
         steps, inside = np.divmod(positions, len(places))
         counters = steps * sampler.batch + places[inside]
         rows = sampler.rows_at(counters)
-        return rows, _crops(dataset, rows, samples, views, sampler.seed, counters)
+        return rows, crops(dataset, rows, samples, views, sampler.seed, counters)
 
     steps = (start, ENDLESS if stop is None else stop)
     return _stream(dataset, plan, steps, (accumulate, local), (views, samples), threads)
-
-
-def evaluation_batches(
-    dataset: Dataset,
-    rows: Int[np.ndarray, " rows"],
-    *,
-    batch: int,
-    samples: int,
-    views: int = 1,
-    seed: int = 0,
-    host: int = 0,
-    hosts: int = 1,
-    threads: int | None = None,
-) -> Generator[Batch]:
-    """This host's part of every batch of `rows`, once and in order; arrays `[local, ...]`, as many for every host.
-
-    One view gives the consecutive windows of `samples` of each clip, several give each clip once with so many random
-    crops, drawn from the seed, the row and the view's number. Raises ValueError for a batch that does not split into
-    `hosts` equal parts, and for a corrupt record when it is reached.
-    """
-    local = _share(batch, hosts, host)
-    counts = window_counts(dataset.samples[rows], samples) if views == 1 else np.ones(len(rows), np.int64)
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(rows) else 0
-
-    def plan(positions):
-        batches, inside = np.divmod(positions, local)
-        windows = batches * batch + host * local + inside
-        there = windows < total
-        clips = np.searchsorted(ends, windows[there], side="right")
-        chosen = np.full(len(positions), -1)
-        chosen[there] = rows[clips]
-        starts = np.zeros((len(positions), views), np.int64)
-        if views == 1:
-            starts[there, 0] = (windows[there] - (ends - counts)[clips]) * samples
-        else:
-            starts[there] = _crops(dataset, rows[clips], samples, views, seed, rows[clips])
-        return chosen, starts
-
-    return _stream(dataset, plan, (0, -(-total // batch)), (local,), (views, samples), threads)
-
-
-def window_counts(samples: Int[np.ndarray, " clips"], size: int) -> Int[np.ndarray, " clips"]:
-    """How many windows of `size` a clip has: a rest of less than a tenth of one is no window, and is not heard."""
-    return np.maximum((samples + size - least_rest(size)) // size, 1)
 
 
 def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator[Batch]:
@@ -194,7 +145,7 @@ def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead:
     yield from waiting
 
 
-def _share(batch: int, hosts: int, host: int, accumulate: int = 1) -> int:
+def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
     """A host's examples of one part of a batch."""
     if not 0 <= host < hosts:
         raise ValueError(f"host {host} is not one of {hosts}: they count from 0.")
@@ -207,8 +158,8 @@ def _share(batch: int, hosts: int, host: int, accumulate: int = 1) -> int:
     return batch // (accumulate * hosts)
 
 
-def _crops(dataset: Dataset, rows: np.ndarray, samples: int, views: int, seed: int, numbers: np.ndarray) -> np.ndarray:
-    """Where the views of each example start."""
+def crops(dataset: Dataset, rows: np.ndarray, samples: int, views: int, seed: int, numbers: np.ndarray) -> np.ndarray:
+    """Where so many views of `samples` start in each example: as likely at each place, drawn from seed and number."""
     room = np.maximum(dataset.samples[rows] - samples, 0)
     # The views count from 1: [seed, epoch] is the order's seed, and a 0 at a seed's end changes nothing
     return np.array(
@@ -235,7 +186,7 @@ def _stream(
 ) -> Generator[Batch]:
     """Batches of the steps from the first to before the last, of arrays with these leading axes.
 
-    `plan` gives the rows at places of the host's stream, -1 for none, and where their views start.
+    `plan` gives the rows at places of the host's stream, and where their views start.
     """
     stream = _run(dataset, plan, steps, leading, wave, threads or os.cpu_count() or 1)
     _streams().add(stream)
@@ -260,7 +211,7 @@ def _run(dataset, plan, steps, leading, wave, threads) -> Generator[Batch]:
             rows, starts = plan(step * size + inside)
             batch.rows[inside] = rows
             for place, row, start in zip(inside.tolist(), rows.tolist(), starts.tolist(), strict=True):
-                if row >= 0 and work:
+                if work:
                     batch.lengths[place] = dataset.read_into(batch.waves[place], row, start)
                     batch.targets[place] = dataset.targets[row]
         except Exception as error:  # TensorFlow would make it its own

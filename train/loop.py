@@ -75,8 +75,6 @@ def _train(
         start = int(carry.step)
         step, rate = make_step(recipe, static, mesh), schedule(recipe, len(rows))
         journal = Journal(out, recipe, dataset, sampler, total, start)
-        if score is not None:
-            score.predict = signals.stoppable(score.predict)
 
         def measure(done: int) -> None:
             """Evaluates the carry, and keeps it if it is the best, where that is due; a signal cuts it off."""
@@ -84,7 +82,7 @@ def _train(
                 return
             journal.settle()
             try:
-                record["metrics"] = score(*trained_model(carry, static))
+                record["metrics"] = score(*trained_model(carry, static), signals.check)
             except Interrupted:
                 return
             record["evaluated"] = done

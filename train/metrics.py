@@ -1,33 +1,39 @@
 """Metrics of a model's predictions over clips held out, each of them once."""
 
-import collections
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Bool, Float, Int
-from scipy.special import expit, softmax
+from jaxtyping import Array, Bool, Float, Float32, Int
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import zoo
 from audax_eqx.models import COLA, SimCLR
+from zoo._audio import window_size
+from zoo._pretrained import output, scores
+from zoo._recordings import Options, results
 
-from .data import evaluation_batches, to_devices
+from .data import crops
 from .dataset import Dataset
 from .objectives import DEVICES
-from .step import gathered, make_predict
 from .text import counted, listed, shown
 
-BLOCK = 1024  # clips that a contrastive model tells apart at a time
+GROUP = 1024  # clips that a contrastive model tells apart at a time
+BLOCK = 1 << 20  # samples that are decoded at a time
+WINDOWS = 32  # at most, on a device at a time
 SMALLEST = 1e-30  # of a probability, in front of its logarithm
 
 NAMES = {"multiclass": ("accuracy",), "multilabel": ("mAP", "AUC", "d_prime"), "contrastive": ("accuracy",)}
 
 Table = Float[np.ndarray, "clips classes"]
+Span = tuple[int, int, int]  # of a clip: its row, from this sample, to before that one
 
 
 def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) -> Table:
@@ -69,11 +75,6 @@ def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) 
     return ordered
 
 
-def probabilities(logits: Float[np.ndarray, "windows classes"], task: str) -> Float[np.ndarray, "windows classes"]:
-    """Softmax of a multiclass model's logits, sigmoids of a multilabel one's, in float64."""
-    return softmax(logits.astype(np.float64), axis=1) if task == "multiclass" else expit(logits.astype(np.float64))
-
-
 def multiclass(predicted: Table, targets: Table) -> dict[str, float]:
     """Accuracy of the probabilities, and their mean cross-entropy in nats."""
     loss = -(targets * np.log(np.maximum(predicted, SMALLEST))).sum(axis=1).mean()
@@ -104,29 +105,33 @@ def divided(targets: Table) -> Bool[np.ndarray, " classes"]:
 def contrastive(model: COLA | SimCLR, projections: Float[np.ndarray, "clips 2 width"]) -> dict[str, float]:
     """How many clips find their other crop before all others, among at most 1024 clips at a time."""
     found = 0
-    for start in range(0, len(projections), BLOCK):
-        block = projections[start : start + BLOCK]
-        nearest = np.asarray(model.similarity(block[:, 0], block[:, 1])).argmax(axis=1)
-        found += int(np.sum(nearest == np.arange(len(block))))
+    for start in range(0, len(projections), GROUP):
+        group = projections[start : start + GROUP]
+        nearest = np.asarray(model.similarity(group[:, 0], group[:, 1])).argmax(axis=1)
+        found += int(np.sum(nearest == np.arange(len(group))))
     return {"accuracy": found / len(projections)}
 
 
 class Scorer:
     """Metrics of a model over the clips of some rows, each of them once.
 
-    A clip's probabilities are the mean over its windows, weighted by their valid samples; a contrastive model gets two
-    crops of it. `batch` windows are predicted at a time, over all devices of the mesh. `targets` are in the order of
-    the model's labels. Raises ValueError where the clips are not what the model was made for, as `matched` does.
+    A clip's probabilities are the mean over its windows, weighted by their valid samples, as `zoo.tag` gives them; a
+    contrastive model gets two crops of it. Each host hears its share of the clips on its devices of the mesh, which
+    hear at most `batch` windows at a time, all together. `targets` are in the order of the model's labels. Raises
+    ValueError where the clips are not what the model was made for, as `matched` does.
     """
 
     def __init__(self, entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"], mesh: Mesh, batch: int):
-        self.entry, self.dataset, self.rows, self.mesh = entry, dataset, rows, mesh
+        self.entry, self.dataset, self.rows = entry, dataset, rows
         self.targets = matched(entry, dataset, rows)
-        self.batch = max(1, batch // mesh.size) * mesh.size
-        self.predict = make_predict(mesh)
+        self.devices = mesh.local_devices
+        self.options = Options(batch=max(1, min(batch // mesh.size, WINDOWS)) * len(self.devices))
 
-    def __call__(self, model: zoo.Model, state: eqx.nn.State) -> dict[str, float]:
-        return self.measure(model, self.outputs(model, state))
+    def __call__(
+        self, model: zoo.Model, state: eqx.nn.State, check: Callable[[], None] = lambda: None
+    ) -> dict[str, float]:
+        """The metrics. `check` is called after each clip, and may raise."""
+        return self.measure(model, self.outputs(model, state, check))
 
     def measure(self, model: zoo.Model, outputs: Float[np.ndarray, "clips ..."]) -> dict[str, float]:
         """The metrics of what `outputs` gave."""
@@ -146,24 +151,24 @@ class Scorer:
         left = [label for label, there in zip(self.entry.labels, known, strict=True) if not there]
         return f"mAP and AUC leave out labels that are on all or on none of {clips}: {listed(left)}."
 
-    def outputs(self, model: zoo.Model, state: eqx.nn.State) -> Float[np.ndarray, "clips ..."]:
-        """Each clip's probabilities, or its two projections. Raises FloatingPointError for NaN and infinite ones."""
-        contrast = self.entry.task == "contrastive"
-        given = evaluation_batches(
-            self.dataset, self.rows, batch=self.batch, samples=round(self.entry.window * self.entry.sample_rate),
-            views=2 if contrast else 1, host=jax.process_index(), hosts=jax.process_count(),
-        )  # fmt: skip
-        sums: dict[int, Any] = collections.defaultdict(float)
-        weights: dict[int, int] = collections.defaultdict(int)
-        for batch in to_devices(given, NamedSharding(self.mesh, P(DEVICES))):
-            leaves = (self.predict(model, state, batch), batch.rows, batch.lengths)
-            for value, row, length in zip(*map(gathered, leaves), strict=True):
-                if row < 0:  # fills up the last batch
-                    continue
-                weight = 1 if contrast else int(length[0])
-                sums[int(row)] += value if contrast else weight * probabilities(value, self.entry.task)[0]
-                weights[int(row)] += weight
-        outputs = np.stack([sums[row] / weights[row] for row in self.rows.tolist()])
+    def outputs(
+        self, model: zoo.Model, state: eqx.nn.State, check: Callable[[], None] = lambda: None
+    ) -> Float[np.ndarray, "clips ..."]:
+        """Each clip's probabilities in float64, or its two projections.
+
+        Raises FloatingPointError for NaN and infinite ones, ValueError for a corrupt record, and what `check` raises.
+        """
+        model, state = _on_devices((model, state), self.devices)
+        clip = zoo.Pretrained(model, state, self.entry)
+        host, hosts = jax.process_index(), jax.process_count()
+        spans, views = self._spans(self.rows[host::hosts])
+        function, width = _row(clip)
+        values = np.zeros((-(-len(self.rows) // hosts), views, width), np.float32)
+        with contextlib.closing(results(clip, spans, function, width, self.options, self._blocks)) as stream:
+            for place, result in enumerate(stream):
+                check()
+                values[divmod(place, views)] = result.values[0]
+        outputs = _refine(self.entry.task, _of_all_hosts(values)[: len(self.rows)])
         finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
         if not finite.all():
             first = shown(self.dataset.ids[self.rows[np.argmin(finite)]])
@@ -172,3 +177,64 @@ class Scorer:
                 f"first of them {first}: train it again with a lower learning rate."
             )
         return outputs
+
+    def _spans(self, rows: Int[np.ndarray, " rows"]) -> tuple[list[Span], int]:
+        """What is heard of these clips: the whole of each, or two crops, each of which is one window."""
+        lengths = self.dataset.samples[rows]
+        if self.entry.task != "contrastive":
+            return [(row, 0, length) for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)], 1
+        size = window_size(self.entry.window, self.entry.sample_rate)
+        starts = crops(self.dataset, rows, size, 2, 0, rows)
+        ends = np.minimum(starts + size, lengths[:, None])
+        return list(zip(np.repeat(rows, 2).tolist(), starts.ravel().tolist(), ends.ravel().tolist(), strict=True)), 2
+
+    def _blocks(self, span: Span) -> Iterator[np.ndarray]:
+        row, start, end = span
+        for place in range(start, end, BLOCK):
+            yield self.dataset.read(row, place, min(BLOCK, end - place))
+
+
+def _row(clip: zoo.Pretrained) -> tuple[Callable[[zoo.Pretrained, Array], Array], int]:
+    """What makes the numbers of one window, and how many they are."""
+    model: Any = clip.model
+    if clip.entry.task == "contrastive":
+        return output, model.width
+    return (scores, len(clip.labels)) if clip.entry.task == "multiclass" else (_both_scores, 2 * len(clip.labels))
+
+
+def _both_scores(clip: zoo.Pretrained, wave: Array) -> Array:
+    """The probability of each class, and that of its absence: float32 would make 0 of 1 - 0.99999999."""
+    logits = output(clip, wave)
+    return jnp.concatenate([jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)])
+
+
+def _refine(task: str, values: Float32[np.ndarray, "clips views width"]) -> Float[np.ndarray, "clips ..."]:
+    """Probabilities in float64 that are as precise near 1 as near 0, and projections as they are."""
+    if task == "contrastive":
+        return values
+    rows = values[:, 0].astype(np.float64)
+    if task == "multiclass":
+        return rows / rows.sum(axis=1, keepdims=True)
+    present, absent = np.split(rows, 2, axis=1)
+    return np.where(present < absent, present, 1 - absent)
+
+
+def _on_devices(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """The tree with its arrays on each of these devices of this host, which has a copy of what all hosts have."""
+
+    def local(leaf):
+        return leaf.addressable_data(0) if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable else leaf
+
+    arrays, others = eqx.partition(tree, eqx.is_array)
+    sharding = NamedSharding(Mesh(np.array(devices), (DEVICES,)), P())
+    return eqx.combine(jax.device_put(jax.tree.map(local, arrays), sharding), others)
+
+
+def _of_all_hosts(values: Float32[np.ndarray, "share views width"]) -> Float32[np.ndarray, "clips views width"]:
+    """The values of all hosts' clips, which they have by turns."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    every = np.asarray(multihost_utils.process_allgather(values))
+    return every.swapaxes(0, 1).reshape(-1, *values.shape[1:])

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -91,15 +90,10 @@ class Signals:
 
         return int(multihost_utils.process_allgather(np.int32(self.number)).max())
 
-    def stoppable(self, function: Callable) -> Callable:
-        """The function, which raises `Interrupted` instead once a signal came; on several hosts it is as it was."""
-
-        def checked(*arguments):
-            if self.number and self.alone:
-                raise Interrupted
-            return function(*arguments)
-
-        return checked
+    def check(self) -> None:
+        """Raises `Interrupted` once a signal came; not on several hosts, of which the others would wait for this."""
+        if self.number and self.alone:
+            raise Interrupted
 
 
 def _say(text: str) -> None:

@@ -244,36 +244,3 @@ def half(model: Any) -> Any:
         return leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf
 
     return eqx.tree_at(lambda tree: tree.frontend, jax.tree.map(cast, model), model.frontend)
-
-
-def make_predict(mesh: Mesh) -> Callable:
-    """The jitted `(model, state, batch) -> [batch, views, outputs]`: logits, or projections of a contrastive model.
-
-    `batch` is a `train.data.Batch` with leaves `[batch, ...]` over the mesh; the result is spread likewise.
-    """
-
-    def share(arrays, state, waves, static):
-        model = eqx.combine(arrays, static)
-        flat = heard(waves.reshape(-1, waves.shape[-1]))
-        outputs = lax.map(lambda wave: model(wave, state)[0], flat, batch_size=min(len(flat), 32))
-        return outputs.reshape(*waves.shape[:2], -1)
-
-    @eqx.filter_jit
-    def predict(model, state, batch):
-        arrays, static = eqx.partition(model, eqx.is_array)
-        everywhere = jax.shard_map(
-            lambda arrays, state, waves: share(arrays, state, waves, static),
-            mesh=mesh, in_specs=(P(), P(), P(DEVICES)), out_specs=P(DEVICES), check_vma=False,
-        )  # fmt: skip
-        return everywhere(arrays, state, batch.waves)
-
-    return predict
-
-
-def gathered(values: Float[Array, "batch ..."]) -> Float[np.ndarray, "batch ..."]:
-    """What is spread over devices and hosts, whole on every host."""
-    if jax.process_count() == 1:
-        return np.asarray(values)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(values, tiled=True))

@@ -11,6 +11,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -94,8 +95,8 @@ def embed(
     Raises ValueError for options that make no sense, before anything is read.
     """
     function = frames if each == "frame" else embedding
-    options = _Options(each, window, hop, last, channel, batch, workers, precision, errors)
-    return _results(clip, recordings, function, clip.model.network.width, options)
+    options = Options(each, window, hop, last, channel, batch, workers, precision, errors)
+    return results(clip, recordings, function, clip.model.network.width, options)
 
 
 def tag(
@@ -126,30 +127,37 @@ def tag(
             f"{clip.entry.name} does not make its embedding of frames, which so have no scores: use each='window'."
         )
     function = frame_scores if each == "frame" else scores
-    options = _Options(each, window, hop, last, channel, batch, workers, precision, errors)
-    return _results(clip, recordings, function, len(clip.labels), options)  # the labels are checked against the head
+    options = Options(each, window, hop, last, channel, batch, workers, precision, errors)
+    return results(clip, recordings, function, len(clip.labels), options)  # the labels are checked against the head
 
 
-class _Options(NamedTuple):
-    each: str
-    window: float | None
-    hop: float | None
-    last: str
-    channel: Channel
-    batch: int | None
-    workers: int | None
-    precision: str
-    errors: str
+class Options(NamedTuple):
+    """What `embed` and `tag` take."""
+
+    each: str = "recording"
+    window: float | None = None
+    hop: float | None = None
+    last: str = "pad"
+    channel: Channel = "mean"
+    batch: int | None = None
+    workers: int | None = None
+    precision: str = "float32"
+    errors: str = "raise"
 
 
-def _results(
+def results(
     clip: Pretrained,
     recordings: Iterable[Any],
     function: Callable[[Pretrained, Array], Array],
     width: int,
-    options: _Options,
-) -> Iterator[Result]:
-    """Checks the options, and starts with the recordings when the first Result is asked for."""
+    options: Options,
+    read: Callable[[Any], Iterable[np.ndarray]] | None = None,
+) -> Generator[Result, None, None]:
+    """Checks the options, and starts with the recordings when the first Result is asked for.
+
+    `function` makes a row of `width` numbers, or one a frame, of each window. `read`, which threads call, gives the
+    blocks of a recording at the model's sample rate: for recordings that `zoo.read` does not take.
+    """
     for name, choices in {"each": Each, "last": Last, "precision": Precision, "errors": Errors}.items():
         if (value := getattr(options, name)) not in get_args(choices):
             raise ValueError(f"{name}={value!r} is none of {', '.join(map(repr, get_args(choices)))}.")
@@ -161,7 +169,7 @@ def _results(
     grid = _Grid.of(clip, function, size) if options.each == "frame" else None
 
     def windows(source: Any) -> Iterator[Window]:
-        blocks = stream(source, clip.sample_rate, options.channel)
+        blocks = stream(source, clip.sample_rate, options.channel) if read is None else read(source)
         if grid is not None:
             yield from cut(blocks, size, grid.hop, rest=grid.rest, step=grid.stride)
             return
@@ -176,7 +184,7 @@ def _results(
                 "last='drop' leaves out."
             )
 
-    def run() -> Iterator[Result]:
+    def run() -> Generator[Result, None, None]:
         device = _Device(clip, function, size, options)
         workers = options.workers or min(os.cpu_count() or 1, 16)
         depth = max(2, min(2 * device.batch, AHEAD // (4 * size * workers)))
@@ -203,7 +211,7 @@ def _results(
     return run()
 
 
-def _window(clip: Pretrained, options: _Options) -> tuple[int, int]:
+def _window(clip: Pretrained, options: Options) -> tuple[int, int]:
     """Window and hop in samples. Raises ValueError for what makes no sense."""
     name, rate, frontend = clip.entry.name, clip.sample_rate, clip.model.frontend
     size = window_size(clip.entry.window if options.window is None else options.window, rate)
@@ -323,19 +331,23 @@ def _ahead(
 class _Device:
     """Batches of windows on all local devices: `UNDER_WAY` of them are computed while the host fills another."""
 
-    def __init__(self, clip: Pretrained, function: Callable, size: int, options: _Options):
-        devices = jax.local_devices()
-        share = (options.batch or BATCH.get(devices[0].platform, 32) * len(devices)) / len(devices)
-        self.batch, self.size = math.ceil(share) * len(devices), size
-        self.mesh = Mesh(np.array(devices), (DEVICES,))
-        self.clip = _half(clip) if options.precision == "bfloat16" else clip
-        self.function = function
+    def __init__(self, clip: Pretrained, function: Callable, size: int, options: Options):
+        devices = _devices(clip)
+        share = math.ceil(options.batch / len(devices)) if options.batch else BATCH.get(devices[0].platform, 32)
+        self.batch, self.size, self.name = share * len(devices), size, clip.entry.name
+        mesh = Mesh(np.array(devices), (DEVICES,))
+        leaves, structure = jax.tree.flatten(_half(clip) if options.precision == "bfloat16" else clip)
+        arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
+        others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
+        arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))  # once, not for each batch
+        self.sharding = NamedSharding(mesh, SHARES)
+        self.program = functools.partial(_program, function, structure, others, mesh, arrays)
         self.filled: list[tuple[Window, _Rows]] = []
         self.computed: collections.deque[tuple[Array, list[tuple[Window, _Rows]]]] = collections.deque()
 
     def add(self, window: Window, rows: "_Rows") -> None:
         """Puts a window into the batch, whose values `rows` are to have. A full batch goes to the devices."""
-        warn_of_scale(window.wave, self.clip.entry.name)
+        warn_of_scale(window.wave, self.name)
         rows.awaited += 1
         self.filled.append((window, rows))
         if len(self.filled) == self.batch:
@@ -352,7 +364,7 @@ class _Device:
         waves = np.zeros((self.batch, self.size), np.float32)
         for wave, (window, _) in zip(waves, self.filled, strict=False):
             wave[:] = window.wave
-        values = _program(self.function, self.clip, jax.device_put(waves, NamedSharding(self.mesh, SHARES)), self.mesh)
+        values = self.program(jax.device_put(waves, self.sharding))
         values.copy_to_host_async()
         self.computed.append((values, [(window._replace(wave=EMPTY), rows) for window, rows in self.filled]))
         self.filled = []
@@ -367,15 +379,27 @@ class _Device:
 EMPTY, SHARES = np.zeros(0, np.float32), PartitionSpec(DEVICES)
 
 
-@eqx.filter_jit
-def _program(function: Callable, clip: Pretrained, waves: Float[Array, "batch samples"], mesh: Mesh) -> Array:
-    arrays, static = eqx.partition(clip, eqx.is_array)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _program(function: Callable, structure: Any, others: tuple, mesh: Mesh, arrays: list, waves: Array) -> Array:
+    """`function` of each wave by the clip of this structure, whose leaves are `arrays` and, where None, `others`.
+
+    `eqx.filter_jit` would wait for the values.
+    """
 
     def share(arrays, waves):
-        return jax.vmap(lambda wave: function(eqx.combine(arrays, static), wave))(waves)
+        leaves = [other if array is None else array for array, other in zip(arrays, others, strict=True)]
+        return jax.vmap(lambda wave: function(jax.tree.unflatten(structure, leaves), wave))(waves)
 
     everywhere = jax.shard_map(share, mesh=mesh, in_specs=(PartitionSpec(), SHARES), out_specs=SHARES, check_vma=False)
     return everywhere(arrays, waves)
+
+
+def _devices(clip: Pretrained) -> list[jax.Device]:
+    """Where the model was put, as far as that is on this host, or else all devices of this host."""
+    for leaf in jax.tree.leaves(clip):
+        if isinstance(leaf, jax.Array) and leaf.committed:
+            return sorted(leaf.sharding.addressable_devices, key=lambda device: device.id)
+    return jax.local_devices()
 
 
 def _half(clip: Pretrained) -> Pretrained:

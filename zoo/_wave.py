@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from audax_eqx import AbstractFrontend
 
@@ -42,24 +42,39 @@ def checked_wave(wave: Any, sample_rate: Rate | None, frontend: AbstractFrontend
             f"{name} takes one mono clip of shape (samples,), got {wave.shape}: average the channels of a stereo "
             "clip, or map over a batch by eqx.filter_vmap(clip.embed)(waves)."
         )
-    if not jnp.issubdtype(wave.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} takes floating-point samples in [-1, 1], got {wave.dtype}: convert them first, "
-            "int16 by wave.astype(np.float32) / 32768."
-        )
+    check_floating(wave, name)
     _check_length(wave.size, frontend, name, window)
     if isinstance(wave, Tracer):
         return wave.astype(jnp.float32)
-    with np.errstate(over="ignore"):
-        wave = np.asarray(wave, np.float32)
-    if not (finite := np.isfinite(wave)).all():
-        raise ValueError(
-            f"{name} takes finite samples, got {np.sum(~finite)} NaN or infinite ones of {wave.size}: "
-            "repair the recording, np.nan_to_num(wave) sets them to zero."
-        )
-    warn_of_scale(wave, name)
+    wave = finite_samples(wave, name)
     _warn_of_lengths(wave.size, name)
     return jax.device_put(wave)  # jnp.asarray compiles a small program for each length
+
+
+def check_floating(samples: Any, name: str) -> None:
+    """Raises TypeError for an array of whole numbers."""
+    if not jnp.issubdtype(samples.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} takes floating-point samples in [-1, 1], got {samples.dtype}: convert them first, "
+            "int16 by wave.astype(np.float32) / 32768."
+        )
+
+
+def finite_samples(samples: Any, name: str) -> Float32[np.ndarray, "*sounds samples"]:
+    """The samples of a sound, or of several, in float32. Raises ValueError where one is NaN or infinite.
+
+    It warns where they are far louder than [-1, 1].
+    """
+    with np.errstate(over="ignore"):
+        samples = np.asarray(samples).astype(np.float32, copy=False)
+    if not (finite := np.isfinite(samples)).all():
+        first = f", the first of them in sound {np.argwhere(~finite)[0, 0]}" if samples.ndim > 1 else ""
+        raise ValueError(
+            f"{name} takes finite samples, got {np.sum(~finite)} NaN or infinite ones of {samples.size}{first}: "
+            "repair the recording, np.nan_to_num(wave) sets them to zero."
+        )
+    warn_of_scale(samples, name)
+    return samples
 
 
 def check_window(seconds: float, frontend: AbstractFrontend, name: str) -> None:

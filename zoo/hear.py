@@ -37,7 +37,7 @@ from ._audio import window_size
 from ._load import DEFAULT, load
 from ._pretrained import Pretrained
 from ._recordings import embed
-from ._wave import check_process, warn_of_scale
+from ._wave import check_floating, check_process, finite_samples
 
 
 class HearModel:
@@ -128,21 +128,9 @@ def _checked(audio: Any, model: HearModel) -> tuple[Float[np.ndarray, "sounds sa
             f"zoo.hear takes audio of shape (n_sounds, n_samples), at least 1 of each, got {sounds.shape}: one sound "
             "is wave[None]."
         )
-    if not np.issubdtype(sounds.dtype, np.floating):
-        raise TypeError(
-            f"zoo.hear takes floating-point samples in [-1, 1], got {sounds.dtype}: convert them first, int16 by a "
-            "division by 32768."
-        )
-    with np.errstate(over="ignore"):
-        sounds = sounds.astype(np.float32)
-    if not (finite := np.isfinite(sounds).all(axis=1)).all():
-        raise ValueError(
-            f"zoo.hear takes finite samples, got NaN or infinite ones in {np.sum(~finite)} of {len(sounds)} sounds, "
-            f"the first of them number {np.argmin(finite)}: repair the recordings."
-        )
     check_process(model.clip.entry.name)
-    warn_of_scale(sounds, model.clip.entry.name)
-    return sounds, back
+    check_floating(sounds, model.clip.entry.name)
+    return finite_samples(sounds, model.clip.entry.name), back
 
 
 def _heard(
