@@ -19,8 +19,8 @@ import numpy as np
 import tqdm
 from jaxtyping import Float
 
-from ._audax import convert
 from ._audio import UNREADABLE, SoundError, Window, cut, stream, window_size
+from ._convert import convert
 from ._entry import Entry
 from ._example import example
 from ._load import DEFAULT, info, list_models, load, repo_of
