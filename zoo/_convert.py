@@ -37,15 +37,17 @@ def convert(
     """Reads a file of weights, safetensors, torch's or audax's "path/to/checkpoint_123", and writes a folder for
     `zoo.load`, which it returns: `folder`, or a new one beside the file, named as that and `_audax_eqx`.
 
-    The model is recognised from the keys and shapes of the arrays, at the top of the file or under "model",
-    "state_dict", "module" and the like: PANNs, ConvNeXt for AudioSet, AST, CED, ResNet of timm and torchvision, timm's
-    ConvNeXt, and what audax trained. The rest is yours to say:
+    One of `zoo.families` recognises the model by the keys and shapes of the arrays, which lie at the top of the file or
+    under "model", "state_dict", "module" and the like. What no array tells is yours to say:
 
-    - `sample_rate`: in Hz, where the file does not decide it: audax's models and ResNets hear 16000 unless given.
-    - `window`: the native length in seconds. `labels`: one a class. AudioSet's are fetched for its 527 classes.
+    - `sample_rate`: in Hz. `window`: the native length in seconds.
+    - `labels`: one a class. AudioSet's are fetched where the classes are its 527.
     - `task`: "multiclass" or "multilabel", of a classifier. `model`: "SimCLR" for audax's models that look like COLA.
     - `frontend`, `network`: options in place of those that were recognised, `frontend={"bins": 64}` say; with a "type"
       the whole frontend or network.
+
+    The folder has the licence and the paper of the published model that has the same arrays, and no metrics: nothing
+    tells whether the file is that one.
 
     Raises FileNotFoundError, and ValueError for what is no such file or not whole, and for options that contradict it.
     """
@@ -90,16 +92,16 @@ def _inside(source: Source, prefix: str) -> Source | None:
 
 def _arrays(source: Source, recognised: Recognised) -> Mapping[str, np.ndarray]:
     """The arrays for the rules."""
-    checkpoint, arrays = recognised.entry.checkpoint, source.arrays
-    if checkpoint is not None and isinstance(checkpoint.file, tuple):  # this file and others beside it
-        arrays = open_files(checkpoint.file, source.path.parent.joinpath)
+    arrays = source.arrays
+    if recognised.files:
+        arrays = open_files(recognised.files, source.path.parent.joinpath)
     if recognised.names is not None:
         arrays = View({name: (arrays, key) for name, key in recognised.names.items()})
     return arrays
 
 
 def _entry(entry: Entry, source: Source, name: str, labels: Sequence[str], task: str | None) -> Entry:
-    """The recognised entry with what its owner says. A file's arrays do not tell whose metrics are true of it."""
+    """The recognised entry with what its owner says, and without metrics, which are of certain weights."""
     if source.model not in (None, entry.model["type"]):
         kind = entry.model["type"]
         raise ValueError(f"{source.path} holds a {kind}, not the {source.model} that was asked for: leave `model` out.")

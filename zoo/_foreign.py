@@ -50,11 +50,14 @@ class Source:
 class Recognised:
     """What a family makes of a file: the entry, and the rules for its arrays.
 
-    Where `names` is given the rules are for its keys, each of which stands for the file's own key.
+    - `files`: where the model lies in several files of one folder, the names of all of them; then the rules are for
+      keys that begin with the name of a file, as those of `Checkpoint.file` are.
+    - `names`: where it is given the rules are for its keys, each of which stands for the file's own key.
     """
 
     entry: Entry
     rules: Sequence[Rule]
+    files: tuple[str, ...] = ()
     names: Mapping[str, str] | None = None
 
 

@@ -125,7 +125,7 @@ def recognise(source: Source) -> Recognised | None:
         window=5.0,
         source="converted from an audax checkpoint, https://github.com/SarthakYadav/audax",
     )
-    return Recognised(entry, TABLE, names)
+    return Recognised(entry, TABLE, names=names)
 
 
 def _named(shapes: Shapes, where: str) -> dict[str, str]:
