@@ -1,4 +1,4 @@
-"""The table of models from the zoo's entries: writes it between its markers in README.md and docs/zoo.md.
+"""The tables of models and of families: writes them between their markers in README.md and docs/zoo.md.
 
 python docs/models.py
 """
@@ -9,10 +9,12 @@ import equinox as eqx
 import jax
 
 import zoo
+from zoo import families
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "zoo.md")
 BEGIN, END = "<!-- by docs/models.py -->\n\n", "\n<!-- end -->\n"
+FAMILIES = "<!-- families by docs/models.py -->\n\n"
 COLUMNS = ("name", "task", "classes", "sample rate", "length", "parameters", "embedding", "weights", "metric")
 
 
@@ -47,15 +49,26 @@ def metric(measured) -> str:
     return f"{measured['metric']} {measured['value']:.3f} on {measured['dataset']}, {source}"
 
 
-def written(text: str, rows: str) -> str:
+def family_table() -> str:
+    """One row a family: what it is, which models of others load, and which bare files of weights convert."""
+    rows = [("family", "loads by its config.json", "converts"), ("---",) * 3]
+    for family in families.modules():
+        files = family.recognise.__doc__.split("\n\n")[0] if hasattr(family, "recognise") else "-"
+        rows.append((family.__doc__.split("\n")[0].rstrip("."), getattr(family, "READS", "-"), files.rstrip(".")))
+    return "".join(f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |\n" for cells in rows)
+
+
+def written(text: str, rows: str, begin: str = BEGIN) -> str:
     """The page's text with the rows between its markers."""
-    before, begin, rest = text.partition(BEGIN)
+    before, found, rest = text.partition(begin)
     _, end, after = rest.partition(END)
-    assert begin and end, f"the page lacks the markers {BEGIN!r} and {END!r}"
-    return f"{before}{BEGIN}{rows}{END}{after}"
+    assert found and end, f"the page lacks the markers {begin!r} and {END!r}"
+    return f"{before}{begin}{rows}{END}{after}"
 
 
 if __name__ == "__main__":
     rows = table()
     for page in PAGES:
         page.write_text(written(page.read_text(), rows))
+    page = ROOT / "docs" / "zoo.md"
+    page.write_text(written(page.read_text(), family_table(), FAMILIES))

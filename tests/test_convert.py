@@ -7,16 +7,20 @@ import re
 import numpy as np
 import pytest
 
-from zoo._convert import Rule, dense, drop, hwio, mono, rename, same
-from zoo._entries import ENTRIES
+from zoo import families
 from zoo._entry import skeleton
-from zoo._foreign import describe
-from zoo._tables import TABLES, flat, only, steps, time_first, transposed, under
+from zoo._rules import Rule, dense, drop, flat, hwio, mono, only, rename, same, time_first, under
 from zoo._weights import check, named_leaves
+from zoo.families.audax import transposed
+from zoo.families.ced import steps
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "checkpoints.json").read_text())
+ENTRIES = tuple(families.entries().values())
+TABLES = {entry.checkpoint.table: families.rules(entry.checkpoint.table) for entry in ENTRIES}
 OTHERS = tuple(  # repos that describe themselves
-    describe(name, {"architecture": name.removeprefix("timm/").split(".")[0], "num_classes": 1000}, lambda file: {})
+    families.describe(
+        name, {"architecture": name.removeprefix("timm/").split(".")[0], "num_classes": 1000}, lambda file: {}
+    )
     for name in sorted(GOLDEN.keys() - {entry.name for entry in ENTRIES})
 )
 RULES = (
@@ -118,8 +122,16 @@ def test_same_is_the_array():
     assert same(array) is array
 
 
-def test_every_published_model_has_a_table_and_every_table_a_model():
-    assert {entry.checkpoint.table for entry in ENTRIES} == set(TABLES)
+def test_no_two_families_share_a_name():
+    for part, names in (("ENTRIES", lambda entries: [each.name for each in entries]), ("RULES", list)):
+        found = [name for family in families.having(part) for name in names(getattr(family, part))]
+        assert len(found) == len(set(found))
+
+
+def test_every_table_has_a_published_model_or_reads_files_alone():
+    tables = {table for family in families.having("RULES") for table in family.RULES}
+    files = {table for table in tables if table.endswith("_authors")}  # tests/test_families.py
+    assert tables == set(TABLES) | files | {"audax"}  # tests/test_audax.py
 
 
 @pytest.mark.parametrize("table", TABLES)

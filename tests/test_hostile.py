@@ -17,8 +17,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import zoo
-import zoo._entries
 import zoo._load
+from zoo import families
 from zoo.__main__ import main
 from zoo._files import plain
 from zoo._golden import computed
@@ -318,7 +318,8 @@ def published(monkeypatch, tmp_path):
 
     def publish(**fields):
         checkpoint = zoo.Checkpoint(repo="owner/foreign", table="topel_convnext", **fields)
-        monkeypatch.setattr(zoo._entries, "ENTRIES", (dataclasses.replace(TINY, labels=(), checkpoint=checkpoint),))
+        entry = dataclasses.replace(TINY, labels=(), checkpoint=checkpoint)
+        monkeypatch.setattr(families, "entries", lambda: {entry.name: entry})
         repo = tmp_path / "hub" / "models--owner--foreign"
         (repo / "refs").mkdir(parents=True)
         (repo / "refs" / "main").write_text("1" * 40)

@@ -5,10 +5,10 @@ from jaxtyping import install_import_hook
 import audax_eqx  # noqa: F401, before the hook, behind which imports take longer
 
 with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
-    from ._audax import convert as convert
     from ._audio import read as read
     from ._audio import windows as windows
     from ._cluster import Embedder as Embedder
+    from ._convert import convert as convert
     from ._entry import Checkpoint as Checkpoint
     from ._entry import Entry as Entry
     from ._entry import Model as Model

@@ -1,68 +1,139 @@
-"""Reads a foreign checkpoint by a rename table that is strict in both directions."""
+"""A file of weights that others wrote to a folder of ours."""
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterable, Sequence
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from . import families
+from ._arrays import View, open_file, open_files, shapes_of
+from ._entry import Entry, line
+from ._foreign import Recognised, Source
+from ._labels import read_labels
+from ._load import assemble, kept
+from ._save import save
 
-def same(array: np.ndarray) -> np.ndarray:
-    """The array as it is."""
-    return array
-
-
-def hwio(kernel: np.ndarray) -> np.ndarray:
-    """A torch convolution's kernel, outputs inputs height width, to ours: height width inputs outputs."""
-    return kernel.transpose(2, 3, 1, 0)
-
-
-def dense(kernel: np.ndarray) -> np.ndarray:
-    """A torch 1x1 convolution's kernel, outputs inputs 1 1, to a linear map's: outputs inputs. Others as `hwio`."""
-    return kernel.reshape(kernel.shape[:2]) if kernel.shape[2:] in ((), (1, 1)) else hwio(kernel)
+TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "backbone")
+DEPTH = 4  # of wrappers in each other
 
 
-def mono(kernel: np.ndarray) -> np.ndarray:
-    """A torch convolution over several channels to ours over one: the sum is what it gives for equal channels."""
-    return hwio(kernel.sum(axis=1, keepdims=True))
+def convert(
+    source: str | os.PathLike,
+    folder: str | os.PathLike | None = None,
+    *,
+    sample_rate: int | None = None,
+    window: float | None = None,
+    labels: Sequence[str] = (),
+    task: str | None = None,
+    model: str | None = None,
+    frontend: Mapping[str, Any] | None = None,
+    network: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Reads a file of weights, safetensors, torch's or audax's "path/to/checkpoint_123", and writes a folder for
+    `zoo.load`, which it returns: `folder`, or a new one beside the file, named as that and `_audax_eqx`.
 
+    One of `zoo.families` recognises the model by the keys and shapes of the arrays, which lie at the top of the file or
+    under "model", "state_dict", "module" and the like. What no array tells is yours to say:
 
-drop = None  # the replacement of keys that are known and of no use
+    - `sample_rate`: in Hz. `window`: the native length in seconds.
+    - `labels`: one a class. AudioSet's are fetched where the classes are its 527.
+    - `task`: "multiclass" or "multilabel", of a classifier. `model`: "SimCLR" for audax's models that look like COLA.
+    - `frontend`, `network`: options in place of those that were recognised, `frontend={"bins": 64}` say; with a "type"
+      the whole frontend or network.
 
+    The folder has the licence and the paper of the published model that has the same arrays, and no metrics: nothing
+    tells whether the file is that one.
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Keys that match the whole `pattern` become `replacement` (regular expressions), their arrays `move(array)`."""
-
-    pattern: str
-    replacement: str | None
-    move: Callable[[np.ndarray], np.ndarray] = same
-
-    def moved(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What `move` makes of an array's shape; the shape as it is where `move` cannot take it."""
-        try:
-            return self.move(np.broadcast_to(np.float32(0), shape)).shape  # a broadcast zero takes no memory
-        except ValueError:
-            return shape
-
-
-def rename(keys: Iterable[str], rules: Sequence[Rule]) -> tuple[dict[str, tuple[str, Rule]], list[str]]:
-    """For each of our names the key that fills it and by which rule, and a list of faults.
-
-    A fault is a key that matches no rule or several, or a name filled twice.
+    Raises FileNotFoundError, and ValueError for what is no such file or not whole, and for options that contradict it.
     """
-    found: dict[str, tuple[str, Rule]] = {}
-    faults = []
-    for key in keys:
-        matching = [rule for rule in rules if re.fullmatch(rule.pattern, key)]
-        if len(matching) != 1:
-            faults.append(f"{key} matches {len(matching)} rules")
-            continue
-        (rule,) = matching
-        if rule.replacement is None:
-            continue
-        name = re.sub(rule.pattern, rule.replacement, key)
-        if name in found:
-            faults.append(f"{key} and {found[name][0]} both fill {name}")
-        found[name] = (key, rule)
-    return found, faults
+    path = pathlib.Path(source)
+    folder = path.with_name(f"{path.name}_audax_eqx") if folder is None else pathlib.Path(folder)
+    for what, given, choices in (("task", task, TASKS), ("model", model, MODELS)):
+        if given is not None and given not in choices:
+            raise ValueError(f"convert takes the {what} {' or '.join(map(repr, choices))}, got {given!r}.")
+    format, arrays = open_file(path)
+    options: dict[str, Any] = {"sample_rate": sample_rate, "window": window, "model": model}
+    options |= {"frontend": frontend or {}, "network": network or {}}
+    part, recognised = _recognise(Source(path, format, arrays, shapes_of(arrays), **options))
+    entry = _entry(recognised.entry, part, folder.resolve().name, labels, task)
+    arrays = _arrays(part, recognised)
+    clip = assemble(entry, arrays, shapes_of(arrays), str(path), recognised.rules)
+    save(folder, clip.model, clip.state, entry)
+    return folder
+
+
+def _recognise(source: Source) -> tuple[Source, Recognised]:
+    """The part of the file that a family knows, and what it makes of it. Raises ValueError where none does."""
+    parts = [source]
+    for _ in range(DEPTH):
+        for part in parts:
+            if (recognised := families.recognise(part)) is not None:
+                return part, recognised
+        parts = [inner for part in parts for name in WRAPPERS if (inner := _inside(part, f"{name}."))]
+    kinds = ", ".join(family.__name__.rpartition(".")[2] for family in families.having("recognise"))
+    keys = line(", ".join(list(source.shapes)[:3]))
+    raise ValueError(
+        f"{source.path} holds {len(source.shapes)} arrays ({keys}, ...), of no model that the zoo tells by its keys: "
+        f"these are {kinds}. With its library's config.json beside it in a folder, zoo.load(folder) may read it."
+    )
+
+
+def _inside(source: Source, prefix: str) -> Source | None:
+    """The arrays whose keys begin with `prefix`, without it; None where there are none."""
+    names = {key[len(prefix) :]: (source.arrays, key) for key in source.shapes if key.startswith(prefix)}
+    shapes = {name: source.shapes[key] for name, (_, key) in names.items()}
+    return dataclasses.replace(source, arrays=View(names), shapes=shapes) if names else None
+
+
+def _arrays(source: Source, recognised: Recognised) -> Mapping[str, np.ndarray]:
+    """The arrays for the rules."""
+    arrays = source.arrays
+    if recognised.files:
+        arrays = open_files(recognised.files, source.path.parent.joinpath)
+    if recognised.names is not None:
+        arrays = View({name: (arrays, key) for name, key in recognised.names.items()})
+    return arrays
+
+
+def _entry(entry: Entry, source: Source, name: str, labels: Sequence[str], task: str | None) -> Entry:
+    """The recognised entry with what its owner says, and without metrics, which are of certain weights."""
+    if source.model not in (None, entry.model["type"]):
+        kind = entry.model["type"]
+        raise ValueError(f"{source.path} holds a {kind}, not the {source.model} that was asked for: leave `model` out.")
+    if task is not None and not entry.classes:
+        raise ValueError(f"{source.path} is a {entry.model['type']} without classes: leave the task {task!r} out.")
+    parts = {}
+    for part in ("frontend", "network"):
+        own = dict(getattr(source, part))
+        parts[part] = own if "type" in own else dict(getattr(entry, part)) | own
+    rate = parts["frontend"].setdefault("sample_rate", source.sample_rate)
+    if source.sample_rate not in (None, rate):
+        raise ValueError(
+            f"{source.path} is a model that hears {rate} Hz, got sample_rate={source.sample_rate}: leave it out, or "
+            'give all that differs, frontend={"sample_rate": ..., "hop_length": ...} say.'
+        )
+    window = entry.window if source.window is None else source.window
+    entry = dataclasses.replace(entry, name=name, window=window, metrics=(), **parts)
+    if task is not None:
+        entry = entry.replace(task=task)
+    return entry.replace(labels=tuple(labels) or _known_labels(entry))
+
+
+def _known_labels(entry: Entry) -> tuple[str, ...]:
+    """The labels that lie in a file on the Hub; none, with a warning, where it cannot be had."""
+    checkpoint = entry.checkpoint
+    if entry.labels or checkpoint is None or not (checkpoint.label_file or "").endswith(".csv"):
+        return entry.labels
+    try:
+        return read_labels(kept(checkpoint.label_repo or checkpoint.repo, str(checkpoint.label_file)))
+    except OSError as error:
+        warnings.warn(
+            f"{entry.name} is written without labels ({error}) Convert it again then, or give labels=[...].",
+            stacklevel=4,
+        )
+        return ()

@@ -33,7 +33,9 @@ def line(text: str, most: int = 200) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A foreign checkpoint on the Hub: its files, and the rename table in `zoo._tables` that reads the weights.
+    """A foreign checkpoint on the Hub: its files, and the rename table of a family that reads the weights.
+
+    `file` has the weights. Of several each array's key begins with the name of its file, without the suffix, and a dot.
 
     `label_file` is a CSV with the columns `index` and `display_name`, or "config.json" where the repo describes its
     model itself, labels included; None for none. It lies in `label_repo`, or in `repo` if that is None. `license` is
@@ -42,7 +44,7 @@ class Checkpoint:
 
     repo: str
     table: str
-    file: str = "model.safetensors"
+    file: str | tuple[str, ...] = "model.safetensors"
     label_file: str | None = None
     label_repo: str | None = None
     license: str | None = None

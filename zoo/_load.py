@@ -1,20 +1,20 @@
 """Names, folders and repos to models."""
 
-import csv
 import dataclasses
 import difflib
 import fnmatch
 import functools
-import io
 import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 
-from ._convert import Rule, rename
+from . import families
+from ._arrays import open_files, shapes_of
 from ._entry import Entry, Model, from_json, skeleton
 from ._files import (
     CONFIG,
@@ -29,11 +29,12 @@ from ._files import (
     plain,
     read_text,
 )
-from ._foreign import describe, foreign
 from ._golden import verify as verify_golden
+from ._labels import read_labels
 from ._limits import check_entry, check_size
 from ._pretrained import Pretrained
-from ._weights import check, fill, model_arrays, named_leaves
+from ._rules import Rule, rename
+from ._weights import check, fill, named_leaves
 
 PACKAGED = pathlib.Path(__file__).parent / "weights"
 REPO = r"[\w.-]+/[\w.-]+"
@@ -42,7 +43,7 @@ DEFAULT = "resnet_esc10"  # a packaged model
 
 def list_models(pattern: str = "*") -> list[str]:
     """The names that `load` knows, those that match the shell pattern, sorted."""
-    return sorted(fnmatch.filter([*_published(), *packaged()], pattern))
+    return sorted(fnmatch.filter([*families.entries(), *packaged()], pattern))
 
 
 def packaged() -> list[str]:
@@ -53,18 +54,16 @@ def packaged() -> list[str]:
 def info(name: str | os.PathLike, *, revision: str | None = None) -> Entry:
     """What is known of a model, without its weights. Takes the names that `load` takes, and raises as it does."""
     name = os.fspath(name)
-    return _published()[name] if name in _published() else _described(name, _folder(name, revision))
+    return families.entries().get(name) or _described(name, _folder(name, revision))
 
 
 def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool = False) -> Pretrained:
     """The pretrained model `name`: a name of `list_models()`, a folder, or a Hub repo "owner/name".
 
-    A folder or repo holds what `save` wrote, or a model of transformers' `ASTForAudioClassification` or of mispeech's
-    `CedForAudioClassification`, or ImageNet weights of timm's ResNet, EfficientNet or ConvNeXt, whose first convolution
-    is summed up for one channel: they are a start for fine-tuning. Where it has no `model.safetensors`, the weights are
-    those in `pytorch_model.bin`, of which nothing is run. `revision` is the Hub's: a branch, tag or commit of the repo
-    with the weights. With `verify` the model runs once and must give the golden output that `save` wrote, to
-    1e-4 of the largest.
+    A folder or repo holds what `save` wrote, or a model in the layout of another library, whose `config.json` one of
+    `zoo.families` reads. Where it has no `model.safetensors`, the weights are those in `pytorch_model.bin`, of which
+    nothing is run. `revision` is the Hub's: a branch, tag or commit of the repo with the weights. With `verify` the
+    model runs once and must give the golden output that `save` wrote, to 1e-4 of the largest.
 
     Raises ValueError for an unknown name, with the nearest one, for files that are broken, too large or ask for too
     much, for weights that do not fit, and for another output than the golden one, or none to verify by. Raises OSError
@@ -73,8 +72,8 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     name = os.fspath(name)
     entry, fetch = found(name, revision)
     file, rules = source(entry)
-    arrays = model_arrays(fetch, file)
-    clip = assemble(entry, arrays, arrays.shapes, arrays.path, rules)
+    arrays = open_files(file, fetch)
+    clip = assemble(entry, arrays, shapes_of(arrays), getattr(arrays, "path", name), rules)
     if verify:
         try:
             path = fetch(GOLDEN)
@@ -89,8 +88,7 @@ def found(name: str, revision: str | None, *, count: bool = True) -> tuple[Entry
 
     With `count` the Hub counts a download.
     """
-    if name in _published():
-        entry = _published()[name]
+    if (entry := families.entries().get(name)) is not None:
         assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
         fetch = _repo(entry.checkpoint.repo, revision)
         if count and entry.checkpoint.label_file != CONFIG:
@@ -100,13 +98,11 @@ def found(name: str, revision: str | None, *, count: bool = True) -> tuple[Entry
     return _described(name, fetch), fetch
 
 
-def source(entry: Entry) -> tuple[str, Sequence[Rule] | None]:
-    """The file that holds an entry's weights, and the rules by which they become ours; None where they are."""
+def source(entry: Entry) -> tuple[str | tuple[str, ...], Sequence[Rule] | None]:
+    """The files that hold an entry's weights, and the rules by which they become ours; None where they are."""
     if entry.checkpoint is None:
         return WEIGHTS, None
-    from ._tables import TABLES  # as _published does
-
-    return entry.checkpoint.file, TABLES[entry.checkpoint.table]
+    return entry.checkpoint.file, families.rules(entry.checkpoint.table)
 
 
 def assemble(
@@ -154,7 +150,7 @@ def repo_of(name: str) -> str | None:
 
     Asks nobody. Raises ValueError and FileNotFoundError for what is no name of a model, as `load` does.
     """
-    if (entry := _published().get(name)) is not None:
+    if (entry := families.entries().get(name)) is not None:
         return entry.checkpoint and entry.checkpoint.repo
     _folder(name, None)
     return name if local(name) is None else None
@@ -229,7 +225,7 @@ def fetched(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     return bounded(fetch(repo, plain(file), revision, packaged(), most_bytes(file)))
 
 
-def _kept(repo: str, file: str) -> pathlib.Path:
+def kept(repo: str, file: str) -> pathlib.Path:
     """The path of a file that does not change: fetched once, and not asked for again."""
     from ._hub import cached  # as fetched does
 
@@ -250,15 +246,21 @@ def _described(name: str, fetch: Callable[[str], pathlib.Path]) -> Entry:
     text = read_text(path)
     try:
         config = parse_json(text, str(path))
-        if isinstance(config, dict) and foreign(config):
+        if isinstance(config, dict) and families.foreign(config):
             name = pathlib.Path(name).resolve().name if os.path.isdir(name) else name
-            entry = describe(name, config, lambda file: parse_json(read_text(fetch(file)), str(fetch(file))))
+            entry = families.describe(name, config, functools.partial(_content, fetch))
         else:
             entry = _as_saved(from_json(text, str(path)), fetch)
         check_entry(entry, str(path))
     except RecursionError:
         raise ValueError(f"{path} is nested deeper than any description of a model: do not trust it.") from None
     return entry
+
+
+def _content(fetch: Callable[[str], pathlib.Path], file: str) -> Any:
+    """What a file beside `config.json` holds: JSON, or text."""
+    path = fetch(file)
+    return parse_json(read_text(path), str(path)) if file.endswith(".json") else read_text(path)
 
 
 def _as_saved(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
@@ -291,24 +293,5 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
             return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
         case file:
             if entry.checkpoint.label_repo is not None:
-                fetch = functools.partial(_kept, entry.checkpoint.label_repo)  # a revision is of the weights' repo
-            return dataclasses.replace(entry, labels=_labels(fetch(file)))
-
-
-def _labels(path: pathlib.Path) -> tuple[str, ...]:
-    """AudioSet's label file: index, mid, display_name."""
-    text = io.StringIO(read_text(path), newline="")
-    try:
-        rows = sorted(csv.DictReader(text), key=lambda row: int(row["index"]))
-        labels = tuple(row["display_name"] for row in rows)
-    except (csv.Error, KeyError, TypeError, ValueError):
-        labels = ()
-    if not labels or None in labels:
-        raise ValueError(f"{path} is not a table with the columns index and display_name: fetch it again.")
-    return labels
-
-
-def _published() -> dict[str, Entry]:
-    from ._entries import ENTRIES  # checking their types on import would take a sixth of it
-
-    return {entry.name: entry for entry in ENTRIES}
+                fetch = functools.partial(kept, entry.checkpoint.label_repo)  # a revision is of the weights' repo
+            return dataclasses.replace(entry, labels=read_labels(fetch(file)))

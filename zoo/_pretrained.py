@@ -37,7 +37,7 @@ class Pretrained(eqx.Module):
     Every method that takes a wave takes `sample_rate=` too, and raises ValueError when it differs from the model's.
     They raise TypeError or ValueError, with the remedy, for anything but one clip of finite floating-point samples,
     and RuntimeError in a process forked from one in which JAX has run. They warn of samples far outside of [-1, 1].
-    A model whose frontend takes so many frames, as AST's does, hears the beginning of a longer wave, and warns.
+    A model whose frontend takes so many frames hears the beginning of a longer wave, and warns.
 
     They compile once for each length. A batch is the user's map: `eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves)`.
     It is `eqx.filter_jit` that takes these methods, with the weights as arguments; `jax.jit` does not.

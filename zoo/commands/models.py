@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import tqdm
 
-from .._audax import convert as convert_checkpoint
+from .._convert import convert as convert_checkpoint
 from .._entry import Entry
 from .._load import info as info_of
 from .._load import list_models, repo_of
@@ -25,21 +25,21 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
     conversion = command(
         convert,
-        "turn a checkpoint of audax into a model's folder",
-        "The architecture is recognised from the checkpoint; the options tell what no checkpoint does.",
+        "turn a file of weights, of torch, safetensors or audax, into a model's folder",
+        "The model is recognised by its arrays, and nothing in the file is run; the options say what no file does.",
     )
-    conversion.add_argument("source", type=pathlib.Path, metavar="SRC", help="path/to/checkpoint_123")
-    conversion.add_argument("folder", type=pathlib.Path, metavar="DST", help="the folder to write, for zoo.load")
-    conversion.add_argument("--sample-rate", type=positive, default=16000, metavar="HZ", help="default: 16000")
     conversion.add_argument(
-        "--window", type=float, default=5.0, metavar="SECONDS", help="the native length (default: 5)"
+        "source", type=pathlib.Path, metavar="SRC", help="Cnn14_mAP=0.431.pth or path/to/checkpoint_123"
     )
+    conversion.add_argument("folder", type=pathlib.Path, metavar="DST", help="the folder to write, for zoo.load")
+    conversion.add_argument("--sample-rate", type=positive, metavar="HZ", help="default: the family's")
+    conversion.add_argument("--window", type=float, metavar="SECONDS", help="the native length (default: the family's)")
     conversion.add_argument("--labels", type=pathlib.Path, metavar="FILE", help="the labels, UTF-8, one a line")
     conversion.add_argument("--task", choices=("multiclass", "multilabel"), help="default: multilabel for 527 labels")
     conversion.add_argument(
         "--model",
         choices=("COLA", "SimCLR"),
-        help="which it is, for COLA with the dot product and SimCLR keep the same arrays (default: COLA)",
+        help="which it is of audax's: COLA with the dot product and SimCLR have the same arrays (default: COLA)",
     )
 
     publication = command(

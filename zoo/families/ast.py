@@ -1,0 +1,271 @@
+"""AST: Audio Spectrogram Transformer, Gong et al., 2021, arXiv:2104.01778.
+
+Weights: https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593 and -speech-commands-v2 (BSD-3), any
+`ASTForAudioClassification` of transformers, and the paper's own torch files, https://github.com/YuanGongND/ast.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._entry import Acceptance, Checkpoint, Entry, line
+from .._foreign import BOOKKEEPING, EXTRACTING, Recognised, Source, agree, id2label, like, page, refuse
+from .._labels import AUDIOSET
+from .._rules import Rule, drop, flat, only, thirds, time_first, under
+
+FRONTEND = {"type": "ast_fbank", "sample_rate": 16000}
+MODEL = {"type": "Classifier", "norm": 1e-12}
+
+ENTRIES = (
+    Entry(
+        name="ast_audioset",
+        frontend=FRONTEND,
+        network={"type": "ast_base"},
+        model=MODEL,
+        classes=527,
+        task="multilabel",
+        window=10.24,
+        license="BSD-3-Clause",
+        source="https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593",
+        paper="https://arxiv.org/abs/2104.01778",
+        metrics=(
+            {
+                "dataset": "AudioSet",
+                "metric": "mAP",
+                "value": 0.4593,
+                "source": "the publisher, MIT/ast-finetuned-audioset-10-10-0.4593",
+            },
+        ),
+        checkpoint=Checkpoint(repo="MIT/ast-finetuned-audioset-10-10-0.4593", table="ast", label_file="config.json"),
+    ),
+    Entry(
+        name="ast_speech_commands",
+        frontend=FRONTEND | {"frames": 128, "mean": -6.845978, "scale": 11.1309052},
+        network={"type": "ast_base", "frames": 128},
+        model=MODEL,
+        classes=35,
+        task="multiclass",
+        window=1.0,
+        license="BSD-3-Clause",
+        source="https://huggingface.co/MIT/ast-finetuned-speech-commands-v2",
+        paper="https://arxiv.org/abs/2104.01778",
+        metrics=(
+            {
+                "dataset": "SpeechCommands v2",
+                "metric": "accuracy",
+                "value": 0.9812,
+                "source": "the publisher, MIT/ast-finetuned-speech-commands-v2",
+            },
+        ),
+        checkpoint=Checkpoint(repo="MIT/ast-finetuned-speech-commands-v2", table="ast", label_file="config.json"),
+    ),
+)
+
+ACCEPTANCE = {
+    "ast_audioset": Acceptance(  # the integration test of transformers
+        repo="datasets/nielsr/audio-spectogram-transformer-checkpoint",
+        file="sample_audio.flac",
+        logits=(-0.8760, -7.0042, -8.6602),
+    ),
+}
+
+HUB = (
+    *under(
+        r"audio_spectrogram_transformer\.embeddings\.",
+        "network.",
+        Rule("cls_token", "class_token", flat),
+        Rule("distillation_token", "distillation_token", flat),
+        Rule("position_embeddings", "position_embedding", only),
+        Rule(r"patch_embeddings\.projection\.weight", "patchify.weight", time_first),
+        Rule(r"patch_embeddings\.projection\.bias", "patchify.bias"),
+    ),
+    *under(
+        r"audio_spectrogram_transformer\.encoder\.layer\.(\d+)\.",
+        r"network.blocks.\1.",
+        Rule(r"layernorm_before\.(weight|bias)", r"attention_norm.\1"),
+        Rule(r"attention\.attention\.(query|key|value)\.(weight|bias)", r"attention.\1.\2"),
+        Rule(r"attention\.output\.dense\.(weight|bias)", r"attention.output.\1"),
+        Rule(r"layernorm_after\.(weight|bias)", r"mlp_norm.\1"),
+        Rule(r"intermediate\.dense\.(weight|bias)", r"expand.\1"),
+        Rule(r"output\.dense\.(weight|bias)", r"contract.\1"),
+    ),
+    Rule(r"audio_spectrogram_transformer\.layernorm\.(weight|bias)", r"network.norm.\1"),
+    Rule(r"classifier\.layernorm\.(weight|bias)", r"norm.\1"),
+    Rule(r"classifier\.dense\.(weight|bias)", r"head.\1"),
+)
+
+AUTHORS = (
+    Rule(r"v\.head(_dist)?\.(weight|bias)", drop),  # ImageNet's
+    *under(
+        r"v\.",
+        "network.",
+        Rule("cls_token", "class_token", flat),
+        Rule("dist_token", "distillation_token", flat),
+        Rule("pos_embed", "position_embedding", only),
+        Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
+        Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
+        Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
+        Rule(
+            r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)",
+            tuple(rf"blocks.\1.attention.{part}.\2" for part in ("query", "key", "value")),
+            thirds,
+        ),
+        Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
+        Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
+        Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
+        Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
+        Rule(r"norm\.(weight|bias)", r"norm.\1"),
+    ),
+    Rule(r"mlp_head\.0\.(weight|bias)", r"norm.\1"),
+    Rule(r"mlp_head\.1\.(weight|bias)", r"head.\1"),
+)
+
+RULES = {"ast": HUB, "ast_authors": AUTHORS}
+READS = "ASTForAudioClassification"
+ACTIVATIONS = {  # transformers' names to ours
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def describes(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is transformers' of an AST."""
+    return config.get("model_type") == "audio-spectrogram-transformer"
+
+
+def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
+    """`ASTForAudioClassification`: defaults are those of transformers' `ASTConfig` and `ASTFeatureExtractor`."""
+    extractor = read("preprocessor_config.json")
+    refuse(
+        name,
+        config,
+        used="""hidden_size num_hidden_layers num_attention_heads num_mel_bins max_length patch_size time_stride
+        frequency_stride intermediate_size qkv_bias hidden_act layer_norm_eps""",
+        unused=f"{BOOKKEEPING} hidden_dropout_prob attention_probs_dropout_prob",
+        known={"pruned_heads": ({},), "use_bfloat16": (False,), "is_decoder": (False,)},
+    )
+    refuse(name, extractor, used="do_normalize max_length mean std sampling_rate num_mel_bins", unused=EXTRACTING)
+    normalised = extractor.get("do_normalize", True)
+    frames, eps = extractor.get("max_length", 1024), config.get("layer_norm_eps", 1e-12)
+    for field, default in {"num_mel_bins": 128, "max_length": 1024}.items():
+        agree(name, (field, config.get(field, default)), (field, extractor.get(field, default)))
+    labels = id2label(name, config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}))  # transformers leaves these out
+    if (activation := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
+        given = line(repr(activation))
+        raise ValueError(f"{name} has the activation {given}: the zoo's AST has {', '.join(ACTIVATIONS)}.")
+    kind = config.get("problem_type")
+    if kind not in (None, "single_label_classification", "multi_label_classification"):
+        raise ValueError(
+            f"{name} has the problem_type {line(repr(kind))}: the zoo has 'single_label_classification' or "
+            "'multi_label_classification'."
+        )
+    multilabel = kind == "multi_label_classification" if kind else len(labels) == 527  # AudioSet's configs name none
+    return Entry(
+        name=name,
+        frontend={
+            "type": "KaldiFbank",
+            "sample_rate": extractor.get("sampling_rate", 16000),
+            "bins": extractor.get("num_mel_bins", 128),
+            "frames": frames,
+            "mean": extractor.get("mean", -4.2677393) if normalised else 0.0,
+            "scale": 2 * extractor.get("std", 4.5689974) if normalised else 1.0,
+        },
+        network={
+            "type": "AST",
+            "width": config.get("hidden_size", 768),
+            "depth": config.get("num_hidden_layers", 12),
+            "heads": config.get("num_attention_heads", 12),
+            "bins": config.get("num_mel_bins", 128),
+            "frames": config.get("max_length", 1024),
+            "patch": config.get("patch_size", 16),
+            "stride": (config.get("time_stride", 10), config.get("frequency_stride", 10)),
+            "mlp_width": config.get("intermediate_size", 3072),
+            "qkv_bias": config.get("qkv_bias", True),
+            "eps": eps,
+            "activation": ACTIVATIONS[activation],
+        },
+        model={"type": "Classifier", "norm": eps},
+        classes=len(labels),
+        labels=labels,
+        task="multilabel" if multilabel else "multiclass",
+        window=frames / 100,
+        source=page(name),
+        paper="https://arxiv.org/abs/2104.01778",
+        checkpoint=Checkpoint(repo=name, table="ast"),
+    )
+
+
+LAYOUTS = {  # by table: the keys that sizes are read from, and the eps of the network's norms and of the head's
+    "ast_authors": (
+        ("v.pos_embed", "v.patch_embed.proj.weight", "mlp_head.1.weight"),
+        ("v.blocks.{}.", "v.blocks.0.mlp.fc1.weight", "v.blocks.0.attn.qkv.bias"),
+        (1e-6, 1e-5),
+    ),
+    "ast": (
+        (
+            "audio_spectrogram_transformer.embeddings.position_embeddings",
+            "audio_spectrogram_transformer.embeddings.patch_embeddings.projection.weight",
+            "classifier.dense.weight",
+        ),
+        (
+            "audio_spectrogram_transformer.encoder.layer.{}.",
+            "audio_spectrogram_transformer.encoder.layer.0.intermediate.dense.weight",
+            "audio_spectrogram_transformer.encoder.layer.0.attention.attention.query.bias",
+        ),
+        (1e-12, 1e-12),
+    ),
+}
+
+
+def recognise(source: Source) -> Recognised | None:
+    """The paper's own files, and transformers' without their config.json. A head of attention has 64 channels.
+
+    What no array tells is that of AudioSet's model, or of Speech Commands' where the frames are as many: the strides,
+    and the mean and scale of the features. Raises ValueError where the positions do not go with the strides.
+    """
+    shapes = source.shapes
+    table = next((each for each, (whole, _, _) in LAYOUTS.items() if set(whole) <= shapes.keys()), None)
+    if table is None:
+        return None
+    (positions, patchify, head), (block, expand, bias), (eps, norm) = LAYOUTS[table]
+    (_, tokens, width), patch, classes = shapes[positions], shapes[patchify][-1], shapes[head][0]
+    bins, stride = source.frontend.get("bins", 128), source.network.get("stride", (10, 10))
+    times, rest = divmod(tokens - 2, (bins - patch) // stride[1] + 1)
+    if rest or times < 1:
+        raise ValueError(
+            f"{source.path} has {tokens - 2} positions, which are not {bins} bins at a stride of {stride[1]}: give "
+            'frontend={"bins": ...}, network={"bins": ..., "stride": (frames, bins)} as it was trained.'
+        )
+    audioset, commands = ENTRIES
+    like_commands = (times, classes) == (12, commands.classes)
+    entry = like(commands if like_commands else audioset, classes)
+    window, frames = entry.window, 128 if like_commands else 1024
+    if (frames - patch) // stride[0] + 1 != times:
+        frames = (times - 1) * stride[0] + patch if source.window is None else round(100 * source.window)
+        window = frames / 100
+    if entry is audioset:
+        entry = dataclasses.replace(entry, checkpoint=Checkpoint(repo="", table=table, **AUDIOSET))
+    entry = dataclasses.replace(
+        entry,
+        frontend=dict(entry.frontend) | {"frames": frames},
+        network={
+            "type": "AST",
+            "width": width,
+            "depth": source.count(block),
+            "heads": max(width // 64, 1),
+            "bins": bins,
+            "frames": frames,
+            "patch": patch,
+            "stride": stride,
+            "mlp_width": shapes[expand][0],
+            "qkv_bias": bias in shapes,
+            "eps": eps,
+        },
+        model={"type": "Classifier", "norm": norm},
+        window=window,
+    )
+    return Recognised(entry, RULES[table])

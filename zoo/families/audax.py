@@ -1,0 +1,239 @@
+"""audax (Flax, 2022): checkpoints that its users trained, with frontend, network and head as audax computed them.
+
+The architecture is recognised from the names and shapes of the arrays. What no array tells is its owner's word: the
+sample rate, the window, the labels, and which of two contrastive models a plain projection is of.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from .._entry import Entry
+from .._foreign import Recognised, Shapes, Source
+from .._rules import Rule, flat, under
+
+
+def transposed(kernel: np.ndarray) -> np.ndarray:
+    """A Flax dense kernel, or one of a 1x1 convolution, to ours: outputs inputs. Larger ones are as ours."""
+    return kernel.reshape(kernel.shape[-2:]).T if kernel.shape[:-2] in ((), (1, 1)) else kernel
+
+
+def _layer(path: str, name: str) -> tuple[Rule, ...]:
+    """A dense layer or convolution."""
+    return Rule(f"{path}/kernel", f"{name}.weight", transposed), Rule(f"{path}/bias", f"{name}.bias")
+
+
+def _norm(path: str, name: str) -> tuple[Rule, ...]:
+    """A BatchNorm or LayerNorm."""
+    leaves = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    return tuple(Rule(f"{path}/{theirs}", f"{name}.{ours}") for theirs, ours in leaves.items())
+
+
+def _conv_norm(index: int, name: str) -> tuple[Rule, ...]:
+    """EfficientNet's convolution with its BatchNorm."""
+    path = f"ConvNormActivation_{index}"
+    return *_layer(f"{path}/Conv_0", name), *_norm(f"{path}/BatchNorm_0", f"{name}_norm")
+
+
+# audax numbers the blocks of ResNet and EfficientNet through; `_named` names them by stage: encoder/stages/0/1/...
+TABLE = (
+    *under(
+        "frontend/",
+        "frontend.",
+        Rule("complex_conv/gabor_kernel", "gabor"),
+        Rule("pooling/kernel", "pooling", flat),
+        Rule("compression/(alpha|delta|root)", r"compression.\1"),
+        Rule("compression/ExponentialMovingAverage_0/smooth", "compression.smooth"),
+        Rule("complex_conv/sinc_kernel", "bands"),
+        *_norm("compression", "norm"),
+    ),
+    # ConvNeXt
+    *under("encoder/", "network.stages.0.reduce.", *_layer("Conv_0", "patchify"), *_norm("LayerNorm_0", "norm")),
+    *under(
+        r"encoder/ConvNeXtStage_(\d+)/",
+        r"network.stages.\1.",
+        *_layer("Conv_0", "reduce.patchify"),
+        *_norm("LayerNorm_0", "reduce.norm"),
+        *under(
+            r"ConvNeXtBlock_(\d+)/",
+            r"blocks.\1.",
+            *_layer("Conv_0", "depthwise"),
+            *_norm("LayerNorm_0", "norm"),
+            *_layer("Mlp_0/Dense_0", "expand"),
+            *_layer("Mlp_0/Dense_1", "contract"),
+            Rule("gamma", "layer_scale"),
+        ),
+    ),
+    # ResNet
+    *under("encoder/", "network.", *_layer("conv_init", "stem"), *_norm("bn_init", "norm")),
+    *under(
+        r"encoder/stages/(\d+)/(\d+)/",
+        r"network.stages.\1.\2.",
+        *(rule for index in range(3) for rule in _layer(f"Conv_{index}", f"conv{index + 1}")),
+        *(rule for index in range(3) for rule in _norm(f"BatchNorm_{index}", f"norm{index + 1}")),
+        *_layer("conv_proj", "shortcut.conv"),
+        *_norm("norm_proj", "shortcut.norm"),
+    ),
+    # EfficientNet
+    *under("encoder/", "network.", *_conv_norm(0, "stem"), *_conv_norm(1, "end")),
+    *under(r"encoder/stages/0/(\d+)/", r"network.stages.0.\1.", *_conv_norm(0, "depthwise"), *_conv_norm(1, "project")),
+    *under(
+        r"encoder/stages/([1-6])/(\d+)/",
+        r"network.stages.\1.\2.",
+        *_conv_norm(0, "expand"),
+        *_conv_norm(1, "depthwise"),
+        *_conv_norm(2, "project"),
+    ),
+    *under(
+        r"encoder/stages/(\d)/(\d+)/SqueezeAndExcitation_0/",
+        r"network.stages.\1.\2.excite.",
+        *_layer("reduce", "reduce"),
+        *_layer("expand", "expand"),
+    ),
+    # heads
+    *_layer("fc", "head"),
+    *_layer("embedding_fc", "projection"),
+    *_norm("bilinear_layernorm", "norm"),
+    Rule("similarity_layer/bilinear_product_weight", "bilinear"),
+)
+
+RULES = {"audax": TABLE}
+
+
+def recognise(source: Source) -> Recognised | None:
+    """Any train state of Flax: ResNet, EfficientNet or ConvNeXt as a classifier, COLA or SimCLR.
+
+    COLA with the dot product and SimCLR keep the same arrays: they are taken for COLA unless `source.model` says
+    "SimCLR". Raises ValueError for a train state that is not audax's, or one that is not whole.
+    """
+    if source.format != "flax":
+        return None
+    where = str(source.path)
+    names = _named(source.shapes, where)
+    shapes = {name: source.shapes[key] for name, key in names.items()}
+    frontend = _frontend(shapes, 16000 if source.sample_rate is None else source.sample_rate, where)
+    network, head = _network(shapes, where), _head(shapes, source.model, where)
+    classes = shapes["fc/kernel"][-1] if "fc/kernel" in shapes else 0
+    entry = Entry(
+        source.path.name,
+        frontend,
+        network,
+        classes,
+        model=head,
+        task=("multilabel" if classes == 527 else "multiclass") if classes else "contrastive",
+        window=5.0,
+        source="converted from an audax checkpoint, https://github.com/SarthakYadav/audax",
+    )
+    return Recognised(entry, TABLE, names=names)
+
+
+def _named(shapes: Shapes, where: str) -> dict[str, str]:
+    """The file's names by ours, in which the blocks of ResNet and EfficientNet are named by stage and block:
+    `encoder/stages/0/1/Conv_0/kernel`."""
+    places = _stages(shapes, where)
+    numbered = r"encoder/(?:MBConv|ResNetBlock|BottleneckResNetBlock)_(\d+)/"
+    return {
+        re.sub(numbered, lambda match: "encoder/stages/{}/{}/".format(*places[int(match[1])]), name): name
+        for name in shapes
+    }
+
+
+def _stages(shapes: Shapes, where: str) -> list[tuple[int, int]]:
+    """Stage and index in it of each block of a ResNet or EfficientNet; none for others.
+
+    A stage ends where the channels, the kernel or the expansion change.
+    """
+    kinds = [_block(shapes, f"encoder/{name}_{index}") for name, index in _blocks(shapes)]
+    places = []
+    for before, kind in zip([None, *kinds], kinds, strict=False):
+        stage, index = places[-1] if places else (0, -1)
+        places.append((stage, index + 1) if before in (None, kind) else (stage + 1, 0))
+    if any("/MBConv_" in name for name in shapes) and places[-1][0] != 6:
+        raise ValueError(
+            f"{where} holds an EfficientNet of {places[-1][0] + 1} stages that can be told apart, instead of 7: it is "
+            "too narrow."
+        )
+    return places
+
+
+def _blocks(shapes: Shapes) -> list[tuple[str, int]]:
+    """(MBConv, 0), (MBConv, 1), ... in this order."""
+    found = {re.match(r"encoder/(MBConv|ResNetBlock|BottleneckResNetBlock)_(\d+)/", name) for name in shapes}
+    blocks = sorted({(match[1], int(match[2])) for match in found if match})
+    for index, (name, number) in enumerate(blocks):
+        if number != index:
+            raise KeyError(f"encoder/{name}_{index}")
+    return blocks
+
+
+def _block(shapes: Shapes, path: str) -> tuple:
+    """What the blocks of one stage have in common."""
+    if f"{path}/conv_proj/kernel" in shapes or f"{path}/Conv_0/kernel" in shapes:
+        return shapes[f"{path}/Conv_1/kernel"][-1:]
+    expanded = f"{path}/ConvNormActivation_2/Conv_0/kernel" in shapes
+    kernel = shapes[f"{path}/ConvNormActivation_{int(expanded)}/Conv_0/kernel"][0]
+    return expanded, kernel, shapes[f"{path}/ConvNormActivation_{int(expanded) + 1}/Conv_0/kernel"][-1]
+
+
+def _frontend(shapes: Shapes, sample_rate: int, where: str) -> dict[str, Any]:
+    for name, kind in (("gabor", "LEAF"), ("sinc", "SincNet")):
+        if (kernel := shapes.get(f"frontend/complex_conv/{name}_kernel")) is not None:
+            if kind == "SincNet" and sample_rate != 16000:
+                raise ValueError(
+                    f"{where} has a SincNet, whose filters audax made for 16000 Hz at any sample rate: it converts at "
+                    f"16000 Hz alone, got {sample_rate}."
+                )
+            return {"type": kind, "sample_rate": sample_rate, "bins": kernel[0]}
+    if sample_rate < 15600:
+        raise ValueError(f"{where} has mel filters up to 7800 Hz: give the sample rate it had, got {sample_rate} Hz.")
+    return {"type": "audax_log_mel", "sample_rate": sample_rate}
+
+
+def _network(shapes: Shapes, where: str) -> dict[str, Any]:
+    """`shapes` are by stage and block."""
+
+    def depths(pattern: str) -> tuple[int, ...]:
+        places = {match.groups() for name in shapes if (match := re.match(pattern, name))}
+        return tuple(sum(stage == str(index) for stage, _ in places) for index in range(len({s for s, _ in places})))
+
+    if "encoder/ConvNeXtStage_0/ConvNeXtBlock_0/Conv_0/kernel" in shapes:
+        blocks = depths(r"encoder/ConvNeXtStage_(\d+)/ConvNeXtBlock_(\d+)/")
+        widths = tuple(
+            shapes[f"encoder/ConvNeXtStage_{stage}/ConvNeXtBlock_0/Conv_0/kernel"][-1] for stage in range(len(blocks))
+        )
+        return {"type": "ConvNeXt", "depths": blocks, "widths": widths, "final_norm": False, "gelu": "tanh"}
+    blocks = depths(r"encoder/stages/(\d+)/(\d+)/")
+    if "encoder/conv_init/kernel" in shapes and blocks:
+        widths = tuple(shapes[f"encoder/stages/{stage}/0/Conv_1/kernel"][-1] for stage in range(len(blocks)))
+        bottleneck = "encoder/stages/0/0/Conv_2/kernel" in shapes
+        return {"type": "ResNet", "depths": blocks, "widths": widths, "bottleneck": bottleneck, "padding": "same"}
+    if "encoder/ConvNormActivation_0/Conv_0/kernel" in shapes and blocks:
+        project = ["encoder/ConvNormActivation_0/Conv_0/kernel"]
+        project += [
+            f"encoder/stages/{stage}/0/ConvNormActivation_{2 if stage else 1}/Conv_0/kernel"
+            for stage in range(len(blocks))
+        ]
+        return {
+            "type": "EfficientNet",
+            "depths": blocks,
+            "widths": tuple(shapes[name][-1] for name in project),
+            "padding": "same",
+            "excite_bias": False,
+        }
+    known = sorted({name.split("/")[1] for name in shapes if name.startswith("encoder/")})
+    raise ValueError(f"{where} holds no ResNet, EfficientNet or ConvNeXt as its encoder, but {known or 'none'}.")
+
+
+def _head(shapes: Shapes, model: str | None, where: str) -> dict[str, Any]:
+    if "fc/kernel" not in shapes and "embedding_fc/kernel" not in shapes:
+        raise ValueError(f"{where} has neither a classifier's `fc` nor the `embedding_fc` of COLA and SimCLR.")
+    if "fc/kernel" in shapes:
+        head = {"type": "Classifier"}
+    elif "similarity_layer/bilinear_product_weight" in shapes:
+        head = {"type": "COLA", "width": shapes["embedding_fc/kernel"][-1], "similarity": "bilinear"}
+    elif model == "SimCLR":
+        head = {"type": "SimCLR", "width": shapes["embedding_fc/kernel"][-1], "linear": True}
+    else:
+        head = {"type": "COLA", "width": shapes["embedding_fc/kernel"][-1], "similarity": "dot"}
+    return head

@@ -1,0 +1,185 @@
+"""CED, "Consistent ensemble distillation for audio tagging", Dinkel et al., 2023, arXiv:2308.11957.
+
+Weights: https://huggingface.co/mispeech/ced-tiny, -mini, -small and -base (Apache-2.0).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .._entry import Checkpoint, Entry
+from .._foreign import BOOKKEEPING, EXTRACTING, Recognised, Source, agree, id2label, like, page, refuse
+from .._labels import AUDIOSET
+from .._rules import COUNTER, NORM, Rule, drop, time_first, under
+
+FRONTEND = {"type": "torchaudio_log_mel", "sample_rate": 16000, "n_fft": 512, "hop_length": 160, "top_db": 120.0}
+
+ENTRIES = (
+    *(
+        Entry(
+            name=f"ced_{size}_audioset",
+            frontend=FRONTEND,
+            network={"type": f"ced_{size}"},
+            model={"type": "Classifier", "norm": 1e-5},
+            classes=527,
+            task="multilabel",
+            window=10.0,
+            license="Apache-2.0",
+            source=f"https://huggingface.co/mispeech/ced-{size}",
+            paper="https://arxiv.org/abs/2308.11957",
+            metrics=(
+                {
+                    "dataset": "AudioSet",
+                    "metric": "mAP",
+                    "value": precision,
+                    "source": f"the publisher, mispeech/ced-{size}",
+                },
+            ),
+            checkpoint=Checkpoint(repo=f"mispeech/ced-{size}", table="ced", **AUDIOSET),
+        )
+        for size, precision in (("tiny", 0.481), ("mini", 0.490), ("small", 0.496), ("base", 0.500))
+    ),
+)
+
+
+def steps(embedding: np.ndarray) -> np.ndarray:
+    """A position embedding over a map, 1 channels freq time, of which one is 1, to ours: steps channels."""
+    return embedding.transpose(0, 2, 3, 1).reshape(-1, embedding.shape[1])
+
+
+def _table(top: str, norm: str) -> tuple[Rule, ...]:
+    """The table for keys of the encoder that begin with `top`, and in which its input norm is called `norm`."""
+    return (
+        COUNTER,
+        *under(
+            top,
+            "network.",
+            Rule(rf"{norm}\.{NORM}", r"input_norm.\1"),
+            Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
+            Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
+            Rule("(time|freq)_pos_embed", r"\1_embedding", steps),
+            Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
+            Rule(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"blocks.\1.attention.qkv.\2"),
+            Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
+            Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
+            Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
+            Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
+            Rule(r"norm\.(weight|bias)", r"norm.\1"),
+        ),
+        Rule(r"outputlayer\.0\.(weight|bias)", r"norm.\1"),
+        Rule(r"outputlayer\.1\.(weight|bias)", r"head.\1"),
+    )
+
+
+RULES = {
+    "ced": _table(r"encoder\.", "init_bn"),
+    "ced_authors": (*_table("", r"init_bn\.1"), Rule(r"front_end\..*", drop)),
+}
+READS = "CedForAudioClassification"
+SIZES = {  # the width and the heads, which the name of a CED decides
+    "ced-tiny": (192, 3),
+    "ced-mini": (256, 4),
+    "ced-small": (384, 6),
+    "ced-base": (768, 12),
+}
+
+
+def describes(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is transformers' of a CED."""
+    return config.get("model_type") == "ced"
+
+
+def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
+    """`CedForAudioClassification`: defaults are those of mispeech's `CedConfig` and `CedFeatureExtractor`."""
+    extractor = read("preprocessor_config.json")
+    width, heads = SIZES.get(config.get("name") or "", (config.get("embed_dim", 768), config.get("num_heads", 12)))
+    patch, frames = config.get("patch_size", 16), config.get("target_length", 1012)
+    rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_size", 160)
+    pooling = config.get("pooling", "mean")
+    known = {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,), "eval_avg": ("mean",)}
+    refuse(
+        name,
+        config,
+        used="name embed_dim num_heads depth n_mels target_length patch_size mlp_ratio qkv_bias outputdim loss",
+        unused=BOOKKEEPING
+        + " attn_drop_rate drop_path_rate drop_rate"
+        + " center f_max f_min hop_size n_fft win_size",  # on which the extractor decides
+        known=known | {"init_values": (None,), "pruned_heads": ({},)},
+    )
+    refuse(
+        name,
+        extractor,
+        used="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
+        unused=f"{EXTRACTING} n_mels max_length",
+    )
+    agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", extractor.get("feature_size", 64)))
+    classes, labels = config.get("outputdim", 527), config.get("id2label") or {}
+    # Their model ends in a sigmoid, unless the pooling is "logit": then the loss tells what the logits are.
+    multilabel = pooling == "mean" or config.get("loss") != "CrossEntropyLoss"
+    return Entry(
+        name=name,
+        frontend={
+            "type": "torchaudio_log_mel",
+            "sample_rate": rate,
+            "bins": extractor.get("feature_size", 64),
+            "n_fft": extractor.get("n_fft", 512),
+            "win_length": extractor.get("win_size", 512),
+            "hop_length": hop,
+            "f_min": extractor.get("f_min", 0),
+            "f_max": extractor.get("f_max"),
+            "framing": "center" if extractor.get("center", True) else "valid",
+            "top_db": 120.0,
+        },
+        network={
+            "type": "CED",
+            "width": width,
+            "depth": config.get("depth", 12),
+            "heads": heads,
+            "bins": config.get("n_mels", 64),
+            "frames": frames,
+            "patch": patch,
+            "mlp_width": int(width * config.get("mlp_ratio", 4.0)),
+            "qkv_bias": config.get("qkv_bias", True),
+        },
+        model={"type": "Classifier", "norm": 1e-5},
+        classes=classes,
+        labels=id2label(name, labels) if len(labels) == classes else (),  # a fine-tune may have kept AudioSet's
+        task="multilabel" if multilabel else "multiclass",
+        window=(frames - 1) * hop / max(rate, 1),  # one chunk: centred frames are one more than hops; Entry refuses 0
+        source=page(name),
+        paper="https://arxiv.org/abs/2308.11957",
+        checkpoint=Checkpoint(repo=name, table="ced"),
+    )
+
+
+def recognise(source: Source) -> Recognised | None:
+    """Their own files, and those of the Hub without a config.json. A head of attention has 64 channels."""
+    shapes = source.shapes
+    table, top = ("ced", "encoder.") if "encoder.time_pos_embed" in shapes else ("ced_authors", "")
+    if not {f"{top}time_pos_embed", f"{top}freq_pos_embed", "outputlayer.1.weight"} <= shapes.keys():
+        return None
+    _, width, _, steps = shapes[f"{top}time_pos_embed"]
+    patch, bins = (
+        shapes[f"{top}patch_embed.proj.weight"][-1],
+        shapes[f"{top}init_bn.weight" if top else "init_bn.1.weight"][0],
+    )
+    frames = 1012 if steps * patch == 1008 else steps * patch  # theirs ends between two patches
+    network = {
+        "type": "CED",
+        "width": width,
+        "depth": source.count(f"{top}blocks.{{}}."),
+        "heads": max(width // 64, 1),
+        "bins": bins,
+        "frames": frames,
+        "patch": patch,
+        "mlp_width": shapes[f"{top}blocks.0.mlp.fc1.weight"][0],
+        "qkv_bias": f"{top}blocks.0.attn.qkv.bias" in shapes,
+    }
+    widths = {width: name for name, (width, _) in SIZES.items()}
+    name = widths.get(width, "ced-base").replace("-", "_") + "_audioset"
+    published = next(each for each in ENTRIES if each.name == name)
+    entry = like(published, shapes["outputlayer.1.weight"][0])
+    entry = dataclasses.replace(entry, frontend=FRONTEND | {"bins": bins}, network=network)
+    return Recognised(entry, RULES[table])
