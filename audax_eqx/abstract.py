@@ -6,6 +6,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+Maps = tuple[Float[Array, "_time _freq _channels"], ...]
+
 
 class AbstractFrontend(eqx.Module):
     """A waveform in [-1, 1] to `frames bins`, always in float32 and without State.
@@ -51,5 +53,17 @@ class AbstractNetwork(eqx.Module):
         """The embedding: the feature map, pooled."""
 
     @abc.abstractmethod
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
-        """Where the centre of each of `time` steps of the feature map lies, counted in input frames."""
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        """Where the centre of each of `time` steps of a map lies, counted in input frames: of the feature map, or of
+        `layers(...)[0][layer]`."""
+
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
+        """The maps of all layers: after each stage of a convolutional network, after the embedding and each block of a
+        Transformer. The last is what `features` gives, unless a norm comes in between.
+
+        Where a network does not define it, the feature map is its one layer.
+        """
+        y, state = self.features(x, state, key=key)
+        return (y,), state

@@ -1,6 +1,7 @@
 """What holds for every network: one example or a batch, any length, any precision, silence, inference, training."""
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -18,7 +19,7 @@ import test_panns_resnet
 import test_resnet
 from golden.seeded import fill
 
-from audax_eqx import networks
+from audax_eqx import AbstractNetwork, networks
 from audax_eqx.networks import AST, CED, CNN, ConvNeXt, EfficientNet, MobileNetV2, PANNsResNet, ResNet
 
 BINS = 24
@@ -44,6 +45,8 @@ STEPS = {  # of the feature map, by frames
     "panns": {1: 1, 33: 4, 3000: 375},
     "mobilenet": {1: 1, 33: 1, 3000: 93},
 }
+LAYERS = {"convnext": 4, "resnet": 2, "efficientnet": 8, "ast": 3, "ced": 3, "cnn": 2, "panns": 3, "mobilenet": 8}
+NORMS = ("ast", "ced")  # have one between the last layer and the feature map
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -102,6 +105,45 @@ def test_any_number_of_frames(name, frames):
     assert eqx.filter_eval_shape(network.features, x, state)[0].shape[::2] == (time, network.width)
     positions = network.positions(time)
     assert positions.shape == (time,) and np.all(np.diff(positions) > 0)
+
+
+@every_network
+def test_layers_are_the_maps_on_the_way_to_the_last(name):
+    network, state = seeded(name)
+    x = noise(40, BINS)
+
+    @eqx.filter_jit
+    def run(network, state, x):
+        (layers, after), (features, kept) = network.layers(x, state), network.features(x, state)
+        return layers, features, layers[-1] if name not in NORMS else network.norm(layers[-1]), after, kept
+
+    layers, features, last, after, kept = run(network, state, x)
+    assert len(layers) == LAYERS[name.split()[0]]
+    np.testing.assert_allclose(features, last, rtol=1e-5, atol=1e-6)
+    assert all(map(np.array_equal, jax.tree.leaves(after), jax.tree.leaves(kept)))
+    times = [len(network.positions(len(each), layer)) for layer, each in enumerate(layers)]
+    assert times == [len(each) for each in layers] == sorted(times, reverse=True)
+    for before, each in itertools.pairwise(layers):
+        assert before.shape != each.shape or error(before, each) > 1e-3
+
+
+def test_a_network_that_defines_no_layers_has_its_feature_map():
+    class Plain(AbstractNetwork):
+        width: int = 2
+
+        def features(self, x, state, *, key=None):
+            return 2 * x[:, None], state
+
+        def __call__(self, x, state, *, key=None):
+            return x[0], state
+
+        def positions(self, time):
+            return np.arange(time)
+
+    state = eqx.nn.State({})
+    layers, after = Plain().layers(jnp.ones((3, 2)), state)
+    assert after is state and len(layers) == 1
+    np.testing.assert_array_equal(layers[0], 2 * np.ones((3, 1, 2)))
 
 
 @every_network
@@ -209,19 +251,24 @@ SHIFTED = {f"{name} same": functools.partial(CENTRED[name], padding="same") for 
 
 
 @pytest.mark.parametrize("name", CENTRED | SHIFTED)
-def test_positions_are_the_centres_of_what_a_step_sees(name):
+def test_positions_are_the_centres_of_what_a_step_of_each_layer_sees(name):
     frames, centred = 320, name in CENTRED
     network, state = averaging((CENTRED | SHIFTED)[name])
     x = jnp.ones((frames, 4))
-    run = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.features(x, state)[0], in_axes=(None, 0)))
-    maps = np.asarray(run(network, x[None] + jnp.eye(frames, frames + 1).T[:, :, None]), np.float64)
-    response = np.abs(maps[:-1] - maps[-1]).sum(axis=(2, 3))  # frame raised x step
-    positions = network.positions(response.shape[1])
-    steps = np.flatnonzero((positions > 120) & (positions < frames - 140))
-    assert len(steps) >= 2
-    centres = np.arange(frames) @ response[:, steps] / response[:, steps].sum(axis=0)
-    np.testing.assert_allclose(np.diff(centres), 32, atol=0.05)
-    np.testing.assert_allclose(centres, positions[steps], atol=0.05 if centred else 16)
+    run = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.layers(x, state)[0], in_axes=(None, 0)))
+    layers = run(network, x[None] + jnp.eye(frames, frames + 1).T[:, :, None])
+    for layer, maps in enumerate(layers):
+        maps = np.asarray(maps, np.float64)
+        response = np.abs(maps[:-1] - maps[-1]).sum(axis=(2, 3))  # frame raised x step
+        positions = network.positions(response.shape[1], layer)
+        np.testing.assert_array_equal(positions, network.positions(response.shape[1], layer - len(layers)))
+        steps = np.flatnonzero((positions > 120) & (positions < frames - 140))
+        assert len(steps) >= 2
+        centres = np.arange(frames) @ response[:, steps] / response[:, steps].sum(axis=0)
+        np.testing.assert_allclose(np.diff(centres), positions[1] - positions[0], atol=0.05)
+        np.testing.assert_allclose(centres, positions[steps], atol=0.05 if centred else 16)
+    assert positions[1] - positions[0] == 32
+    np.testing.assert_array_equal(positions, network.positions(len(positions)))
     for frame in range(128, 192) if centred else ():
         distances = np.sort(np.abs(positions - frame))
         if distances[1] - distances[0] > 4:
