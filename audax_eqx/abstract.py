@@ -13,6 +13,9 @@ class AbstractFrontend(eqx.Module):
     """A waveform in [-1, 1] to `frames bins`, always in float32 and without State.
 
     `sample_rate` is in Hz, `min_samples` is the shortest waveform it takes.
+
+    One that `takes_length` has `frontend(wave, length=samples)`, and gives in its first `frames(samples)` frames what
+    it gives for the wave's first `samples` alone, whatever lies behind them. `samples` may be traced.
     """
 
     sample_rate: eqx.AbstractVar[int]
@@ -27,12 +30,20 @@ class AbstractFrontend(eqx.Module):
     def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
         """Seconds from the start of the waveform to the centre of frame 0.0, 1.0, ...; fractions lie between."""
 
+    @property
+    def takes_length(self) -> bool:
+        return False
+
 
 class AbstractNetwork(eqx.Module):
     """`frames bins` to an embedding of `width` numbers, one example at a time; the user's `vmap` makes the batch.
 
     Where the embedding is pooled from the feature map alone, `pool_map(map)` does it: what it makes of one step of the
     map is that step's own embedding.
+
+    One that `takes_length` has a keyword `length`, of the call, `features`, `layers` and `pool_map`: how many of the
+    frames that went in are a recording's. It may be traced. What lies behind has no part in the embedding or in the
+    map before it, and the map behind it means nothing.
 
     `state` is threaded in Equinox's way; a stateless network hands it through. `key` feeds dropout and drop path, and
     is needed in training mode only.
@@ -67,3 +78,7 @@ class AbstractNetwork(eqx.Module):
         """
         y, state = self.features(x, state, key=key)
         return (y,), state
+
+    @property
+    def takes_length(self) -> bool:
+        return False
