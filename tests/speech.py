@@ -23,11 +23,6 @@ def taps_first(kernel):
     return kernel.transpose(2, 1, 0)
 
 
-def map_kernel(kernel):
-    """A torch kernel over time, outputs inputs taps, to that of a map of one bin: taps 1 inputs outputs."""
-    return kernel.transpose(2, 1, 0)[:, None]
-
-
 def whisper_rules(network="network."):
     """`network` is "network.network." where the layers are summed up."""
     return (
@@ -35,7 +30,7 @@ def whisper_rules(network="network."):
         *under(
             r"(?:model\.)?encoder\.",
             network,
-            Rule(r"conv([12])\.weight", r"conv\1.weight", map_kernel),
+            Rule(r"conv([12])\.weight", r"conv\1.weight", taps_first),
             Rule(r"conv([12])\.bias", r"conv\1.bias"),
             Rule(r"embed_positions\.weight", "position_embedding"),
             Rule(rf"layer_norm\.{WEIGHT}", r"norm.\1"),
@@ -84,7 +79,7 @@ def speech_rules(network="network.", head="classifier"):
         *under(
             body + r"feature_extractor\.conv_layers\.(\d+)\.",
             r"frontend.layers.\1.",
-            Rule(r"conv\.weight", "conv.weight", map_kernel),
+            Rule(r"conv\.weight", "conv.weight", taps_first),
             Rule(r"conv\.bias", "conv.bias"),
             Rule(rf"layer_norm\.{WEIGHT}", r"norm.\1"),
         ),

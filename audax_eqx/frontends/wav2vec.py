@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..abstract import AbstractFrontend
-from ..layers import Activation, Conv, LayerNorm, Length, activate, mean_first
+from ..layers import Activation, LayerNorm, Length, TimeConv, activate, mean_first
 from ..layers.initial import full, split
 
 
@@ -44,12 +44,12 @@ class TimeNorm(eqx.Module):
 class ConvLayer(eqx.Module):
     """A convolution over time without padding, a norm or none, and the activation."""
 
-    conv: Conv
+    conv: TimeConv
     norm: TimeNorm | LayerNorm | None
     activation: Activation = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, "time inputs"], *, length: Length) -> Float[Array, "newtime channels"]:
-        y = self.conv(x[:, None])[:, 0]
+        y = self.conv(x)
         if isinstance(self.norm, TimeNorm):
             y = self.norm(y, length=length)
         elif self.norm is not None:
@@ -98,7 +98,7 @@ class Wav2Vec(AbstractFrontend):
         layers = []
         sizes = zip((1, *widths), widths, kernels, strides, split(key, len(widths)), strict=False)
         for index, (inputs, width, kernel, stride, conv_key) in enumerate(sizes):
-            conv = Conv(inputs, width, (kernel, 1), stride=(stride, 1), padding="valid", bias=bias, key=conv_key)
+            conv = TimeConv(inputs, width, kernel, stride=stride, padding="valid", bias=bias, key=conv_key)
             first = TimeNorm(width) if index == 0 else None
             layers.append(ConvLayer(conv, first if norm == "group" else LayerNorm(width, eps=1e-5), activation))
         self.layers, self.sample_rate, self.bins = tuple(layers), sample_rate, widths[-1]

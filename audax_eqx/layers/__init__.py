@@ -5,6 +5,7 @@ from .attention import FusedAttention as FusedAttention
 from .attention import relative_bias as relative_bias
 from .conv import Conv as Conv
 from .conv import Patchify as Patchify
+from .conv import TimeConv as TimeConv
 from .conv_block import ConvBlock as ConvBlock
 from .depthwise import Depthwise as Depthwise
 from .drop import DropPath as DropPath

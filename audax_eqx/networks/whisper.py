@@ -23,9 +23,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..abstract import AbstractNetwork, Maps
 from ..layers import (
     Activation,
-    Conv,
     LayerNorm,
     Length,
+    TimeConv,
     TransformerBlock,
     activate,
     mean_first,
@@ -50,8 +50,8 @@ class Whisper(AbstractNetwork):
     ValueError for more frames than there are positions, and for a width that the heads do not divide.
     """
 
-    conv1: Conv
-    conv2: Conv
+    conv1: TimeConv
+    conv2: TimeConv
     position_embedding: Float[Array, "steps width"]
     blocks: tuple[TransformerBlock, ...]
     norm: LayerNorm
@@ -79,8 +79,8 @@ class Whisper(AbstractNetwork):
                 f"and width={width}."
             )
         keys = split(key, depth + 2)
-        self.conv1 = Conv(bins, width, (3, 1), key=keys[0])
-        self.conv2 = Conv(width, width, (3, 1), stride=(2, 1), key=keys[1])
+        self.conv1 = TimeConv(bins, width, 3, key=keys[0])
+        self.conv2 = TimeConv(width, width, 3, stride=2, key=keys[1])
         self.position_embedding = jax.device_put(_sinusoids(steps, width))
         self.blocks = transformer_blocks(
             width,
@@ -107,8 +107,8 @@ class Whisper(AbstractNetwork):
         length: Length = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Maps, eqx.nn.State]:
-        y = activate(self.conv1(x[:, None]), self.activation)
-        y = activate(self.conv2(y), self.activation)[:, 0]
+        y = activate(self.conv1(x), self.activation)
+        y = activate(self.conv2(y), self.activation)
         if len(y) > len(self.position_embedding):
             raise ValueError(
                 f"Whisper has positions for {2 * len(self.position_embedding)} frames, got {len(x)}: cut the clip, as "
