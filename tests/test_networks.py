@@ -1,6 +1,7 @@
 """What holds for every network: one example or a batch, any length, any precision, silence, inference, training."""
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -16,13 +17,28 @@ import test_efficientnet
 import test_mobilenet
 import test_panns_resnet
 import test_resnet
+import test_speech
 from golden.seeded import fill
 
-from audax_eqx import networks
-from audax_eqx.networks import AST, CED, CNN, ConvNeXt, EfficientNet, MobileNetV2, PANNsResNet, ResNet
+from audax_eqx import AbstractNetwork, networks
+from audax_eqx.networks import (
+    AST,
+    CED,
+    CNN,
+    ConvNeXt,
+    EfficientNet,
+    MobileNetV2,
+    PANNsResNet,
+    ResNet,
+    Wav2Vec2,
+    WeightedLayers,
+    Whisper,
+    XVector,
+)
 
 BINS = 24
 SEVEN = ((1, 1, 1, 1, 1, 1, 1), (4, 4, 4, 4, 4, 4, 4, 4))  # residual at the first, fifth and last block
+SPEECH = {"bins": BINS, "kernel": 8, "groups": 2}
 NETWORKS = {
     "convnext": functools.partial(ConvNeXt, (1, 0, 0, 1), (4, 4, 4, 8), input_norm=BINS, drop_path=0.5),
     "resnet basic": functools.partial(ResNet, (1, 1), (4, 8)),
@@ -33,6 +49,12 @@ NETWORKS = {
     "cnn": functools.partial(CNN, (4, 8), (2, 1), input_norm=BINS),
     "panns": functools.partial(PANNsResNet, (1, 1), (4, 4), input_norm=BINS),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (8,) * 8, embedding=32, input_norm=BINS),
+    "whisper": functools.partial(Whisper, 8, 2, 2, bins=BINS, drop_path=0.5),
+    "speech base": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, buckets=320, drop_path=0.5),
+    "speech large": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, norm_first=True, drop_path=0.5),
+    "speech data2vec": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, position_layers=2, drop_path=0.5),
+    "speech weighted": lambda key: WeightedLayers(Wav2Vec2(8, 2, 2, **SPEECH, key=key)),
+    "xvector": lambda key: XVector(Wav2Vec2(8, 2, 2, **SPEECH, key=key), 8, widths=(8,) * 5, key=key),
 }
 STEPS = {  # of the feature map, by frames
     "convnext": {1: 1, 33: 1, 3000: 93},
@@ -43,7 +65,15 @@ STEPS = {  # of the feature map, by frames
     "cnn": {1: 1, 33: 16, 3000: 1500},
     "panns": {1: 1, 33: 4, 3000: 375},
     "mobilenet": {1: 1, 33: 1, 3000: 93},
+    "whisper": {1: 1, 33: 17, 3000: 1500},
+    "speech": {1: 1, 33: 33, 3000: 3000},
+    "xvector": {1: 1, 33: 19, 3000: 2986},
 }
+LAYERS = {"convnext": 4, "resnet": 2, "efficientnet": 8, "ast": 3, "ced": 3, "cnn": 2, "panns": 3, "mobilenet": 8}
+LAYERS |= {"whisper": 3, "speech": 3, "xvector": 3}
+NORMS = ("ast", "ced", "speech large")  # have one between the last layer and the feature map
+STATELESS = ("ast", "whisper", "speech", "xvector")
+DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "speech weighted", "xvector")
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -105,6 +135,48 @@ def test_any_number_of_frames(name, frames):
 
 
 @every_network
+def test_layers_are_the_maps_on_the_way_to_the_last(name):
+    network, state = seeded(name)
+    x = noise(40, BINS)
+
+    @eqx.filter_jit
+    def run(network, state, x):
+        (layers, after), (features, kept) = network.layers(x, state), network.features(x, state)
+        return layers, features, layers[-1] if name not in NORMS else network.norm(layers[-1]), after, kept
+
+    layers, features, last, after, kept = run(network, state, x)
+    assert len(layers) == LAYERS[name.split()[0]]
+    if name == "speech weighted":
+        last = np.tensordot(jax.nn.softmax(network.weights), np.stack(layers), 1)
+    if name != "xvector":  # whose map is made of the last layer
+        np.testing.assert_allclose(features, last, rtol=1e-5, atol=1e-6)
+    assert all(map(np.array_equal, jax.tree.leaves(after), jax.tree.leaves(kept)))
+    times = [len(network.positions(len(each), layer)) for layer, each in enumerate(layers)]
+    assert times == [len(each) for each in layers] == sorted(times, reverse=True)
+    for before, each in itertools.pairwise(layers):
+        assert before.shape != each.shape or error(before, each) > 1e-3
+
+
+def test_a_network_that_defines_no_layers_has_its_feature_map():
+    class Plain(AbstractNetwork):
+        width: int = 2
+
+        def features(self, x, state, *, key=None):
+            return 2 * x[:, None], state
+
+        def __call__(self, x, state, *, key=None):
+            return x[0], state
+
+        def positions(self, time):
+            return np.arange(time)
+
+    state = eqx.nn.State({})
+    layers, after = Plain().layers(jnp.ones((3, 2)), state)
+    assert after is state and len(layers) == 1
+    np.testing.assert_array_equal(layers[0], 2 * np.ones((3, 1, 2)))
+
+
+@every_network
 def test_a_batch_is_a_loop(name):
     network, state = seeded(name)
     x = noise(3, 33, BINS)
@@ -161,14 +233,14 @@ def test_training_has_finite_gradients_and_moves_the_state(name):
     assert not names  # every parameter learns something from noise, and so would the input
 
     before, after = jax.tree.leaves(state), jax.tree.leaves(moved)
-    assert (name == "ast") == (len(before) == 0)
+    assert (name.split()[0] in STATELESS) == (len(before) == 0)
     for old, new in zip(before, after, strict=True):
         assert old.shape == new.shape and new.dtype == jnp.float32
         assert not np.any(old == new)
 
     again, _ = train(network, state, x, jax.random.split(jax.random.key(5), 4))
     changed = any(not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (gradient, again)), strict=True))
-    assert changed == (name not in ("resnet basic", "resnet bottleneck", "mobilenet"))  # they drop nothing
+    assert changed == (name not in DROPS_NOTHING)
 
 
 # Places ---------------------------------------------------------------------------------------------------------------
@@ -209,19 +281,24 @@ SHIFTED = {f"{name} same": functools.partial(CENTRED[name], padding="same") for 
 
 
 @pytest.mark.parametrize("name", CENTRED | SHIFTED)
-def test_positions_are_the_centres_of_what_a_step_sees(name):
+def test_positions_are_the_centres_of_what_a_step_of_each_layer_sees(name):
     frames, centred = 320, name in CENTRED
     network, state = averaging((CENTRED | SHIFTED)[name])
     x = jnp.ones((frames, 4))
-    run = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.features(x, state)[0], in_axes=(None, 0)))
-    maps = np.asarray(run(network, x[None] + jnp.eye(frames, frames + 1).T[:, :, None]), np.float64)
-    response = np.abs(maps[:-1] - maps[-1]).sum(axis=(2, 3))  # frame raised x step
-    positions = network.positions(response.shape[1])
-    steps = np.flatnonzero((positions > 120) & (positions < frames - 140))
-    assert len(steps) >= 2
-    centres = np.arange(frames) @ response[:, steps] / response[:, steps].sum(axis=0)
-    np.testing.assert_allclose(np.diff(centres), 32, atol=0.05)
-    np.testing.assert_allclose(centres, positions[steps], atol=0.05 if centred else 16)
+    run = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.layers(x, state)[0], in_axes=(None, 0)))
+    layers = run(network, x[None] + jnp.eye(frames, frames + 1).T[:, :, None])
+    for layer, maps in enumerate(layers):
+        maps = np.asarray(maps, np.float64)
+        response = np.abs(maps[:-1] - maps[-1]).sum(axis=(2, 3))  # frame raised x step
+        positions = network.positions(response.shape[1], layer)
+        np.testing.assert_array_equal(positions, network.positions(response.shape[1], layer - len(layers)))
+        steps = np.flatnonzero((positions > 120) & (positions < frames - 140))
+        assert len(steps) >= 2
+        centres = np.arange(frames) @ response[:, steps] / response[:, steps].sum(axis=0)
+        np.testing.assert_allclose(np.diff(centres), positions[1] - positions[0], atol=0.05)
+        np.testing.assert_allclose(centres, positions[steps], atol=0.05 if centred else 16)
+    assert positions[1] - positions[0] == 32
+    np.testing.assert_array_equal(positions, network.positions(len(positions)))
     for frame in range(128, 192) if centred else ():
         distances = np.sort(np.abs(positions - frame))
         if distances[1] - distances[0] > 4:
@@ -242,5 +319,6 @@ def test_every_variant_is_counted():
         test_mobilenet,
         test_panns_resnet,
         test_resnet,
+        test_speech,
     )
     assert sorted(variants) == sorted(name for test in tests for name in test.PARAMETERS)

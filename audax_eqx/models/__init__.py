@@ -1,5 +1,7 @@
 """Models: a frontend, a network, and what its embedding is trained for."""
 
+from ..networks import WeightedLayers as WeightedLayers
 from .classifier import Classifier as Classifier
 from .cola import COLA as COLA
+from .encoder import Encoder as Encoder
 from .simclr import SimCLR as SimCLR

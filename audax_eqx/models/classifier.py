@@ -1,21 +1,27 @@
-"""A waveform in, class logits out: frontend -> network -> (LayerNorm ->) dropout -> linear head."""
+"""A waveform in, class logits out: frontend -> network -> (LayerNorm ->) (projection ->) dropout -> linear head."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
-from ..layers import LayerNorm, Linear, split_key
+from ..layers import LayerNorm, Length, Linear, keyword, split_key
+from ..layers.initial import split
+from .hearing import hear, takes_length, valid
 
 
 class Classifier(eqx.Module):
     """`frontend` and `network` with a linear head over the embedding.
 
-    `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm in front of that, which
-    transformers have. `task` says what the logits are for: "multiclass" for one softmax over all, "multilabel" for a
+    `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm behind the embedding, which
+    transformers have; `projection`, if given, the width of a linear map in front of the head, which speech models have.
+    `task` says what the logits are for: "multiclass" for one softmax over all, "multilabel" for a
     sigmoid of each, None where nobody has said. It computes nothing; the zoo saves no model under another task.
+
+    Where the model `takes_length`, a call with `length` gives for a padded wave what it gives for its first `length`
+    samples alone; it may be traced, so that clips of many lengths need one program. Others raise ValueError.
 
     Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With the parameters of its
     network, norm and head cast to bfloat16 it computes in bfloat16; a frontend's own parameters stay in float32, for
@@ -25,6 +31,7 @@ class Classifier(eqx.Module):
     frontend: AbstractFrontend
     network: AbstractNetwork
     norm: LayerNorm | None
+    projection: Linear | None
     dropout: eqx.nn.Dropout
     head: Linear
     task: Literal["multiclass", "multilabel"] | None = eqx.field(static=True)
@@ -37,41 +44,71 @@ class Classifier(eqx.Module):
         *,
         dropout: float = 0.0,
         norm: float | None = None,
+        projection: int | None = None,
         task: Literal["multiclass", "multilabel"] | None = None,
         key: PRNGKeyArray,
     ):
         self.frontend, self.network = frontend, network
         self.norm = None if norm is None else LayerNorm(network.width, eps=norm)
+        head_key, projection_key = key, split(key, 1)[0]
+        self.projection = None if projection is None else Linear(network.width, projection, key=projection_key)
         self.dropout = eqx.nn.Dropout(dropout)
-        self.head = Linear(network.width, classes, key=key)
+        self.head = Linear(network.width if projection is None else projection, classes, key=head_key)
         self.task = task
 
     @property
     def classes(self) -> int:
         return self.head.outputs
 
-    def listen(self, wave: Float[Array, " samples"]) -> Float[Array, "frames bins"]:
+    @property
+    def takes_length(self) -> bool:
+        """Whether it gives for a padded clip and its `length` what it gives for the clip."""
+        return takes_length(self.frontend, self.network)
+
+    def listen(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames bins"]:
         """The frontend's features, which are float32, in the dtype that the network computes in."""
-        return self.frontend(wave).astype(self.head.weight.dtype)
+        return hear(self.frontend, wave, length).astype(self.head.weight.dtype)
+
+    def valid(self, samples: int, length: Length = None) -> dict[str, Array]:
+        """What the network is to know of a wave of `samples`: its keyword `length`, where there is padding."""
+        return valid(self.frontend, self.network, samples, length)
 
     def embed(
-        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+        self,
+        wave: Float[Array, " samples"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
         """The clip's embedding: the network's output."""
-        return self.network(self.listen(wave), state, key=key)
+        return self.network(self.listen(wave, length=length), state, key=key, **self.valid(wave.size, length))
 
     def __call__(
-        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+        self,
+        wave: Float[Array, " samples"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "{self.classes}"], eqx.nn.State]:
         """Logits, in float32."""
-        return self.classify(self.listen(wave), state, key=key)
+        x = self.listen(wave, length=length)
+        return self.classify(x, state, key=key, **self.valid(wave.size, length))
 
     def classify(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+        self,
+        x: Float[Array, "frames bins"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "{self.classes}"], eqx.nn.State]:
-        """Logits from what `listen` gives, for training that augments between frontend and network."""
+        """Logits from what `listen` gives, for training that augments between frontend and network; `length` in
+        frames, as `valid` gives it."""
         network_key, head_key = split_key(key, 2)
-        embedding, state = self.network(x, state, key=network_key)
+        network: Any = self.network
+        embedding, state = network(x, state, key=network_key, **keyword(length))
         return self.logits(embedding, key=head_key), state
 
     def logits(
@@ -79,4 +116,5 @@ class Classifier(eqx.Module):
     ) -> Float[Array, "{self.classes}"]:
         """Logits of an embedding, in float32."""
         embedding = embedding if self.norm is None else self.norm(embedding)
+        embedding = embedding if self.projection is None else self.projection(embedding)
         return self.head(self.dropout(embedding, key=key)).astype(jnp.float32)

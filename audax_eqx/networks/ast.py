@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, Maps
 from ..layers import Activation, Conv, LayerNorm, TransformerBlock, split_key, transformer_blocks
 from ..layers.initial import normal, split
 
@@ -91,29 +91,36 @@ class AST(AbstractNetwork):
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
-        return self._tokens(x, key)[1], state
+        tokens, freq = self._tokens(x, key)
+        return _patches(self.norm(tokens[-1]), freq), state
+
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
+        tokens, freq = self._tokens(x, key)
+        return tuple(_patches(y, freq) for y in tokens), state
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        return jnp.mean(self._tokens(x, key)[0], axis=0), state
+        return jnp.mean(self.norm(self._tokens(x, key)[0][-1][:2]), axis=0), state
 
     def _tokens(
         self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None
-    ) -> tuple[Float[Array, "2 {self.width}"], Float[Array, "time freq {self.width}"]]:
-        """What the class and the distillation token became, and the patches."""
+    ) -> tuple[list[Float[Array, "tokens {self.width}"]], int]:
+        """What goes into the blocks and what each makes of it, and how many patches lie over the bins."""
         patches = self.patchify(x[:, :, None])
         time, freq, width = patches.shape
         # Zeros make room for the two tokens, which are added with their positions: a batch on a mesh with Explicit axes
         # can be padded, but not be put behind what has no batch.
         y = jnp.pad(jnp.swapaxes(patches, 0, 1).reshape(freq * time, width), ((2, 0), (0, 0)))
-        tokens = jnp.stack([self.class_token, self.distillation_token])
-        y = y + self._position_embedding(time, freq) + jnp.pad(tokens, ((0, freq * time), (0, 0)))
+        special = jnp.stack([self.class_token, self.distillation_token])
+        y = y + self._position_embedding(time, freq) + jnp.pad(special, ((0, freq * time), (0, 0)))
         keys = split_key(key, len(self.blocks))
+        tokens = [y]
         for block, block_key in zip(self.blocks, keys, strict=True):
-            y = block(y, key=block_key)
-        y = self.norm(y)
-        return y[:2], jnp.swapaxes(y[2:].reshape(freq, time, width), 0, 1)
+            tokens.append(block(tokens[-1], key=block_key))
+        return tokens, freq
 
     def _position_embedding(self, time: int, freq: int) -> Float[Array, "tokens {self.width}"]:
         if (time, freq) == self.grid:
@@ -125,8 +132,13 @@ class AST(AbstractNetwork):
         maps = jax.image.resize(maps, (freq, time, self.width), "bilinear", antialias=False)
         return jnp.concatenate([tokens, maps.reshape(freq * time, self.width).astype(patches.dtype)])
 
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         return np.arange(time) * self.patchify.stride[0] + (self.patchify.weight.shape[0] - 1) / 2
+
+
+def _patches(y: Float[Array, "tokens channels"], freq: int) -> Float[Array, "time {freq} channels"]:
+    """The map of the patches, without the two tokens in front of them."""
+    return jnp.swapaxes(y[2:].reshape(freq, -1, y.shape[-1]), 0, 1)
 
 
 ast_tiny = partial(AST, 192, 12, 3)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, Maps
 from ..layers import BatchNorm, LayerNorm, Patchify, TransformerBlock, split_key, transformer_blocks
 from ..layers.initial import normal, split
 
@@ -84,6 +84,12 @@ class CED(AbstractNetwork):
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
+        maps, state = self.layers(x, state, key=key)
+        return self.norm(maps[-1]), state
+
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
         x, state = self.input_norm(x, state)
         chunks = x[None]
         if len(x) > self.frames:
@@ -91,21 +97,19 @@ class CED(AbstractNetwork):
             chunks = jnp.pad(x, ((0, count * self.frames - len(x)), (0, 0))).reshape(count, self.frames, -1)
         keys = None if key is None else jax.random.split(key, len(chunks))
         maps = jax.vmap(self._encode)(chunks, keys)
-        return maps.reshape(-1, *maps.shape[2:]), state
+        return tuple(each.reshape(-1, *each.shape[2:]) for each in maps), state
 
-    def _encode(
-        self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None
-    ) -> Float[Array, "time freq {self.width}"]:
-        """The feature map of one chunk, whose values are normalised."""
+    def _encode(self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None) -> Maps:
+        """The maps of one chunk, whose values are normalised."""
         y = self.patchify(x[:, :, None])
         y = y + jnp.broadcast_to(self.time_embedding[: len(y), None], y.shape)
         y = y + jnp.broadcast_to(self.freq_embedding, y.shape)
         time, freq, width = y.shape
-        tokens = y.reshape(time * freq, width)  # in any order: nothing tells the blocks but the embeddings
+        tokens = [y.reshape(time * freq, width)]  # in any order: nothing tells the blocks but the embeddings
         keys = split_key(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
-            tokens = block(tokens, key=block_key)
-        return self.norm(tokens).reshape(time, freq, width)
+            tokens.append(block(tokens[-1], key=block_key))
+        return tuple(each.reshape(time, freq, width) for each in tokens)
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -117,7 +121,7 @@ class CED(AbstractNetwork):
         """The embedding of a feature map."""
         return jnp.mean(y, axis=(0, 1))
 
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         patch = self.patchify.weight.shape[0]
         chunk, step = np.divmod(np.arange(time), len(self.time_embedding))
         return chunk * self.frames + step * patch + (patch - 1) / 2

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, Maps
 from ..layers import BatchNorm, ConvBlock, Linear, mean_max, mean_pool, split_key
 from ..layers.initial import split
 
@@ -68,17 +68,24 @@ class CNN(AbstractNetwork):
         self.dropout, self.embedding_dropout = eqx.nn.Dropout(dropout), eqx.nn.Dropout(embedding_dropout)
         self.embed = Linear(widths[-1], self.width, scale=(2 / self.width) ** 0.5, key=keys[0])
 
-    def features(
+    def layers(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
+    ) -> tuple[Maps, eqx.nn.State]:
         if self.input_norm is not None:
             x, state = self.input_norm(x, state)
-        y = x[:, :, None]
+        y, maps = x[:, :, None], []
         keys = split_key(key, len(self.blocks))
         for block, pool, block_key in zip(self.blocks, self.pools, keys, strict=True):
             y, state = block(y, state)
             y = self.dropout(mean_pool(y, pool), key=block_key)
-        return y, state
+            maps.append(y)
+        return tuple(maps), state
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
+        maps, state = self.layers(x, state, key=key)
+        return maps[-1], state
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -93,8 +100,8 @@ class CNN(AbstractNetwork):
         """The embedding of a feature map."""
         return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=key)))
 
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
-        stride = math.prod(self.pools)
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        stride = math.prod(self.pools[: range(len(self.pools))[layer] + 1])
         return np.arange(time) * stride + (stride - 1) / 2
 
 

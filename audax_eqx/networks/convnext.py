@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, Maps
 from ..layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify, mean_max, split_key
 from ..layers.initial import full, split
 
@@ -146,16 +146,22 @@ class ConvNeXt(AbstractNetwork):
         self.norm = LayerNorm(widths[-1]) if final_norm else None
         self.width, self.pool, self.stem_padding = widths[-1], pool, stem_padding
 
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
+        if self.input_norm is not None:
+            x, state = self.input_norm(x, state)
+        keys = split_key(key, len(self.stages))
+        maps = []
+        for stage, stage_key in zip(self.stages, keys, strict=True):
+            maps.append(stage(maps[-1] if maps else x[:, :, None], key=stage_key))
+        return tuple(maps), state
+
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
-        if self.input_norm is not None:
-            x, state = self.input_norm(x, state)
-        y = x[:, :, None]
-        keys = split_key(key, len(self.stages))
-        for stage, stage_key in zip(self.stages, keys, strict=True):
-            y = stage(y, key=stage_key)
-        return y, state
+        maps, state = self.layers(x, state, key=key)
+        return maps[-1], state
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -174,8 +180,8 @@ class ConvNeXt(AbstractNetwork):
                 y = mean_max(y)
         return y if self.norm is None else self.norm(y)
 
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
-        stride = 4 * 2 ** (len(self.stages) - 1)
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        stride = 4 * 2 ** range(len(self.stages))[layer]
         return np.arange(time) * stride + (stride - 1) / 2 - self.stem_padding[0]
 
 

@@ -16,7 +16,6 @@ ImageNet weights to start from: https://huggingface.co/timm/efficientnet_b0.ra_i
 `zoo.load("timm/efficientnet_b0.ra_in1k")`.
 """
 
-import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, Maps
 from ..layers import BatchNorm, Conv, Depthwise, DropPath, Linear, SqueezeExcite, pointwise, split_key
 from ..layers.initial import split
 
@@ -157,17 +156,24 @@ class EfficientNet(AbstractNetwork):
         self.end_norm = norm(4 * widths[-1])
         self.width, self.padding = 4 * widths[-1], padding
 
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
+        y, state = self.stem_norm(self.stem(x[:, :, None]), state)
+        y = jax.nn.silu(y)
+        keys, maps = iter(split_key(key, sum(map(len, self.stages)))), []
+        for stage in self.stages:
+            for block in stage:
+                y, state = block(y, state, key=next(keys))
+            maps.append(y)
+        y, state = self.end_norm(self.end(y), state)
+        return (*maps, jax.nn.silu(y)), state
+
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
-        y, state = self.stem_norm(self.stem(x[:, :, None]), state)
-        y = jax.nn.silu(y)
-        blocks = list(itertools.chain(*self.stages))
-        keys = split_key(key, len(blocks))
-        for block, block_key in zip(blocks, keys, strict=True):
-            y, state = block(y, state, key=block_key)
-        y, state = self.end_norm(self.end(y), state)
-        return jax.nn.silu(y), state
+        maps, state = self.layers(x, state, key=key)
+        return maps[-1], state
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -179,9 +185,10 @@ class EfficientNet(AbstractNetwork):
         """The embedding of a feature map."""
         return jnp.mean(y, axis=(0, 1))
 
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         """With "same" padding the centres depend on the length; these are right to within half a step."""
-        return np.arange(time) * 32 + (0.0 if self.padding == "symmetric" else 31 / 2)
+        stride = 2 * math.prod((*STRIDES, 1)[: range(len(self.stages) + 1)[layer] + 1])
+        return np.arange(time) * stride + (0.0 if self.padding == "symmetric" else (stride - 1) / 2)
 
 
 def scaled(width: float, depth: float) -> tuple[tuple[int, ...], tuple[int, ...]]:

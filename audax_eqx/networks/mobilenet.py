@@ -18,6 +18,7 @@ AudioSet weights: https://huggingface.co/nicofarr/panns_MobileNetV2 (Apache-2.0)
 https://zenodo.org/records/3987831 (CC-BY-4.0); in the zoo as `panns_mobilenetv2_audioset`.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -27,7 +28,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, Maps
 from ..layers import BatchNorm, Conv, Depthwise, Linear, mean_max, mean_pool, pointwise
 from ..layers.initial import split
 
@@ -88,6 +89,7 @@ class MobileNetV2(AbstractNetwork):
     end_norm: BatchNorm
     embed: Linear
     width: int = eqx.field(static=True)
+    depths: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -114,19 +116,28 @@ class MobileNetV2(AbstractNetwork):
         self.end = pointwise(widths[-1], end, key=next(keys))
         self.end_norm = BatchNorm(end)
         self.embed = Linear(end, embedding, scale=(2 / embedding) ** 0.5, key=next(keys))
-        self.width = embedding
+        self.width, self.depths = embedding, depths
 
-    def features(
+    def layers(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
+    ) -> tuple[Maps, eqx.nn.State]:
         if self.input_norm is not None:
             x, state = self.input_norm(x, state)
         y, state = self.stem_norm(mean_pool(self.stem(x[:, :, None]), 2), state)
         y = jax.nn.relu6(y)
-        for block in self.blocks:
-            y, state = block(y, state)
+        blocks, maps = iter(self.blocks), []
+        for depth in self.depths:
+            for block in itertools.islice(blocks, depth):
+                y, state = block(y, state)
+            maps.append(y)
         y, state = self.end_norm(self.end(y), state)
-        return jax.nn.relu6(y), state
+        return (*maps, jax.nn.relu6(y)), state
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
+        maps, state = self.layers(x, state, key=key)
+        return maps[-1], state
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -138,8 +149,9 @@ class MobileNetV2(AbstractNetwork):
         """The embedding of a feature map."""
         return jax.nn.relu(self.embed(mean_max(y)))
 
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
-        return np.arange(time) * 32 + 31 / 2
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        stride = 2 * math.prod((*POOLS, 1)[: range(len(self.depths) + 1)[layer] + 1])
+        return np.arange(time) * stride + (stride - 1) / 2
 
 
 mobilenet_v2 = partial(MobileNetV2, (1, 2, 3, 4, 3, 3, 1), (32, 16, 24, 32, 64, 96, 160, 320))

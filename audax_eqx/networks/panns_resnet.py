@@ -13,7 +13,6 @@ AudioSet weights: https://huggingface.co/nicofarr/panns_ResNet22 (Apache-2.0), a
 https://zenodo.org/records/3987831 (CC-BY-4.0); in the zoo as `panns_resnet22_audioset`.
 """
 
-import itertools
 from collections.abc import Iterator
 from functools import partial
 
@@ -22,7 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, Maps
 from ..layers import BatchNorm, Conv, ConvBlock, Linear, mean_max, mean_pool, pointwise, split_key
 from ..layers.initial import split
 
@@ -128,20 +127,28 @@ class PANNsResNet(AbstractNetwork):
         self.dropout, self.embedding_dropout = eqx.nn.Dropout(dropout), eqx.nn.Dropout(embedding_dropout)
         self.embed = Linear(end, self.width, scale=(2 / self.width) ** 0.5, key=next(keys))
 
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
+        if self.input_norm is not None:
+            x, state = self.input_norm(x, state)
+        keys = split_key(key, sum(map(len, self.stages)) + 3)
+        y, state = self.stem(x[:, :, None], state)
+        y = self.dropout(mean_pool(y, 2), key=keys[0])
+        block_keys, maps = iter(keys[3:]), []
+        for stage in self.stages:
+            for block in stage:
+                y, state = block(y, state, key=next(block_keys))
+            maps.append(y)
+        y = self.dropout(mean_pool(y, 2), key=keys[1])
+        y, state = self.end(y, state)
+        return (*maps, self.dropout(y, key=keys[2])), state
+
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
-        if self.input_norm is not None:
-            x, state = self.input_norm(x, state)
-        blocks = list(itertools.chain(*self.stages))
-        keys = split_key(key, len(blocks) + 3)
-        y, state = self.stem(x[:, :, None], state)
-        y = self.dropout(mean_pool(y, 2), key=keys[0])
-        for block, block_key in zip(blocks, keys[3:], strict=True):
-            y, state = block(y, state, key=block_key)
-        y = self.dropout(mean_pool(y, 2), key=keys[1])
-        y, state = self.end(y, state)
-        return self.dropout(y, key=keys[2]), state
+        maps, state = self.layers(x, state, key=key)
+        return maps[-1], state
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -156,8 +163,8 @@ class PANNsResNet(AbstractNetwork):
         """The embedding of a feature map."""
         return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=key)))
 
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
-        stride = 2 * 2 ** len(self.stages)
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        stride = 2 * 2 ** range(len(self.stages) + 1)[layer]
         return np.arange(time) * stride + (stride - 1) / 2
 
 

@@ -9,7 +9,6 @@ The stride of a bottleneck is at its 3x3 convolution, as in torchvision and timm
 https://huggingface.co/timm/resnet18.a1_in1k (Apache-2.0), by `zoo.load("timm/resnet18.a1_in1k")`.
 """
 
-import itertools
 from collections.abc import Iterator
 from functools import partial
 from typing import Literal
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork
+from ..abstract import AbstractNetwork, Maps
 from ..layers import BatchNorm, Conv, Linear, max_pool, pointwise
 from ..layers.initial import split
 
@@ -141,14 +140,23 @@ class ResNet(AbstractNetwork):
         )
         self.width, self.padding = inputs[-1], padding
 
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
+        y, state = self.norm(self.stem(x[:, :, None]), state)
+        y = max_pool(jax.nn.relu(y), 3, 2, self.padding)
+        maps = []
+        for stage in self.stages:
+            for block in stage:
+                y, state = block(y, state)
+            maps.append(y)
+        return tuple(maps), state
+
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
-        y, state = self.norm(self.stem(x[:, :, None]), state)
-        y = max_pool(jax.nn.relu(y), 3, 2, self.padding)
-        for block in itertools.chain(*self.stages):
-            y, state = block(y, state)
-        return y, state
+        maps, state = self.layers(x, state, key=key)
+        return maps[-1], state
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -160,9 +168,9 @@ class ResNet(AbstractNetwork):
         """The embedding of a feature map."""
         return jnp.mean(y, axis=(0, 1))
 
-    def positions(self, time: int) -> Float[np.ndarray, " {time}"]:
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         """With "same" padding the centres depend on the length; these are right to within half a step."""
-        stride = 4 * 2 ** (len(self.stages) - 1)
+        stride = 4 * 2 ** range(len(self.stages))[layer]
         return np.arange(time) * stride + (0.0 if self.padding == "symmetric" else (stride - 1) / 2)
 
 

@@ -1,0 +1,143 @@
+"""wav2vec 2.0's convolutional encoder (Baevski et al., 2020, arXiv:2006.11477), of HuBERT, WavLM and data2vec too.
+
+    wave, less its mean and divided by its standard deviation
+      -> 7 x gelu(norm(convolution)) -> a frame of 512 numbers each 20 ms
+
+    | layer    |  1 | 2 | 3 | 4 | 5 | 6 | 7 |     in samples at 16 kHz a frame sees 400, and they begin every 320
+    | kernel   | 10 | 3 | 3 | 3 | 3 | 2 | 2 |
+    | stride   |  5 | 2 | 2 | 2 | 2 | 2 | 2 |
+
+Base models have a norm behind the first convolution alone, over time and for each channel, so that all of a clip has a
+part in each frame: what pads it, too, unless its `length` is told. Large ones have a LayerNorm behind each.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ..abstract import AbstractFrontend
+from ..layers import Activation, LayerNorm, Length, TimeConv, activate, mean_first
+from ..layers.initial import full, split
+
+
+class TimeNorm(eqx.Module):
+    """Over time, for each channel, with a scale and a shift: GroupNorm (Wu and He, 2018, arXiv:1803.08494) with as many
+    groups as channels. Of a map of which `length` steps count, it is over these."""
+
+    weight: Float[Array, " channels"]
+    bias: Float[Array, " channels"]
+
+    def __init__(self, channels: int):
+        self.weight, self.bias = full(channels, 1.0), full(channels, 0.0)
+
+    def __call__(self, x: Float[Array, "time channels"], *, length: Length = None) -> Float[Array, "time channels"]:
+        centred = x - mean_first(x, length)[None]
+        variance = mean_first(jnp.square(centred), length)
+        return centred * (self.weight * jax.lax.rsqrt(variance + 1e-5))[None] + self.bias[None]
+
+
+class ConvLayer(eqx.Module):
+    """A convolution over time without padding, a norm or none, and the activation."""
+
+    conv: TimeConv
+    norm: TimeNorm | LayerNorm | None
+    activation: Activation = eqx.field(static=True)
+
+    def __call__(self, x: Float[Array, "time inputs"], *, length: Length) -> Float[Array, "newtime channels"]:
+        y = self.conv(x)
+        if isinstance(self.norm, TimeNorm):
+            y = self.norm(y, length=length)
+        elif self.norm is not None:
+            y = self.norm(y)
+        return activate(y, self.activation)
+
+
+class Wav2Vec(AbstractFrontend):
+    """One clip, `samples` in [-1, 1], to `frames bins`, in float32; the bins are the channels of the last layer.
+
+    - `widths`, `kernels`, `strides`: of each convolution.
+    - `norm`: "group", a norm over time behind the first convolution, or "layer", one over channels behind each.
+    - `bias`: whether the convolutions have one.
+    - `normalize`: whether the wave is normalised first.
+    - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu".
+
+    Raises ValueError for sizes that do not go together, and for a waveform shorter than `min_samples`, which is one
+    frame.
+    """
+
+    layers: tuple[ConvLayer, ...]
+    sample_rate: int = eqx.field(static=True)
+    bins: int = eqx.field(static=True)
+    kernels: tuple[int, ...] = eqx.field(static=True)
+    strides: tuple[int, ...] = eqx.field(static=True)
+    normalize: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        *,
+        widths: Sequence[int] = (512,) * 7,
+        kernels: Sequence[int] = (10, 3, 3, 3, 3, 2, 2),
+        strides: Sequence[int] = (5, 2, 2, 2, 2, 2, 2),
+        norm: Literal["group", "layer"] = "group",
+        bias: bool = False,
+        normalize: bool = True,
+        activation: Activation = "gelu",
+        key: PRNGKeyArray,
+    ):
+        if not len(widths) == len(kernels) == len(strides) > 0 or min(*widths, *kernels, *strides) < 1:
+            raise ValueError(
+                "Wav2Vec takes as many widths as kernels and strides, all at least 1, got "
+                f"{tuple(widths)}, {tuple(kernels)} and {tuple(strides)}."
+            )
+        layers = []
+        sizes = zip((1, *widths), widths, kernels, strides, split(key, len(widths)), strict=False)
+        for index, (inputs, width, kernel, stride, conv_key) in enumerate(sizes):
+            conv = TimeConv(inputs, width, kernel, stride=stride, padding="valid", bias=bias, key=conv_key)
+            first = TimeNorm(width) if index == 0 else None
+            layers.append(ConvLayer(conv, first if norm == "group" else LayerNorm(width, eps=1e-5), activation))
+        self.layers, self.sample_rate, self.bins = tuple(layers), sample_rate, widths[-1]
+        self.kernels, self.strides, self.normalize = tuple(kernels), tuple(strides), normalize
+
+    @property
+    def min_samples(self) -> int:
+        """The samples that a frame sees."""
+        seen = 1
+        for kernel, stride in zip(self.kernels[::-1], self.strides[::-1], strict=True):
+            seen = (seen - 1) * stride + kernel
+        return seen
+
+    @property
+    def takes_length(self) -> bool:
+        return True
+
+    def frames(self, samples: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        """How many frames see nothing but a clip of so many samples."""
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def __call__(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames {self.bins}"]:
+        if wave.size < self.min_samples:
+            raise ValueError(
+                f"Wav2Vec takes at least one frame, {self.min_samples} samples "
+                f"({self.min_samples / self.sample_rate:.3f} s at {self.sample_rate} Hz), got {wave.size}: pad the "
+                "clip with zeros."
+            )
+        y = wave.astype(jnp.float32)
+        if self.normalize:
+            y = y - mean_first(y, length)
+            y = y * jax.lax.rsqrt(mean_first(jnp.square(y), length) + 1e-7)
+        y = y[:, None]
+        for layer, kernel, stride in zip(self.layers, self.kernels, self.strides, strict=True):
+            length = None if length is None else (length - kernel) // stride + 1
+            y = layer(y, length=length)
+        return y
+
+    def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
+        return (positions * np.prod(self.strides) + (self.min_samples - 1) / 2) / self.sample_rate

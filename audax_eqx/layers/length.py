@@ -1,0 +1,37 @@
+"""How much of a padded input is the recording's: its first `length` samples, frames or tokens; None for all of it.
+
+`length` may be traced, so that recordings of many lengths need one program. What lies behind has no part in the result.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Length = Int[Array, ""] | int | None
+
+
+def within(size: int, length: Length) -> Bool[Array, " {size}"]:
+    """Which of `size` positions are the recording's."""
+    positions = jnp.arange(size, dtype=jnp.int32)
+    return positions < (size if length is None else jnp.asarray(length, jnp.int32))
+
+
+def zero_behind(x: Float[Array, "size *rest"], length: Length) -> Float[Array, "size *rest"]:
+    """`x` with zeros behind its first `length` rows, as if it were padded with them."""
+    if length is None:
+        return x
+    inside = within(len(x), length).reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.where(inside, x, jnp.zeros_like(x))
+
+
+def mean_first(x: Float[Array, "size *rest"], length: Length = None) -> Float[Array, "*rest"]:
+    """The mean over the first `length` rows, added up in float32; of at least one row."""
+    wide = x.astype(jnp.float32)
+    if length is None:
+        return jnp.mean(wide, axis=0).astype(x.dtype)
+    count = jnp.clip(jnp.asarray(length, jnp.float32), 1.0, len(x))
+    return (jnp.sum(zero_behind(wide, jnp.maximum(length, 1)), axis=0) / count).astype(x.dtype)
+
+
+def keyword(length: Length) -> dict[str, Length]:
+    """`length` as the keyword of a network that may take none: nothing where it is None."""
+    return {} if length is None else {"length": length}

@@ -1,0 +1,92 @@
+"""A learned sum of a Transformer's layers (Peters et al., 2018, arXiv:1802.05365), as in SUPERB (Yang et al., 2021,
+arXiv:2105.01051).
+
+    features = sum over layers of softmax(weights)_i layer_i
+
+For one task the lower layers know more (who speaks), for another the upper ones (what is said).
+"""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractNetwork, Maps
+from ..layers import Length, keyword, mean_first
+from ..layers.initial import full
+
+
+class WeightedLayers(AbstractNetwork):
+    """`network` with the weighted sum of its `layers` as the feature map; it starts with the mean of them.
+
+    `layers` is how many there are: the blocks and the embedding in front of them unless given. The embedding is pooled
+    as the network pools its map, or the mean over time and freq where it does not. Raises ValueError for layers of
+    several sizes, as a convolutional network has.
+    """
+
+    network: AbstractNetwork
+    weights: Float[Array, " layers"]
+    width: int = eqx.field(static=True)
+
+    def __init__(self, network: AbstractNetwork, layers: int | None = None):
+        layers = len(getattr(network, "blocks", ())) + 1 if layers is None else layers
+        self.network, self.weights, self.width = network, full(layers, 0.0), network.width
+
+    @property
+    def takes_length(self) -> bool:
+        return self.network.takes_length
+
+    def layers(
+        self,
+        x: Float[Array, "frames bins"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Maps, eqx.nn.State]:
+        """The network's own."""
+        network: Any = self.network
+        return network.layers(x, state, key=key, **keyword(length))
+
+    def features(
+        self,
+        x: Float[Array, "frames bins"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
+        maps, state = self.layers(x, state, length=length, key=key)
+        if len(maps) != len(self.weights) or len({each.shape for each in maps}) > 1:
+            raise ValueError(
+                f"WeightedLayers adds up {len(self.weights)} layers of one size, as a Transformer has them, and "
+                f"{type(self.network).__name__} has {len(maps)}, of the sizes "
+                f"{', '.join(map(str, dict.fromkeys(each.shape for each in maps)))}."
+            )
+        weights = jax.nn.softmax(self.weights.astype(jnp.float32)).astype(maps[0].dtype)
+        return functools.reduce(jnp.add, (weight * each for weight, each in zip(weights, maps, strict=True))), state
+
+    def __call__(
+        self,
+        x: Float[Array, "frames bins"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        y, state = self.features(x, state, length=length, key=key)
+        return self.pool_map(y, length=length), state
+
+    def pool_map(
+        self, y: Float[Array, "time freq {self.width}"], *, length: Length = None
+    ) -> Float[Array, "{self.width}"]:
+        """The embedding of a feature map."""
+        pool: Any = getattr(self.network, "pool_map", None)
+        return jnp.mean(mean_first(y, length), axis=0) if pool is None else pool(y, **keyword(length))
+
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        return self.network.positions(time, layer)
