@@ -10,8 +10,7 @@ from audax_eqx.frontends import Wav2Vec, WhisperLogMel
 from audax_eqx.layers.initial import split
 from audax_eqx.models import Classifier, Encoder, WeightedLayers
 from audax_eqx.networks import Wav2Vec2, Whisper, XVector
-from zoo._convert import Rule, drop, rename
-from zoo._tables import flat, under
+from zoo._rules import Rule, drop, flat, rename, under
 from zoo._weights import fill, named_leaves
 
 WEIGHT = "(weight|bias)"
