@@ -13,6 +13,7 @@ from audax_eqx.networks import Wav2Vec2, Whisper, XVector
 from zoo._rules import Rule, drop, flat, rename, under
 from zoo._weights import fill, named_leaves
 
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 WEIGHT = "(weight|bias)"
 KINDS = "(?:wav2vec2|hubert|wavlm|data2vec_audio|unispeech_sat)"
 
@@ -128,7 +129,7 @@ def whisper_parts(config, extractor, classifies):
         bins=config["num_mel_bins"],
         steps=config["max_source_positions"],
         mlp_width=config["encoder_ffn_dim"],
-        activation=config["activation_function"],
+        activation=ACTIVATIONS[config["activation_function"]],
         pool="all" if classifies else "recording",
     )
     return lambda key: WhisperLogMel(extractor["sampling_rate"], bins=extractor["feature_size"]), network
@@ -146,7 +147,7 @@ def speech_parts(config, extractor):
         norm="layer" if data2vec else config["feat_extract_norm"],
         bias=config["conv_bias"],
         normalize=extractor["do_normalize"],
-        activation=config["feat_extract_activation"],
+        activation=ACTIVATIONS[config["feat_extract_activation"]],
     )
     network = functools.partial(
         Wav2Vec2,
@@ -163,7 +164,8 @@ def speech_parts(config, extractor):
         max_distance=config.get("max_bucket_distance", 800),
         mlp_width=config["intermediate_size"],
         eps=config["layer_norm_eps"],
-        activation=config["hidden_act"],
+        activation=ACTIVATIONS[config["hidden_act"]],
+        position_activation=ACTIVATIONS[config["feat_extract_activation"]],
     )
     return frontend, network
 

@@ -96,7 +96,8 @@ class Wav2Vec2(AbstractNetwork):
     - `buckets`, `max_distance`: of WavLM's bias by distance; None for none.
     - `mlp_width`: 4 times the width unless given.
     - `eps`: of every LayerNorm.
-    - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu".
+    - `activation`, `position_activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", in the MLPs and behind the
+      convolutions.
     - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
 
     Raises ValueError for a width that the heads or groups do not divide.
@@ -111,7 +112,7 @@ class Wav2Vec2(AbstractNetwork):
     width: int = eqx.field(static=True)
     norm_first: bool = eqx.field(static=True)
     max_distance: int = eqx.field(static=True)
-    activation: Activation = eqx.field(static=True)
+    position_activation: Activation = eqx.field(static=True)
 
     def __init__(
         self,
@@ -130,6 +131,7 @@ class Wav2Vec2(AbstractNetwork):
         mlp_width: int | None = None,
         eps: float = 1e-5,
         activation: Activation = "gelu",
+        position_activation: Activation = "gelu",
         drop_path: float = 0.0,
         key: PRNGKeyArray,
     ):
@@ -159,7 +161,8 @@ class Wav2Vec2(AbstractNetwork):
             drop_path=drop_path,
             keys=[next(keys) for _ in range(depth)],
         )
-        self.width, self.norm_first, self.max_distance, self.activation = width, norm_first, max_distance, activation
+        self.width, self.norm_first = width, norm_first
+        self.max_distance, self.position_activation = max_distance, position_activation
 
     @property
     def takes_length(self) -> bool:
@@ -189,7 +192,7 @@ class Wav2Vec2(AbstractNetwork):
                 wide = x.astype(jnp.float32)
                 wide = wide - jnp.mean(wide, axis=1, keepdims=True)
                 x = (wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=1, keepdims=True) + 1e-5)).astype(x.dtype)
-            x = zero_behind(activate(x, self.activation), length)
+            x = zero_behind(activate(x, self.position_activation), length)
         return x
 
     def features(
