@@ -11,12 +11,13 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -33,7 +34,7 @@ from ._wave import check_process, warn_of_scale
 
 UNDER_WAY = 2  # batches on the devices
 AHEAD = 1 << 26  # bytes of windows that wait for the device, of all recordings together
-BATCH = {"cpu": 4}  # windows on a device at a time: `benchmarks/recordings.py` measures; 32 elsewhere
+BATCH = {"cpu": 2}  # windows on a device at a time: `benchmarks/recordings.py` measures; 32 elsewhere
 DEVICES = "data"
 
 Each = Literal["recording", "window", "frame"]
@@ -320,22 +321,28 @@ def _ahead(
 # Devices --------------------------------------------------------------------------------------------------------------
 
 
+def batch_size(devices: Sequence[jax.Device]) -> int:
+    """The windows that all devices hear at a time, unless the caller says how many."""
+    return BATCH.get(devices[0].platform, 32) * len(devices)
+
+
 class _Device:
     """Batches of windows on all local devices: `UNDER_WAY` of them are computed while the host fills another."""
 
     def __init__(self, clip: Pretrained, function: Callable, size: int, options: _Options):
         devices = jax.local_devices()
-        share = (options.batch or BATCH.get(devices[0].platform, 32) * len(devices)) / len(devices)
+        share = (options.batch or batch_size(devices)) / len(devices)
         self.batch, self.size = math.ceil(share) * len(devices), size
         self.mesh = Mesh(np.array(devices), (DEVICES,))
-        self.clip = _half(clip) if options.precision == "bfloat16" else clip
-        self.function = function
+        self.name, self.function = clip.entry.name, function
+        clip = _half(clip) if options.precision == "bfloat16" else clip
+        self.arrays, self.static = eqx.partition(clip, eqx.is_array)
         self.filled: list[tuple[Window, _Rows]] = []
         self.computed: collections.deque[tuple[Array, list[tuple[Window, _Rows]]]] = collections.deque()
 
     def add(self, window: Window, rows: "_Rows") -> None:
         """Puts a window into the batch, whose values `rows` are to have. A full batch goes to the devices."""
-        warn_of_scale(window.wave, self.clip.entry.name)
+        warn_of_scale(window.wave, self.name)
         rows.awaited += 1
         self.filled.append((window, rows))
         if len(self.filled) == self.batch:
@@ -352,7 +359,8 @@ class _Device:
         waves = np.zeros((self.batch, self.size), np.float32)
         for wave, (window, _) in zip(waves, self.filled, strict=False):
             wave[:] = window.wave
-        values = _program(self.function, self.clip, jax.device_put(waves, NamedSharding(self.mesh, SHARES)), self.mesh)
+        shares = jax.device_put(waves, NamedSharding(self.mesh, SHARES))
+        values = _program(self.arrays, shares, self.static, self.function, self.mesh)
         values.copy_to_host_async()
         self.computed.append((values, [(window._replace(wave=EMPTY), rows) for window, rows in self.filled]))
         self.filled = []
@@ -367,10 +375,10 @@ class _Device:
 EMPTY, SHARES = np.zeros(0, np.float32), PartitionSpec(DEVICES)
 
 
-@eqx.filter_jit
-def _program(function: Callable, clip: Pretrained, waves: Float[Array, "batch samples"], mesh: Mesh) -> Array:
-    arrays, static = eqx.partition(clip, eqx.is_array)
-
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))  # `eqx.filter_jit` would wait for the values
+def _program(
+    arrays: Pretrained, waves: Float[Array, "batch samples"], static: Pretrained, function: Callable, mesh: Mesh
+) -> Array:
     def share(arrays, waves):
         return jax.vmap(lambda wave: function(eqx.combine(arrays, static), wave))(waves)
 
