@@ -59,7 +59,7 @@ sys.exit(code)
 
 
 def ours(folder: pathlib.Path):
-    """Name to a function that runs the work once: the engine over files, or the bare batch over as many windows."""
+    """Name to a function: the engine over files, or what returns the seconds of a window, of it or of a bare batch."""
     import equinox as eqx
     import jax
     import numpy as np
@@ -88,15 +88,23 @@ def ours(folder: pathlib.Path):
         return jax.device_put(0.1 * np.random.default_rng(0).normal(size=shape).astype(np.float32))
 
     def engine(name):
-        results = list(zoo.embed(model(name), take(sounds(folder), FILES[name]), each="window", workers=CORES))
-        assert all(len(result.values) == 1 for result in results), "a file is longer than a window"
+        results = zoo.embed(model(name), take(sounds(folder), FILES[name]), each="window", workers=CORES)
+        return sum(len(result.values) for result in results)
+
+    def window(name):
+        start = time.perf_counter()
+        windows = engine(name)
+        return (time.perf_counter() - start) / windows
 
     def bare(name, batch, windows):
+        start = time.perf_counter()
         for _ in range(-(-windows // batch)):
             program(name)(waves(name, batch)).block_until_ready()
+        return (time.perf_counter() - start) / (-(-windows // batch) * batch)
 
-    work = {name: functools.partial(engine, name) for name in MODELS}
+    work = {f"files {name}": functools.partial(engine, name) for name in MODELS}
     for name in MODELS:
+        work[f"window {name}"] = functools.partial(window, name)
         work[f"bare {name}"] = functools.partial(bare, name, batch_size(jax.local_devices()), FILES[name])
         for batch in BATCHES:
             work[f"{batch} {name}"] = functools.partial(bare, name, batch, BATCH_WINDOWS)
@@ -173,7 +181,7 @@ def peers(folder: pathlib.Path):
                 output = networks[name](batch)
                 (output if name == "CNN14" else output.pooler_output).numpy()
 
-    return {name: functools.partial(embed, name) for name in networks}
+    return {f"files {name}": functools.partial(embed, name) for name in networks}
 
 
 def sounds(folder: pathlib.Path) -> list[str]:
@@ -189,15 +197,16 @@ def take(paths: list[str], count: int) -> list[str]:
 class Report:
     """What was measured, on disk as it comes."""
 
-    def __init__(self, path: pathlib.Path):
-        self.path = path
+    def __init__(self, path: pathlib.Path, rounds: int):
+        self.path, self.rounds = path, rounds
         self.results = json.loads(path.read_text()) if path.exists() else {}
         self.results["machine"] = f"{platform.processor() or platform.machine()}, {CORES} cores"
 
     def row(self, name: str, sentence: str, **numbers: float) -> None:
         load = os.getloadavg()[0]
         print(f"{name:34} {sentence}   load {load:.1f}", flush=True)
-        self.results[name] = {key: round(number, 4) for key, number in numbers.items()} | {"load": round(load, 1)}
+        rounded = {key: round(number, 4) for key, number in numbers.items()}
+        self.results[name] = rounded | {"load": round(load, 1), "rounds": self.rounds}
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text(json.dumps(self.results, indent=2) + "\n")
 
@@ -206,7 +215,7 @@ class Benchmark:
     """The rows, each by its name."""
 
     def __init__(self, options: argparse.Namespace, temporary: str):
-        self.options, self.temporary, self.report = options, temporary, Report(options.output)
+        self.options, self.temporary, self.report = options, temporary, Report(options.output, options.rounds)
         self.rows = {f"engine, {name}": (self.engine, name) for name in ("ConvNeXt-Tiny", "resnet_esc10")}
         self.rows |= {f"files to embeddings, {name}": (self.beside_torch, name) for name in RATES}
         self.rows |= {f"batches, {name}": (self.batches, name) for name in MODELS}
@@ -234,21 +243,21 @@ class Benchmark:
         return Runner(python, __file__, "--serve", side, "--folder", str(self.options.folder), *small)
 
     def engine(self, row: str, name: str) -> None:
-        seconds = turns(self.options.rounds, (self.mine, name), (self.mine, f"bare {name}"))
-        us, bare = (FILES[name] / each for each in seconds)
+        seconds = turns(self.options.rounds, (self.mine, f"window {name}"), (self.mine, f"bare {name}"))
+        us, bare = (1 / each for each in seconds)
         target = " (target 0.9)" if name == "ConvNeXt-Tiny" else ""
         sentence = f"{us:6.1f} windows/s, the batch alone {bare:6.1f}, ratio {us / bare:.2f}{target}"
         self.report.row(row, sentence, windows_per_second=us, bare=bare, ratio=us / bare)
 
     def beside_torch(self, row: str, name: str) -> None:
         if self.theirs is not None:
-            us, them = turns(self.options.rounds, (self.mine, name), (self.theirs, name))
+            us, them = turns(self.options.rounds, (self.mine, f"files {name}"), (self.theirs, f"files {name}"))
             sentence = f"{FILES[name]} files: ours {us:.1f} s, torch {them:.1f} s, ratio {us / them:.2f} (target 0.9)"
             self.report.row(row, sentence, ours_seconds=us, peer_seconds=them, ratio=us / them)
 
     def batches(self, row: str, name: str) -> None:
         seconds = turns(self.options.rounds, *((self.mine, f"{batch} {name}") for batch in BATCHES))
-        each = {str(batch): 1e3 * s / BATCH_WINDOWS for batch, s in zip(BATCHES, seconds, strict=True)}
+        each = {str(batch): 1e3 * window for batch, window in zip(BATCHES, seconds, strict=True)}
         self.report.row(row, ", ".join(f"{batch}: {ms:.1f} ms" for batch, ms in each.items()) + " a window", **each)
 
     def memory(self, row: str, _: str) -> None:

@@ -82,6 +82,15 @@ def test_recordings_of_all_lengths_take_one_program(clip, tmp_path, programs):
     assert programs() == after
 
 
+def test_the_host_does_not_wait_for_a_batch_that_it_launches(clip, monkeypatch):
+    waits, wait = [], type(jax.numpy.zeros(1)).block_until_ready
+    monkeypatch.setattr(
+        type(jax.numpy.zeros(1)), "block_until_ready", lambda array: waits.append(array.shape) or wait(array)
+    )
+    list(zoo.embed(clip, [(noise(5 * SIZE), RATE)], batch=8))
+    assert not waits
+
+
 def test_scores_are_the_means_of_probabilities(clip):
     wave = noise(9000)
     (result,) = zoo.tag(clip, [(wave, RATE)])
