@@ -72,6 +72,15 @@ def test_recordings_of_all_lengths_take_one_program(clip, tmp_path, programs):
     assert programs() == after
 
 
+def test_the_host_does_not_wait_for_a_batch_that_it_launches(clip, monkeypatch):
+    waits, wait = [], type(jax.numpy.zeros(1)).block_until_ready
+    monkeypatch.setattr(
+        type(jax.numpy.zeros(1)), "block_until_ready", lambda array: waits.append(array.shape) or wait(array)
+    )
+    list(zoo.embed(clip, [(noise(5 * SIZE), RATE)], batch=8))
+    assert not waits
+
+
 def test_scores_are_the_means_of_probabilities(clip):
     wave = noise(9000)
     (result,) = zoo.tag(clip, [(wave, RATE)])
@@ -276,7 +285,9 @@ def test_a_model_computes_where_it_was_put(clip):
         put = eqx.combine(jax.device_put(arrays, sharding), others)
         (result,) = zoo.embed(put, [wave])
         assert difference(result.values, expected.values) < 1e-6
-        assert _recordings._Device(put, _recordings.embedding, SIZE, _recordings.Options()).batch == 4 * len(places)
+        assert _recordings._Device(
+            put, _recordings.embedding, SIZE, _recordings.Options()
+        ).batch == _recordings.batch_size(places)
 
 
 def test_one_channel_of_several(clip, tmp_path):

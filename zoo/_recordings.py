@@ -17,7 +17,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
@@ -34,7 +34,7 @@ from ._wave import check_process, warn_of_scale
 
 UNDER_WAY = 2  # batches on the devices
 AHEAD = 1 << 26  # bytes of windows that wait for the device, of all recordings together
-BATCH = {"cpu": 4}  # windows on a device at a time: `benchmarks/recordings.py` measures; 32 elsewhere
+BATCH = {"cpu": 2}  # windows on a device at a time: `benchmarks/recordings.py` measures; 32 elsewhere
 DEVICES = "data"
 
 Each = Literal["recording", "window", "frame"]
@@ -328,12 +328,17 @@ def _ahead(
 # Devices --------------------------------------------------------------------------------------------------------------
 
 
+def batch_size(devices: Sequence[jax.Device]) -> int:
+    """The windows that all devices hear at a time, unless the caller says how many."""
+    return BATCH.get(devices[0].platform, 32) * len(devices)
+
+
 class _Device:
     """Batches of windows on all local devices: `UNDER_WAY` of them are computed while the host fills another."""
 
     def __init__(self, clip: Pretrained, function: Callable, size: int, options: Options):
         devices = _devices(clip)
-        share = math.ceil(options.batch / len(devices)) if options.batch else BATCH.get(devices[0].platform, 32)
+        share = math.ceil((options.batch or batch_size(devices)) / len(devices))
         self.batch, self.size, self.name = share * len(devices), size, clip.entry.name
         mesh = Mesh(np.array(devices), (DEVICES,))
         leaves, structure = jax.tree.flatten(_half(clip) if options.precision == "bfloat16" else clip)
