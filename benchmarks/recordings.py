@@ -65,8 +65,8 @@ def ours(folder: pathlib.Path):
     import numpy as np
 
     import zoo
+    from zoo._batches import batch_size
     from zoo._pretrained import embedding
-    from zoo._recordings import batch_size
 
     @functools.cache
     def model(name):

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 import zoo
-from zoo import _recordings, hear
+from zoo import _batches, hear
 from zoo.__main__ import main
 from zoo._entry import skeleton
 from zoo._search import sounds
@@ -388,7 +388,7 @@ def test_the_shell_and_hear_give_one_answer(capsys, here, tiny, seconds):
 
 def test_a_bug_is_not_reported_as_an_unreadable_file(here, tiny, monkeypatch):
     for error in (TypeError("a bug"), ValueError("a bug"), KeyError("a bug")):
-        monkeypatch.setattr(_recordings, "_program", lambda *_, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(_batches, "_program", lambda *_, error=error: (_ for _ in ()).throw(error))
         if isinstance(error, ValueError):
             assert main(["embed", record("a.wav", 1.0), "--model", tiny, "-o", "out.npz"]) == 2
         else:

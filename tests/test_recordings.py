@@ -13,7 +13,7 @@ import soundfile
 
 import zoo
 from audax_eqx.layers import Linear
-from zoo import _recordings
+from zoo import _batches, _pretrained, _recordings, _result
 
 RATE = 8000
 ENTRY = zoo.Entry(
@@ -252,7 +252,7 @@ def test_a_long_recording_is_not_read_whole_before_its_first_window(clip, monkey
 
     monkeypatch.setattr(_recordings, "stream", stream)
     rows = []
-    monkeypatch.setattr(_recordings._Rows, "take", lambda rows_, window, value: rows.append(len(blocks)))
+    monkeypatch.setattr(_result.Rows, "take", lambda rows_, window, value: rows.append(len(blocks)))
     results = zoo.embed(clip, ["long"])
     thread = threading.Thread(target=lambda: next(results, None), daemon=True)
     thread.start()
@@ -341,9 +341,8 @@ def test_a_model_computes_where_it_was_put(clip):
         put = eqx.combine(jax.device_put(arrays, sharding), others)
         (result,) = zoo.embed(put, [wave])
         assert difference(result.values, expected.values) < 1e-6
-        assert _recordings._Device(
-            put, _recordings.embedding, SIZE, _recordings.Options()
-        ).batch == _recordings.batch_size(places)
+        batches = _batches.Batches(put, _pretrained.embedding, SIZE, None, False)
+        assert batches.batch == _batches.batch_size(places)
 
 
 def test_one_channel_of_several(clip, tmp_path):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from ._events import Event
-from ._recordings import Result
+from ._result import Result
 from ._rows import utf8
 
 COLUMNS = ("file", "label", "start", "end", "score")

@@ -21,7 +21,7 @@ from .._events import Event
 from .._example import example
 from .._load import DEFAULT, info
 from .._pretrained import Pretrained
-from .._recordings import Result
+from .._result import Result
 from .._search import sounds
 from .._weights import atomic
 

@@ -12,9 +12,9 @@ from typing import TextIO
 from .._corpus import fingerprint, opened
 from .._load import load
 from .._pretrained import Pretrained, rank
-from .._recordings import Result
 from .._recordings import embed as embed_recordings
 from .._recordings import tag as tag_recordings
+from .._result import Result
 from .._rows import Part, import_parquet, utf8, write
 from ._shared import (
     Progress,
