@@ -217,7 +217,7 @@ def test_a_file_shorter_than_a_frame_is_heard_in_silence(capsys, here, tiny, cli
 def test_a_file_of_less_than_a_sample_is_reported(capsys, here, tiny):
     soundfile.write("one.wav", np.full(1, 0.1), 44100)
     assert main(["tag", "one.wav", "--model", tiny]) == 1
-    assert "one.wav: one.wav is shorter than one sample at 16000 Hz." in capsys.readouterr().err
+    assert "  one.wav is shorter than one sample at 16000 Hz." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rest", [1, 100, 1599])
@@ -684,3 +684,12 @@ def test_a_picture_without_matplotlib_is_told_before_the_work(monkeypatch, tmp_p
     monkeypatch.delitem(sys.modules, "zoo._plot", raising=False)
     assert main(["tag", "--plot", str(tmp_path / "x.png")]) == 2
     assert 'A picture needs matplotlib: pip install "audax-eqx[plot]".' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the output")
+def test_a_closed_output_is_no_fault(here, tiny):
+    record("a.wav", 1.0)
+    for command in ("tag a.wav --csv", "detect a.wav"):
+        line = f"{sys.executable} -m zoo {command} --model {tiny} >&-"
+        done = subprocess.run(line, shell=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (0, b"")

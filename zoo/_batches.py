@@ -32,10 +32,10 @@ def batch_size(devices: Sequence[jax.Device]) -> int:
 class Batches:
     """Batches of windows on all local devices: `UNDER_WAY` of them are computed while the host fills another."""
 
-    def __init__(self, clip: Pretrained, function: Callable, size: int, batch: int | None, half: bool):
+    def __init__(self, clip: Pretrained, function: Callable, samples: int, batch: int | None, half: bool):
         devices = _devices(clip)
         share = math.ceil((batch or batch_size(devices)) / len(devices))
-        self.batch, self.size, self.name = share * len(devices), size, clip.entry.name
+        self.size, self.samples, self.name = share * len(devices), samples, clip.entry.name
         self.shortest = clip.model.frontend.min_samples  # of less a recording is padded, as one does for a call
         mesh = Mesh(np.array(devices), (DEVICES,))
         leaves, structure = jax.tree.flatten(_half(clip) if half else clip)
@@ -52,7 +52,7 @@ class Batches:
         warn_of_scale(window.wave, self.name)
         rows.awaited += 1
         self.filled.append((window, rows))
-        if len(self.filled) == self.batch:
+        if len(self.filled) == self.size:
             self._launch()
             self._collect(UNDER_WAY)
 
@@ -62,8 +62,14 @@ class Batches:
             self._launch()
         self._collect(0)
 
+    def close(self) -> None:
+        """Waits for what is under way, whose values nobody wants: a process that ends meanwhile may crash."""
+        for values, _ in self.computed:
+            values.block_until_ready()
+        self.computed.clear()
+
     def _launch(self) -> None:
-        waves, lengths = np.zeros((self.batch, self.size), np.float32), np.full(self.batch, self.size, np.int32)
+        waves, lengths = np.zeros((self.size, self.samples), np.float32), np.full(self.size, self.samples, np.int32)
         for place, (window, _) in enumerate(self.filled):
             waves[place], lengths[place] = window.wave, max(window.samples, self.shortest)
         values = self.program(*jax.device_put((waves, lengths), self.sharding))

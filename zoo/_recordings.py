@@ -21,9 +21,9 @@ from jaxtyping import Array
 from audax_eqx.layers import Length
 
 from ._ahead import ahead as read_ahead
-from ._audio import UNREADABLE, Window, cut, stream, window_size
+from ._audio import NOTHING, UNREADABLE, Window, cut, stream, window_size
 from ._batches import Batches
-from ._decode import Channel, SoundError, name_of
+from ._decode import Channel, SoundError, is_source, name_of
 from ._grid import Grid
 from ._pretrained import Pretrained, embedding, frame_scores, frames, scores
 from ._result import Result, Rows
@@ -39,7 +39,7 @@ Errors = Literal["raise", "keep"]
 
 def embed(
     clip: Pretrained,
-    recordings: Iterable[Any],
+    recordings: Any,
     *,
     each: str = "recording",
     window: float | None = None,
@@ -54,7 +54,7 @@ def embed(
     """The embeddings of recordings, one `Result` each, in the order given, as they are done.
 
     - `recordings`: paths, or whatever `zoo.read` takes; they may come from a generator without end. Memory depends
-      neither on their number nor on their lengths, but for the rows of a Result.
+      neither on their number nor on their lengths, but for the rows of a Result. Two a worker are asked for ahead.
     - `each`: what has a row. "recording": the mean over its windows, weighted by their samples. "window": one each.
       "frame": each step of the network's last feature map, all on one grid; windows overlap by part of a step.
     - `window`, `hop`: seconds; the model's native length, and as much, unless given.
@@ -76,7 +76,7 @@ def embed(
 
 def tag(
     clip: Pretrained,
-    recordings: Iterable[Any],
+    recordings: Any,
     *,
     each: str = "recording",
     window: float | None = None,
@@ -122,7 +122,7 @@ class Options(NamedTuple):
 
 def results(
     clip: Pretrained,
-    recordings: Iterable[Any],
+    recordings: Any,
     function: Callable[[Pretrained, Array, Length], Array],
     width: int,
     options: Options,
@@ -137,6 +137,10 @@ def results(
     for name, choices in {"each": Each, "last": Last, "precision": Precision, "errors": Errors}.items():
         if (value := getattr(options, name)) not in get_args(choices):
             raise ValueError(f"{name}={value!r} is none of {', '.join(map(repr, get_args(choices)))}.")
+    if is_source(recordings):
+        raise TypeError(f"{name_of(recordings)} is one recording, and this takes any number: give a list of them.")
+    if options.channel != "mean" and (isinstance(options.channel, str) or options.channel < 0):
+        raise ValueError(f"channel={options.channel!r} is neither 'mean' nor the number of a channel, from 0 on.")
     check_process(clip.entry.name)
     size, hop = _window(clip, options)
     for name, count in {"batch": options.batch, "workers": options.workers}.items():
@@ -144,7 +148,7 @@ def results(
             raise ValueError(f"{name}={count} can do nothing: give 1 or more, or None to have it chosen.")
     grid = Grid.of(clip, function, size) if options.each == "frame" else None
 
-    def windows(source: Any) -> Iterator[Window]:
+    def windows(source: Any) -> Generator[Window, None, None]:
         blocks = stream(source, clip.sample_rate, options.channel) if read is None else read(source)
         if grid is not None:
             yield from cut(blocks, size, grid.hop, rest=grid.rest, step=grid.stride)
@@ -154,6 +158,8 @@ def results(
             if window.samples == size or options.last != "drop":
                 end = window.end
                 yield window
+            elif end:
+                yield window._replace(wave=NOTHING)  # it is the recording's, though nobody hears it
         if not end:
             raise SoundError(
                 f"{name_of(source)} is shorter than a window of {size / clip.sample_rate:g} s, which "
@@ -161,27 +167,32 @@ def results(
             )
 
     def run() -> Generator[Result, None, None]:
-        device = Batches(clip, function, size, options.batch, options.precision == "bfloat16")
+        batches = Batches(clip, function, size, options.batch, options.precision == "bfloat16")
         workers = options.workers or min(os.cpu_count() or 1, 16)
-        depth = max(2, min(2 * device.batch, AHEAD // (4 * size * workers)))
+        depth = max(2, min(2 * batches.size, AHEAD // (4 * size * workers)))
         unfinished: collections.deque[Rows] = collections.deque()
-        with contextlib.closing(read_ahead(recordings, windows, workers, depth)) as aheads:
-            for ahead in aheads:
-                unfinished.append(Rows(ahead.source, clip.sample_rate, width, options.each, grid))
-                try:
-                    for window in ahead:
-                        device.add(window, unfinished[-1])
-                        yield from _finished(unfinished)
-                except UNREADABLE as error:
-                    if options.errors == "raise":
-                        unfinished.pop()
-                        device.finish()
-                        yield from _finished(unfinished)
-                        raise
-                    unfinished[-1].error = str(error)
-                unfinished[-1].whole = True
-                yield from _finished(unfinished)
-            device.finish()
+        with contextlib.closing(batches), contextlib.closing(read_ahead(recordings, windows, workers, depth)) as aheads:
+            try:
+                for ahead in aheads:
+                    rows = Rows(ahead.source, clip.sample_rate, width, options.each, grid)
+                    unfinished.append(rows)
+                    try:
+                        for window in ahead:
+                            rows.end = window.end
+                            if len(window.wave):
+                                batches.add(window, rows)
+                            yield from _finished(unfinished)
+                    except UNREADABLE as error:
+                        if options.errors == "raise":
+                            raise
+                        rows.error = str(error)
+                    rows.whole = True
+                    yield from _finished(unfinished)
+            except Exception:
+                batches.finish()
+                yield from _finished(unfinished)  # what was before it
+                raise
+            batches.finish()
             yield from _finished(unfinished)
 
     return run()
@@ -196,7 +207,7 @@ def _window(clip: Pretrained, options: Options) -> tuple[int, int]:
         raise ValueError(
             f"{name} hears windows of {frontend.min_samples / rate:g} to {longest / rate:g} s, got {size / rate:g} s."
         )
-    hop = size if options.hop is None else options.hop * rate
+    hop = size if options.hop is None else round(options.hop * rate) if math.isfinite(options.hop) else 0
     if not 1 <= hop <= size:
         raise ValueError(
             f"hop={options.hop} is the distance of windows in seconds: it is more than 0 and at most a window, "
@@ -204,7 +215,7 @@ def _window(clip: Pretrained, options: Options) -> tuple[int, int]:
         )
     if options.hop is not None and options.each == "frame":
         raise ValueError("Frames have the distance of the network's steps: leave hop out, or take each='window'.")
-    return size, round(hop)
+    return size, hop
 
 
 def _finished(unfinished: collections.deque[Rows]) -> Iterator[Result]:

@@ -43,7 +43,7 @@ class Rows:
 
     def take(self, window: Window, value: Float[np.ndarray, "..."]) -> None:
         """The values of a window, in order."""
-        self.awaited, self.end = self.awaited - 1, window.end
+        self.awaited -= 1
         if self.each == "recording":
             self.sum, self.weight = self.sum + window.samples * value.astype(np.float64), self.weight + window.samples
         else:
