@@ -3,8 +3,11 @@
 JAX runs Python in callbacks that swallow an exception, so a signal is noted too, and asked for later.
 """
 
+import atexit
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +33,16 @@ class Signals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _leave(self) -> None:
+        """Ends the process at once: XLA crashes if a batch is under way while the interpreter is taken apart."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(128 + self.number)
+
     def _handle(self, number: int, frame: Any) -> None:
+        if not self.number:
+            atexit.register(self._leave)
         self.number = number
         if not self.writing:
             raise KeyboardInterrupt
