@@ -3,11 +3,15 @@
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 CONFIG, WEIGHTS, EXTRACTOR = "config.json", "model.safetensors", "preprocessor_config.json"
 GOLDEN, CARD = "golden.safetensors", "README.md"
 INSTEAD = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # by transformers
+SAFETENSORS = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+)  # in one or more files
 ARRAYS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # what files of arrays end in
 FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # what `zoo.save` writes
 

@@ -17,8 +17,9 @@ from ._files import CONFIG, GOLDEN, existing
 from ._golden import BOUND, computed
 from ._golden import verify as verify_golden
 from ._limits import CONTROL, check_size
-from ._load import fetched, fit, found, info, load, local, packaged, repo_of, source
+from ._load import fit, found, info, load, local, packaged, repo_of, source
 from ._pretrained import Pretrained
+from ._repo import fetched
 from ._weights import check_types
 
 LONGEST = 400  # characters of a result
