@@ -148,6 +148,10 @@ own.mkdir()
 pin = own / hub("head", "me/pinned")
 pin.write_text("../../elsewhere")
 told["odd pin"] = digest(zoo.load("me/pinned")), pin.read_text() == commit
+from zoo._verify import verify
+repo("me/new")
+reports = map(verify, ("me/new", "me/other0", "me/parts", "me/none"))
+told["verify"] = [(report.result, report.checked) for report in reports]
 
 # Parts
 
@@ -262,6 +266,14 @@ def test_what_goes_wrong_with_a_pull_request_leaves_the_torch_file(pulls, torch_
 def test_a_torch_file_in_the_cache_is_read_without_a_question(pulls, torch_digest):
     weights, requests = pulls["early"]
     assert weights == torch_digest and requests == [["HEAD", "/me/early/resolve/main/config.json"]]
+
+
+def test_verify_looks_where_a_load_does(pulls):
+    new, torch_alone, parts, none = pulls["verify"]
+    assert new[1] == ["repo", "labels", "arrays"] and "in a pull request of the Hub's bot" in new[0]
+    for result, checked in (torch_alone, parts):
+        assert checked == ["repo", "labels"] and "its weights are no safetensors" in result
+    assert "me/none has no model.safetensors" in none[0]
 
 
 def test_a_pull_request_is_of_a_torch_file(pulls):

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, http_backoff
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, http_backoff, tqdm
 
 from ._card import generated
 from ._files import CARD, CONFIG, too_large
@@ -181,10 +181,11 @@ def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OS
 # What the Hub tells of a model that is not fetched
 
 
-def about(repo: str) -> About:
+def about(repo: str, revision: str | None = None) -> About:
     """What the Hub knows of a model's repo now, by one request. Raises OSError and ValueError as `fetch` does."""
-    with _asked(repo):
-        told = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION).model_info(repo, timeout=10)
+    api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
+    with _asked(repo, revision=revision):
+        told = api.model_info(repo, revision=revision, timeout=10)
     card = told.card_data or huggingface_hub.ModelCardData()
     stated = card.get("license") or ()
     stated = [stated] if isinstance(stated, str) else [str(each) for each in stated]
@@ -235,6 +236,11 @@ def content(repo: str, file: str, commit: str, start: int, stop: int) -> bytes:
     if response.status_code != 206 or len(response.content) != stop - start:
         raise ValueError(f"{file} of {repo} comes without its ranges.")
     return response.content
+
+
+def progress(file: str, size: int) -> Any:
+    """A bar as the client shows for what it fetches, for so many bytes; `update` moves it, leaving it ends it."""
+    return tqdm(desc=file, total=size, unit="B", unit_scale=True)
 
 
 @contextlib.contextmanager

@@ -54,8 +54,9 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
 
     A folder or repo holds what `save` wrote, or a model in the layout of another library, whose `config.json` one of
     `zoo.families` reads. Where it has no `model.safetensors`, the weights are those in `pytorch_model.bin`, of which
-    nothing is run. `revision` is the Hub's: a branch, tag or commit of the repo with the weights. With `verify` the
-    model runs once and must give the golden output that `save` wrote, to 1e-4 of the largest.
+    nothing is run; of a repo, what the Hub's bot made of these in a pull request comes first. `revision` is the Hub's:
+    a branch, tag or commit of the repo with the weights, and then no pull request counts. With `verify` the model runs
+    once and must give the golden output that `save` wrote, to 1e-4 of the largest.
 
     Raises ValueError for an unknown name, with the nearest one, for files that are broken, too large or ask for too
     much, for weights that do not fit, and for another output than the golden one, or none to verify by. Raises OSError

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from ._files import most_bytes
-from ._hub import cached, content, own_folder
+from ._hub import cached, content, own_folder, progress
 from ._rules import Rule, drops
 from ._weights import atomic
 
 SHARE = 0.6  # of the bytes of all arrays, up to which the needed ones are fetched alone
-RUNS, BLOCK = 64, 1 << 26  # of neighbouring arrays in a file, bytes of one request
+RUNS, BLOCK = 64, 1 << 24  # of neighbouring arrays in a file, bytes of one request
 HEADER = 1 << 26  # bytes, more than safetensors allows
 Place = tuple[int, int]  # of an array in a file: where it begins and ends
 
@@ -42,14 +42,15 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
         needed = {name: each for name, each in arrays.items() if not any(re.fullmatch(one, name) for one in dropped)}
         places = sorted(_place(each) for each in needed.values())
         runs = [(start + first, start + last) for first, last in _merged(places)]
-        total = sum(last - first for first, last in map(_place, arrays.values()))
-        if sum(last - first for first, last in places) > min(SHARE * total, most_bytes(file)) or len(runs) > RUNS:
+        size, total = _size(places), _size(map(_place, arrays.values()))
+        if size > min(SHARE * total, most_bytes(file)) or len(runs) > RUNS:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary, open(temporary, "wb") as target:
+        with atomic(path) as temporary, open(temporary, "wb") as target, progress(f"part of {file}", size) as bar:
             _write_header(target, needed)
             for first, last in _blocks(runs):
                 target.write(content(repo, file, commit, first, last))
+                bar.update(last - first)
     except Exception:  # whatever it is, the whole file's download meets it too, and tells, or does without
         return None
     return path
@@ -71,6 +72,10 @@ def _place(array: Mapping[str, Any]) -> Place:
     if not (type(first) is type(last) is int and 0 <= first <= last):
         raise ValueError(f"{array} lies nowhere.")
     return first, last
+
+
+def _size(places: Iterable[Place]) -> int:
+    return sum(last - first for first, last in places)
 
 
 def _merged(places: Iterable[Place]) -> list[Place]:

@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, no_type_check
 
@@ -214,7 +215,7 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise FileNotFoundError(
             f"{path.parent} is not a folder, so {path.name} cannot be written there: create it first."
         )
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
