@@ -106,7 +106,8 @@ class Hub:
 
         "cut": half of it. "huge": a size of 1 GB, and nothing. "unsized": 20 MB, and no size. "short": another size in
         its metadata than it has. "busy": status 503. "moves": right, and then main gets a commit in which all files are
-        empty. "whole": the whole file, where a part is asked for.
+        empty. "whole": the whole file, where a part is asked for. "torn": half of a part, and the
+        whole file as it is.
         """
         self.faults[repo, name] = [kind] * times
 
@@ -224,9 +225,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             place = f"http://localhost:{self.server.server_port}/cdn/{tag}"
             linked = {"X_Linked_Etag": f'"{tag}"', "X_Linked_Size": str(len(content)), "Location": place}
             return self.reply(b"", 302, **told, **linked)
-        if fault == "cut" and self.command == "GET":
+        torn = fault == "torn" and self.headers.get("Range")
+        if torn or (fault == "cut" and self.command == "GET"):
             self.hub.faults[repo, name].pop(0)
-            self.send_response(200)
+            self.send_response(206 if torn else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: len(content) // 2])

@@ -167,9 +167,9 @@ told["part arrays"] = sorted(zoo.arrays(home / told["part files"][0]))
 hub("put", "me/tail", str(folders / "tail"))
 asked()
 told["tail"] = digest(zoo.load("me/tail")), (home / "models--me--tail/audax").exists()
-for kind in ("whole", "cut"):
+for kind in ("whole", "torn"):
     hub("put", f"me/{kind}part", str(folders / "decoder"))
-    hub("fault", f"me/{kind}part", "model.safetensors", kind, 4 if kind == "cut" else 1000)
+    hub("fault", f"me/{kind}part", "model.safetensors", kind, 1000)
     parts = home / f"models--me--{kind}part" / "audax"
     told[f"{kind} part"] = digest(zoo.load(f"me/{kind}part")), [str(each) for each in parts.glob("*")]
 commit = repo("me/both", "decoder")
@@ -295,7 +295,7 @@ def test_of_a_file_with_a_part_that_nothing_needs_the_other_part_is_fetched(pull
 
 def test_a_file_of_which_most_is_needed_or_that_comes_without_ranges_is_fetched_whole(pulls, bot_digest):
     assert pulls["tail"] == [bot_digest, False]
-    assert pulls["whole part"] == pulls["cut part"] == [bot_digest, []]
+    assert pulls["whole part"] == pulls["torn part"] == [bot_digest, []]
 
 
 def test_a_part_of_a_pull_request_and_one_that_lies_elsewhere(pulls, bot_digest):
