@@ -24,9 +24,9 @@ def converted(repo: str, commit: str) -> str | None:
     One that was pinned needs no request. A repo whose torch file is in the cache is not asked for another one.
     """
     with contextlib.suppress(OSError, ValueError):
-        pinned = (own_folder(repo) / commit).read_text(encoding="utf-8")
-        if COMMIT.fullmatch(pinned):
-            return pinned
+        pin_text = (own_folder(repo) / commit).read_text(encoding="utf-8")
+        if COMMIT.fullmatch(pin_text):
+            return pin_text
     if any(cached(repo, file, commit) for file in TORCH):
         return None
     with contextlib.suppress(Exception):  # whatever it is: the torch file loads without the answer
@@ -73,5 +73,5 @@ def _blobs(repo: str, commit: str) -> dict[str, str]:
 
 def _adds_safetensors(before: dict[str, str], after: dict[str, str]) -> bool:
     """Whether a commit adds weights in safetensors, and leaves all other files as they are."""
-    changed = {file for file in before.keys() | after.keys() if before.get(file) != after.get(file)} - {MANAGED}
-    return bool(changed) and not changed & before.keys() and all(map(SAFETENSORS.fullmatch, changed))
+    changes = {file for file in before.keys() | after.keys() if before.get(file) != after.get(file)} - {MANAGED}
+    return bool(changes) and not changes & before.keys() and all(map(SAFETENSORS.fullmatch, changes))

@@ -30,24 +30,25 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
     None where the whole file is in the cache, or where it should be fetched: there is little to drop, the Hub sends no
     ranges of it, or something goes wrong.
     """
-    dropped = drops(rules)
-    if not dropped or not file.endswith(".safetensors") or cached(repo, file, commit) is not None:
+    patterns = drops(rules)
+    dropping = re.compile("|".join(f"(?:{each})" for each in patterns))
+    if not patterns or not file.endswith(".safetensors") or cached(repo, file, commit) is not None:
         return None
-    digest = hashlib.sha256("\n".join([file, *dropped]).encode()).hexdigest()[:16]
+    digest = hashlib.sha256("\n".join([file, *patterns]).encode()).hexdigest()[:16]
     path = own_folder(repo) / f"{commit}-{digest}.safetensors"
     if path.exists():
         return path
     try:
         start, arrays = _header(repo, file, commit)
-        needed = {name: each for name, each in arrays.items() if not any(re.fullmatch(one, name) for one in dropped)}
-        places = sorted(_place(each) for each in needed.values())
+        selection = {name: each for name, each in arrays.items() if not dropping.fullmatch(name)}
+        places = sorted(_place(each) for each in selection.values())
         runs = [(start + first, start + last) for first, last in _merged(places)]
         size, total = _size(places), _size(map(_place, arrays.values()))
         if size > min(SHARE * total, most_bytes(file)) or len(runs) > RUNS:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary, open(temporary, "wb") as target, progress(f"part of {file}", size) as bar:
-            _write_header(target, needed)
+            _write_header(target, selection)
             for first, last in _blocks(runs):
                 target.write(content(repo, file, commit, first, last))
                 bar.update(last - first)
@@ -80,14 +81,14 @@ def _size(places: Iterable[Place]) -> int:
 
 def _merged(places: Iterable[Place]) -> list[Place]:
     """Sorted places, those that touch as one. Raises ValueError where two overlap."""
-    merged: list[Place] = []
+    spans: list[Place] = []
     for first, last in places:
-        if merged and first < merged[-1][1]:
+        if spans and first < spans[-1][1]:
             raise ValueError("Two arrays overlap.")
-        if merged and first == merged[-1][1]:
-            first = merged.pop()[0]
-        merged.append((first, last))
-    return merged
+        if spans and first == spans[-1][1]:
+            first = spans.pop()[0]
+        spans.append((first, last))
+    return spans
 
 
 def _blocks(runs: Iterable[Place]) -> Iterator[Place]:

@@ -39,7 +39,7 @@ def repo_files(repo: str, revision: str | None, remark: str = "") -> Callable[..
     def fetch(file: str, rules: Sequence[Rule] = ()) -> pathlib.Path:
         nonlocal commit, remark
         weights = bool(SAFETENSORS.fullmatch(file))
-        if weights and drops(rules) and (at := known_commit()) and (path := part(repo, file, at, rules)):
+        if weights and drops(rules) and (base := known_commit()) and (path := part(repo, file, base, rules)):
             return path
         try:
             path = fetched(repo, file, commit)
@@ -52,11 +52,11 @@ def repo_files(repo: str, revision: str | None, remark: str = "") -> Callable[..
 
     def added(file: str, rules: Sequence[Rule]) -> pathlib.Path | None:
         """The path of a file that the bot adds, None where it cannot be had: then the torch file is as good."""
-        if (at := known_commit()) is None or (other := conversion(at)) is None:
+        if (base := known_commit()) is None or (addition := conversion(base)) is None:
             return None
         with contextlib.suppress(OSError, ValueError):
-            path = part(repo, file, other, rules) or fetched(repo, file, other)
-            pin(repo, at, other)
+            path = part(repo, file, addition, rules) or fetched(repo, file, addition)
+            pin(repo, base, addition)
             return path
         return None
 

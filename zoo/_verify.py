@@ -110,7 +110,7 @@ def _check_remote(report: Report, full: bool) -> None:
         _check_outputs(report, clip, fetch(GOLDEN) if GOLDEN in told.files else None)
 
 
-def _weights(repo: str, file: str | tuple[str, ...], told: Any) -> tuple[str | tuple[str, ...], str | None]:
+def _weights(repo: str, file: str | tuple[str, ...], metadata: Any) -> tuple[str | tuple[str, ...], str | None]:
     """The file with the weights as a load finds it, and its commit.
 
     Where main lacks it, it is the one of the bot's pull request, or else what transformers writes instead.
@@ -118,12 +118,12 @@ def _weights(repo: str, file: str | tuple[str, ...], told: Any) -> tuple[str | t
     from ._converted import converted  # as above
     from ._hub import about
 
-    if file != WEIGHTS or file in told.files or told.commit is None:
-        return file, told.commit
-    addition = converted(repo, told.commit)
+    if file != WEIGHTS or file in metadata.files or metadata.commit is None:
+        return file, metadata.commit
+    addition = converted(repo, metadata.commit)
     if addition is not None and file in about(repo, addition).files:
         return file, addition
-    return next((each for each in INSTEAD if each in told.files), file), told.commit
+    return next((each for each in INSTEAD if each in metadata.files), file), metadata.commit
 
 
 def _check_sizes(repo: str, described: Entry, ours: Entry) -> None:
