@@ -5,10 +5,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ._entry import Entry, line
 from ._rules import Rule
+from ._weights import ArraysByName
 
 Shapes = Mapping[str, tuple[int, ...]]
 BOOKKEEPING = """_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures
@@ -31,7 +30,7 @@ class Source:
 
     path: pathlib.Path
     format: str
-    arrays: Mapping[str, np.ndarray]
+    arrays: ArraysByName
     shapes: Shapes
     sample_rate: int | None = None
     window: float | None = None

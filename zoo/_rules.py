@@ -106,6 +106,11 @@ def rename(keys: Iterable[str], rules: Sequence[Rule]) -> tuple[dict[str, tuple[
     return found, faults
 
 
+def drops(rules: Iterable[Rule]) -> list[str]:
+    """The patterns of keys that rules drop, but for the counters that every torch file has; sorted."""
+    return sorted({rule.pattern for rule in rules if rule.replacement is drop} - {COUNTER.pattern})
+
+
 def under(path: str, name: str, *rules: Rule) -> tuple[Rule, ...]:
     """The rules for keys that begin with `path` and names that begin with `name`; groups in `path` count first."""
     groups = re.compile(path).groups
