@@ -4,7 +4,7 @@ import math
 import operator
 import warnings
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -133,7 +133,7 @@ class Pretrained(eqx.Module):
         labels: Iterable[Any] | None = None,
         task: str | None = None,
         window: float | None = None,
-        layers: Literal["last", "weighted"] = "last",
+        layers: str = "last",
         name: str | None = None,
         key: PRNGKeyArray,
     ) -> Thawed:
