@@ -14,10 +14,11 @@ from test_torch import torch_file
 import zoo
 from audax_eqx.models import Classifier
 from audax_eqx.networks import WeightedLayers
-from zoo import hear
+from zoo import families, hear
 from zoo._card import front_matter
 from zoo._entry import from_json, to_json
 from zoo._limits import check_entry
+from zoo._load import fit
 from zoo._verify import verify
 from zoo._weights import named_leaves
 
@@ -219,6 +220,56 @@ def test_a_network_in_one_that_takes_none_is_told():
     entry = zoo.Entry("odd", frontend, network, 0, "embedding", 0.5, model={"type": "Encoder"})
     with pytest.raises(ValueError, match="options that ResNet does not take"):
         zoo.create(entry, key=KEY)
+
+
+# Published files ------------------------------------------------------------------------------------------------------
+
+
+def pair(name, outputs, *inputs):
+    return {f"{name}.weight": (outputs, *inputs), f"{name}.bias": (outputs,)}
+
+
+def published(repo):
+    """The shapes of the arrays of two published files, as their publishers wrote them."""
+    if repo == "openai/whisper-tiny":
+        top, width, mlp, depth = "model.encoder", 384, 1536, 4
+        attention, norm, norms, linear = "self_attn", "self_attn_layer_norm", "layer_norm", ("fc1", "fc2")
+        keys = pair(f"{top}.conv1", width, 80, 3) | pair(f"{top}.conv2", width, width, 3)
+        keys |= {f"{top}.embed_positions.weight": (1500, width), "model.decoder.embed_tokens.weight": (51865, width)}
+    else:
+        top, width, mlp, depth = "wav2vec2.encoder", 768, 3072, 12
+        attention, norm, norms, linear = "attention", "layer_norm", "layer_norm", ("intermediate_dense", "output_dense")
+        linear = tuple(f"feed_forward.{each}" for each in linear)
+        convolutions = "wav2vec2.feature_extractor.conv_layers"
+        taps = enumerate((10, 3, 3, 3, 3, 2, 2))
+        keys = {f"{convolutions}.{layer}.conv.weight": (512, 512 if layer else 1, kernel) for layer, kernel in taps}
+        keys |= pair(f"{convolutions}.0.layer_norm", 512) | pair("wav2vec2.feature_projection.layer_norm", 512)
+        keys |= pair("wav2vec2.feature_projection.projection", width, 512)
+        position = f"{top}.pos_conv_embed.conv"
+        keys |= {
+            f"{position}.bias": (width,),
+            f"{position}.weight_g": (1, 1, 128),
+            f"{position}.weight_v": (768, 48, 128),
+        }
+        keys |= {"wav2vec2.masked_spec_embed": (width,), "quantizer.codevectors": (1, 640, 128)}
+    for index in range(depth):
+        block = f"{top}.layers.{index}"
+        for part in "qkv":
+            keys |= pair(f"{block}.{attention}.{part}_proj", width, width)
+        keys |= pair(f"{block}.{attention}.out_proj", width, width)
+        keys |= pair(f"{block}.{norm}", width) | pair(f"{block}.final_layer_norm", width)
+        keys |= pair(f"{block}.{linear[0]}", mlp, width) | pair(f"{block}.{linear[1]}", width, mlp)
+        if attention == "self_attn":
+            del keys[f"{block}.self_attn.k_proj.bias"]
+    return keys | pair(f"{top}.{norms}", width)
+
+
+@pytest.mark.parametrize("name, count", [("whisper_tiny", 67 + 1), ("wav2vec2_base", 211 + 1)])
+def test_a_published_file_fits(name, count):
+    entry = zoo.info(name)
+    shapes = published(entry.checkpoint.repo)
+    assert len(shapes) == count
+    fit(entry, shapes, entry.checkpoint.repo, families.rules(entry.checkpoint.table))
 
 
 # Fine-tuning ----------------------------------------------------------------------------------------------------------
