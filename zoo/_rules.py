@@ -35,6 +35,11 @@ def time_first(kernel: np.ndarray) -> np.ndarray:
     return kernel.transpose(3, 2, 1, 0)
 
 
+def taps_first(kernel: np.ndarray) -> np.ndarray:
+    """A torch kernel over time, outputs inputs taps, to ours: taps inputs outputs."""
+    return kernel.transpose(2, 1, 0)
+
+
 def flat(array: np.ndarray) -> np.ndarray:
     """One axis of all."""
     return array.reshape(-1)
