@@ -124,7 +124,9 @@ class Pretrained(eqx.Module):
     def frame_times(self, frames: int, layer: int = -1) -> Float[np.ndarray, " frames"]:
         """Seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`, or with
         `layer` of `layers(wave)[layer]`."""
-        return self.model.frontend.times(self.model.network.positions(frames, layer))
+        network = self.model.network
+        positions = network.positions(frames) if layer == -1 else network.positions(frames, layer)
+        return self.model.frontend.times(positions)  # a network of one's own may have no layers
 
     def thaw(
         self,
