@@ -167,8 +167,8 @@ RECOGNISED = [entry for entry in (*ENTRIES, *OTHERS) if entry.checkpoint.table !
 @pytest.mark.parametrize("entry", RECOGNISED, ids=lambda entry: entry.name)
 def test_a_published_file_is_recognised_by_one_family_and_fits(entry):
     shapes = source_shapes(entry)
-    if entry.checkpoint.table.startswith("panns"):
-        shapes = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
+    if entry.checkpoint.table.startswith(("panns", "beats")):
+        shapes = {re.sub(r"^(backbone|model)\.", "", key): shape for key, shape in shapes.items()}
     source = Source(pathlib.Path("file"), "safetensors", {}, shapes)
     (recognised,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
     fit(recognised.entry, shapes, "file", recognised.rules)  # every array, and no other

@@ -86,6 +86,7 @@ def test_new_shapes_compile_nothing(caplog):
             lambda: networks.PANNsResNet((1, 1), (9, 21), key=KEY),
             lambda: networks.Whisper(22, 1, 2, bins=33, key=KEY),
             lambda: networks.Wav2Vec2(22, 1, 2, bins=33, groups=11, kernel=7, buckets=12, key=KEY),
+            lambda: networks.BEATs(22, 1, 2, embedding=9, groups=11, kernel=7, buckets=12, patch=3, key=KEY),
             lambda: frontends.Wav2Vec(widths=(9,) * 7, key=KEY),
             lambda: MODELS["x-vector"](FRONTENDS["wav2vec group"](), networks.ConvNeXt((1,), (9,), key=KEY)),
             lambda: MODELS["cola"](FRONTENDS["leaf mel"](), networks.ConvNeXt((1,), (9,), key=KEY)),

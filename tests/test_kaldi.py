@@ -99,6 +99,31 @@ def test_it_is_kaldi_fbank_normalised(options):
     assert error(normal, (expected + 3.0) / 4.0) < 1e-6
 
 
+def test_a_gain_is_that_of_the_samples_and_the_floor_of_silence_stays():
+    wave, gain = noise(3000), KaldiFbank(**SMALL, mean=15.0, scale=13.0, gain=2.0**15)
+    expected = (
+        features.kaldi_fbank(32768 * wave, num_mel_bins=20, sample_frequency=8000, window_type="hanning") - 15
+    ) / 13
+    assert error(gain(wave), expected) < 1e-6
+    loud = KaldiFbank(**SMALL)(wave) + 2 * np.log(2.0**15)
+    assert error(13 * gain(wave) + 15, loud) < 1e-5
+    np.testing.assert_allclose(13 * gain(jnp.zeros(1000)) + 15, np.log(np.finfo(np.float32).eps), rtol=1e-5)
+    quiet = gain(1e-6 * wave)  # without the gain it would be silence
+    assert error(13 * quiet + 15, loud + 2 * np.log(1e-6)) < 1e-3
+
+
+@pytest.mark.parametrize("frames", [None, 5, 60])
+def test_frames_of_a_recording_do_not_see_what_pads_it(frames):
+    frontend = KaldiFbank(**SMALL, frames=frames)
+    wave = noise(4000) * jnp.where(jnp.arange(4000) < 2039, 1.0, 100.0)
+    for samples in (200, 279, 280, 2039):
+        count = frontend.frames(samples)
+        whole = 1 + (samples - 200) // 80
+        assert count == min(whole, frames or whole) == int(jax.jit(frontend.frames)(jnp.asarray(samples)))
+        padded = jax.jit(frontend)(wave, length=jnp.asarray(samples))
+        np.testing.assert_allclose(padded[:count], frontend(wave[:samples])[:count], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("frames", [1, 36, 37, 50])
 def test_frames_are_filled_up_with_zeros_or_cut_before_they_are_normalised(frames):
     wave = noise(3111)  # 37 frames of 200 samples, 80 apart, and some more
@@ -188,6 +213,7 @@ def test_the_shortest_waveform(options, least):
 
 BAD = {
     "divides by `scale`, which must be > 0: got 0.0": {"scale": 0.0},
+    "multiplies samples by `gain`, which must be finite and > 0: got -1.0": {"gain": -1.0},
     "at least 1 frame, or as many as there are: got frames=0": {"frames": 0},
     "0 <= low_freq < high_freq <= 4000.0 Hz, got low 5000": {"low_freq": 5000.0},
     "needs frames of 2 samples or more": {"frame_length": 0.0},

@@ -10,6 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import test_ast
+import test_beats
 import test_ced
 import test_cnn
 import test_convnext
@@ -25,6 +26,7 @@ from audax_eqx.networks import (
     AST,
     CED,
     CNN,
+    BEATs,
     ConvNeXt,
     EfficientNet,
     MobileNetV2,
@@ -54,6 +56,7 @@ NETWORKS = {
     "speech large": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, norm_first=True, drop_path=0.5),
     "speech data2vec": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, position_layers=2, drop_path=0.5),
     "speech weighted": lambda key: WeightedLayers(Wav2Vec2(8, 2, 2, **SPEECH, key=key)),
+    "beats": functools.partial(BEATs, 8, 2, 2, patch=8, embedding=12, kernel=8, groups=2, drop_path=0.5),
     "xvector": lambda key: XVector(Wav2Vec2(8, 2, 2, **SPEECH, key=key), 8, widths=(8,) * 5, key=key),
 }
 STEPS = {  # of the feature map, by frames
@@ -67,12 +70,13 @@ STEPS = {  # of the feature map, by frames
     "mobilenet": {1: 1, 33: 1, 3000: 93},
     "whisper": {1: 1, 33: 17, 3000: 1500},
     "speech": {1: 1, 33: 33, 3000: 3000},
+    "beats": {1: 1, 33: 4, 3000: 375},
     "xvector": {1: 1, 33: 19, 3000: 2986},
 }
 LAYERS = {"convnext": 4, "resnet": 2, "efficientnet": 8, "ast": 3, "ced": 3, "cnn": 2, "panns": 3, "mobilenet": 8}
-LAYERS |= {"whisper": 3, "speech": 3, "xvector": 3}
+LAYERS |= {"whisper": 3, "speech": 3, "beats": 3, "xvector": 3}
 NORMS = ("ast", "ced", "speech large")  # have one between the last layer and the feature map
-STATELESS = ("ast", "whisper", "speech", "xvector")
+STATELESS = ("ast", "whisper", "speech", "beats", "xvector")
 DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "speech weighted", "xvector")
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -312,6 +316,7 @@ def test_every_variant_is_counted():
     variants = [name for name, value in vars(networks).items() if isinstance(value, functools.partial)]
     tests = (
         test_ast,
+        test_beats,
         test_ced,
         test_cnn,
         test_convnext,

@@ -76,6 +76,19 @@ def test_names_are_keys_and_places_joined_by_dots(file):
     assert list(zoo.arrays(file(golden("alone")))) == [""]
 
 
+def test_what_stands_beside_the_arrays_is_in_the_settings(file):
+    inner = b"}(" + text("depth") + number(12) + text("rate") + b"G?\xc0\0\0\0\0\0\0" + text("on") + b"\x88u"
+    mixed = b"](" + text("x") + b"N" + tensor() + name("torch.device") + text("cpu") + b"\x85R" + b"}e"
+    content = holding(text("cfg"), inner, text("list"), mixed, text("a"), tensor(), number(7), text("/m/7"))
+    wanted = {"cfg": {"depth": 12, "rate": 0.125, "on": True}, "list": ["x", None, None, None, {}], 7: "/m/7"}
+    for path in (file(archive(content)), file(row(content.replace(storage(), storage(more=b"N"))), "row.pt")):
+        arrays = zoo.arrays(path)
+        assert arrays.settings == wanted and list(arrays) == ["list.2", "a"]
+        arrays.settings["cfg"].clear()
+        assert arrays.settings == wanted
+    assert zoo.arrays(file(golden("alone"))).settings == zoo.arrays(file(golden("list"))).settings == {}
+
+
 def test_arrays_are_the_callers_own_and_outlive_the_file(file):
     path = file(golden("zip"))
     arrays = zoo.arrays(path)

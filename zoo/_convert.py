@@ -12,7 +12,7 @@ from ._arrays import View, open_file, open_files, shapes_of
 from ._entry import Entry, line
 from ._foreign import Recognised, Source
 from ._labels import read_labels
-from ._load import assemble
+from ._load import assemble, named
 from ._repo import kept
 from ._save import save
 from ._weights import ArraysByName
@@ -41,7 +41,8 @@ def convert(
     under "model", "state_dict", "module" and the like. What no array tells is yours to say:
 
     - `sample_rate`: in Hz. `window`: the native length in seconds.
-    - `labels`: one a class. AudioSet's are fetched where the classes are its 527.
+    - `labels`: one a class. AudioSet's are fetched where the classes are its 527, and its names for a file's labels
+      that are its codes.
     - `task`: "multiclass" or "multilabel", of a classifier. `model`: "SimCLR" for audax's models that look like COLA.
     - `frontend`, `network`: options in place of those that were recognised, `frontend={"bins": 64}` say; with a "type"
       the whole frontend or network.
@@ -58,6 +59,7 @@ def convert(
             raise ValueError(f"convert takes the {what} {' or '.join(map(repr, choices))}, got {given!r}.")
     format, arrays = open_file(path)
     options: dict[str, Any] = {"sample_rate": sample_rate, "window": window, "model": model}
+    options["settings"] = getattr(arrays, "settings", {})
     options |= {"frontend": frontend or {}, "network": network or {}}
     part, recognised = _recognise(Source(path, format, arrays, shapes_of(arrays), **options))
     entry = _entry(recognised.entry, part, folder.resolve().name, labels, task)
@@ -125,10 +127,12 @@ def _entry(entry: Entry, source: Source, name: str, labels: Sequence[str], task:
 
 
 def _known_labels(entry: Entry) -> tuple[str, ...]:
-    """The labels that lie in a file on the Hub; none, with a warning, where it cannot be had."""
+    """The entry's labels, or those in a file on the Hub; none, with a warning, where it cannot be had."""
     checkpoint = entry.checkpoint
-    if entry.labels or checkpoint is None or not (checkpoint.label_file or "").endswith(".csv"):
-        return entry.labels
+    if entry.labels:
+        return named(entry.labels, entry.name)
+    if checkpoint is None or not (checkpoint.label_file or "").endswith(".csv"):
+        return ()
     try:
         return read_labels(kept(checkpoint.label_repo or checkpoint.repo, str(checkpoint.label_file)))
     except OSError as error:

@@ -42,8 +42,9 @@ class Checkpoint:
     `file` has the weights. Of several each array's key begins with the name of its file, without the suffix, and a dot.
 
     `label_file` is a CSV with the columns `index` and `display_name`, or "config.json" where the repo describes its
-    model itself, labels included; None for none. It lies in `label_repo`, or in `repo` if that is None. `license` is
-    what the repo's card states, where that is another licence than the entry's.
+    model itself, labels included, or `file` where that is torch's and has a `label_dict`; None for none. It lies in
+    `label_repo`, or in `repo` if that is None. `license` is what the repo's card states, where that is another licence
+    than the entry's.
     """
 
     repo: str

@@ -41,6 +41,7 @@ class Source:
 
     - `format`: "safetensors", "torch" or "flax".
     - `arrays`: by key, each read when it is asked for; `shapes`: known without reading them.
+    - `settings`: what stands beside the arrays of a torch file, as `zoo.arrays` gives it; of the whole file.
     - `frontend`, `network`: options that stand in place of those that the family finds.
     """
 
@@ -48,6 +49,7 @@ class Source:
     format: str
     arrays: ArraysByName
     shapes: Shapes
+    settings: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
     sample_rate: int | None = None
     window: float | None = None
     model: str | None = None

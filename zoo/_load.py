@@ -7,6 +7,7 @@ import functools
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,12 +28,12 @@ from ._files import (
     read_text,
 )
 from ._golden import verify as verify_golden
-from ._labels import read_labels
+from ._labels import AUDIOSET, CODE, label_dict, read_labels, read_names
 from ._limits import check_entry, check_size
 from ._pretrained import Pretrained
 from ._repo import PACKAGED, count_download, is_cached, kept, packaged, repo_files
 from ._rules import Rule, rename
-from ._weights import ArraysByName, check, fill, named_leaves
+from ._weights import Arrays, ArraysByName, check, fill, named_leaves
 
 REPO = r"[\w.-]+/[\w.-]+"
 DEFAULT = "resnet_esc10"  # a packaged model
@@ -76,17 +77,20 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     return clip
 
 
-def found(name: str, revision: str | None, *, count: bool = True) -> tuple[Entry, Callable[..., pathlib.Path]]:
+def found(
+    name: str, revision: str | None, *, count: bool = True, weights: bool = True
+) -> tuple[Entry, Callable[..., pathlib.Path]]:
     """What `load` loads: its entry, labels included, and the function that gives the path of a file.
 
-    With `count` the Hub counts a download.
+    With `count` the Hub counts a download. Without `weights` they are not fetched for labels that lie among them.
     """
     if (entry := families.entries().get(name)) is not None:
         assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
         fetch = repo_files(entry.checkpoint.repo, revision)
         if count and entry.checkpoint.label_file != CONFIG:
             count_download(entry.checkpoint.repo, revision)
-        return _labelled(entry, fetch), fetch
+        among = entry.checkpoint.label_file == entry.checkpoint.file
+        return (_labelled(entry, fetch) if weights or not among else entry), fetch
     fetch = _folder(name, revision)
     return _described(name, fetch), fetch
 
@@ -238,7 +242,26 @@ def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
             described = _described(entry.checkpoint.repo, fetch)
             own = ("frontend", "network", "model", "classes", "labels", "window")
             return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
+        case file if file == entry.checkpoint.file:
+            labels = label_dict(Arrays(fetch(file)).settings, f"{file} of {entry.checkpoint.repo}", entry.classes)
+            return dataclasses.replace(entry, labels=named(labels, entry.name))
         case file:
             if entry.checkpoint.label_repo is not None:
                 fetch = functools.partial(kept, entry.checkpoint.label_repo)  # a revision is of the weights' repo
             return dataclasses.replace(entry, labels=read_labels(fetch(file)))
+
+
+def named(labels: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """The labels, with AudioSet's names in place of its codes; as they are, with a warning, where these are missing."""
+    if not any(CODE.fullmatch(label) for label in labels):
+        return labels
+    try:
+        names = read_names(kept(AUDIOSET["label_repo"], AUDIOSET["label_file"]))
+    except OSError as error:
+        warnings.warn(
+            f"{name} has AudioSet's codes for labels, {labels[0]} say, and not their names ({error}) Ask for it again "
+            "then.",
+            stacklevel=5,
+        )
+        return labels
+    return tuple(names.get(label, label) for label in labels)

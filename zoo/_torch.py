@@ -25,6 +25,7 @@ from ._tensors import Array, Storage, Tensor, storage_of, whole
 HEAD, PICKLE = 1 << 12, 1 << 26  # bytes of a pickle, of one in front of the content and of the content
 ARRAYS, BRANCHES, VALUES = 1 << 16, 1 << 17, 1 << 22  # that a file holds: dictionaries and lists, and what they hold
 DEPTH, LETTERS = 64, 1000  # of the name of an array
+PLAIN = (dict, list, tuple, str, int, float, bool, type(None))  # of settings
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of a file from before torch 1.6
 TAR = b"ustar"
 ORDER = "was written on a machine with another order of bytes: save it anew on a usual one"
@@ -39,15 +40,18 @@ class Leaf(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def torch_leaves(path: pathlib.Path) -> dict[str, Leaf]:
-    """The arrays in a torch file by their keys, joined by dots. Raises ValueError with one sentence for all else."""
+def torch_file(path: pathlib.Path) -> tuple[dict[str, Leaf], Callable[[], dict[Any, Any]]]:
+    """The arrays in a torch file by their keys, joined by dots, and the function that gives its settings.
+
+    Raises ValueError with one sentence for all else.
+    """
     with _said_of(path):
         with open(path, "rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if data[257:262] == TAR:
             raise Fault("is a tar archive, as torch 0.1 wrote: load it with torch, and save it anew")
         content, storages = (_zip if data[:2] == b"PK" else _row)(data)
-        return _leaves(content, functools.partial(_read, path, storages))
+        return _leaves(content, functools.partial(_read, path, storages)), functools.partial(_settings, content)
 
 
 @contextlib.contextmanager
@@ -181,6 +185,21 @@ def _leaves(content: Any, read: Callable[[Tensor], np.ndarray]) -> dict[str, Lea
                 array.values.shape, _letters(native.name), functools.partial(array.values.astype, native, "C")
             )
     return leaves
+
+
+@no_type_check
+def _settings(content) -> dict[Any, Any]:
+    """The numbers, texts and None in nested dictionaries and lists, and these; what is none of them is left out of a
+    dictionary, and None in a list. `_arrays` has been through it before, and found it neither deep nor large."""
+
+    def plain(value) -> Any:
+        if type(value) is dict:
+            return {key: plain(child) for key, child in value.items() if type(child) in PLAIN}
+        if type(value) in (list, tuple):
+            return [plain(child) if type(child) in PLAIN else None for child in value]
+        return value
+
+    return plain(content) if type(content) is dict else {}
 
 
 def _read(path: pathlib.Path, storages: Storages, tensor: Tensor) -> np.ndarray:

@@ -82,7 +82,7 @@ def _check_remote(report: Report, full: bool) -> None:
 
     told = about(report.repo)
     report.checked.append("repo")
-    entry, fetch = found(report.name, None, count=False)
+    entry, fetch = found(report.name, None, count=False, weights=full)
     if (checkpoint := entry.checkpoint) and checkpoint.label_file == CONFIG:
         _check_sizes(report.repo, entry, info(report.name))
     elif checkpoint and checkpoint.label_repo and checkpoint.label_file:

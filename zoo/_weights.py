@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from ._entry import line
 from ._files import INSTEAD, WEIGHTS, is_torch, parse_json, read_text
-from ._torch import Leaf, torch_leaves
+from ._torch import Leaf, torch_file
 
 Model = TypeVar("Model")
 if TYPE_CHECKING:
@@ -94,17 +94,25 @@ class Arrays(ArraysByName):
     def __init__(self, *paths: str | os.PathLike):
         self.path = str(paths[0])
         self._leaves: dict[str, Leaf] = {}
+        self._settings: list[Callable[[], dict]] = []
         for path in paths:
             with open(path, "rb") as file:
                 head = file.read(512)
-            leaves = (torch_leaves if is_torch(head) else _safetensors)(pathlib.Path(path))
+            leaves, settings = (torch_file if is_torch(head) else _safetensors)(pathlib.Path(path))
             if common := sorted(leaves.keys() & self._leaves.keys()):
                 raise ValueError(
                     f"{path} holds {line(common[0])}, as another file of the model does: fetch both again."
                 )
             self._leaves |= leaves
+            self._settings.append(settings)
         self.shapes = {name: leaf.shape for name, leaf in self._leaves.items()}
         self.dtypes = {name: leaf.dtype for name, leaf in self._leaves.items()}
+
+    @property
+    def settings(self) -> dict[Any, Any]:
+        """What stands beside the arrays of a torch file: numbers, texts and None, in dictionaries and lists as they
+        are nested there, {"cfg": {"depth": 12}} say. A tuple is a list, in which an array is None."""
+        return {key: value for settings in self._settings for key, value in settings().items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._leaves[name].read()
@@ -122,8 +130,9 @@ def arrays(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
 
     `.pt`, `.pth`, `.bin` and `.ckpt` files of every torch since 0.2 are read without torch, and nothing in them runs.
     Keys of nested dictionaries, numbers too, and places in lists and tuples are joined by dots,
-    `model_state.lstm.weight_ih_l0`; an array that stands alone has the name "". What is no array is left out. bfloat16
-    comes as `ml_dtypes.bfloat16`, a Parameter as its array, an expanded or transposed array with its whole shape.
+    `model_state.lstm.weight_ih_l0`; an array that stands alone has the name "". Numbers and texts beside the arrays are
+    in the mapping's `settings`, nested as in the file. bfloat16 comes as `ml_dtypes.bfloat16`, a Parameter as its
+    array, an expanded or transposed array with its whole shape.
 
     Raises FileNotFoundError, and ValueError with one sentence for a file that is neither or broken, that names anything
     but arrays and the settings of common trainers, that asks for more memory than it holds, and whose joined keys are
@@ -165,8 +174,8 @@ def _shards(path: pathlib.Path) -> list[str]:
     return sorted(set(places.values()))
 
 
-def _safetensors(path: pathlib.Path) -> dict[str, Leaf]:
-    """The arrays of a safetensors file. Raises ValueError for a broken one."""
+def _safetensors(path: pathlib.Path) -> tuple[dict[str, Leaf], Callable[[], dict]]:
+    """The arrays of a safetensors file, which has no settings. Raises ValueError for a broken one."""
     try:
         file = safe_open(path, framework="numpy")
     except SafetensorError as error:
@@ -177,10 +186,11 @@ def _safetensors(path: pathlib.Path) -> dict[str, Leaf]:
         return file.get_tensor(name)
 
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-    return {
+    leaves = {
         name: Leaf(tuple(each.get_shape()), each.get_dtype(), functools.partial(read, name, each.get_dtype()))
         for name, each in slices.items()
     }
+    return leaves, dict
 
 
 def _broken(path: pathlib.Path, error: SafetensorError) -> str:

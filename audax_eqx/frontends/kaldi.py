@@ -1,11 +1,13 @@
-"""Kaldi's log-mel filterbank (Povey et al., 2011), normalised as the Audio Spectrogram Transformer takes it.
+"""Kaldi's log-mel filterbank (Povey et al., 2011), normalised as Transformers over spectrograms take it.
 
-    wave -> frames less their mean -> pre-emphasis -> window -> |FFT|^2 -> mel filterbank -> log
+    wave times `gain` -> frames less their mean -> pre-emphasis -> window -> |FFT|^2 -> mel filterbank -> log
          -> cut or filled up to `frames` -> (x - mean) / scale
 
-`ast_fbank` is that of https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593 (BSD-3).
+`ast_fbank` is that of https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593 (BSD-3), `beats_fbank` that of
+https://github.com/microsoft/unilm/tree/master/beats (MIT).
 """
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -13,10 +15,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .. import features
 from ..abstract import AbstractFrontend
+from ..layers import Length
 
 
 class KaldiFbank(AbstractFrontend):
@@ -28,31 +31,51 @@ class KaldiFbank(AbstractFrontend):
     - `frames`: the number of frames to which the filterbank is cut, or filled up with zeros; None leaves it as long as
       the clip.
     - `mean`, `scale`: the result, zeros included, is (filterbank - mean) / scale. AST divides by two standard
-      deviations.
+      deviations, and so does BEATs.
+    - `gain`: the factor of the samples. Kaldi's own numbers are of samples in the range of 16 bits, a gain of 32768:
+      higher by 2 log(32768) = 20.79, but in silence, for the floor of the logarithm, 1.2e-7, stays where it is.
 
-    Samples are taken as they are: Kaldi's own numbers, of samples in the range of 16 bits, are
-    higher by 2 log(32768) = 20.79 where the floor of 1.2e-7 is far. Raises ValueError for a waveform shorter than
-    `min_samples`, which is one frame.
+    Raises ValueError for a waveform shorter than `min_samples`, which is one frame.
     """
 
     sample_rate: int = eqx.field(static=True)
-    bins: int = eqx.field(static=True, default=128)
-    frame_length: float = eqx.field(static=True, default=25.0)
-    frame_shift: float = eqx.field(static=True, default=10.0)
-    window: Literal["hanning", "hamming", "povey", "rectangular", "blackman"] = eqx.field(
-        static=True, default="hanning"
-    )
-    low_freq: float = eqx.field(static=True, default=20.0)
-    high_freq: float = eqx.field(static=True, default=0.0)
-    frames: int | None = eqx.field(static=True, default=None)
-    mean: float = eqx.field(static=True, default=0.0)
-    scale: float = eqx.field(static=True, default=1.0)
+    bins: int = eqx.field(static=True)
+    frame_length: float = eqx.field(static=True)
+    frame_shift: float = eqx.field(static=True)
+    window: Literal["hanning", "hamming", "povey", "rectangular", "blackman"] = eqx.field(static=True)
+    low_freq: float = eqx.field(static=True)
+    high_freq: float = eqx.field(static=True)
+    total_frames: int | None = eqx.field(static=True)
+    mean: float = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+    gain: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sample_rate: int,
+        bins: int = 128,
+        *,
+        frame_length: float = 25.0,
+        frame_shift: float = 10.0,
+        window: Literal["hanning", "hamming", "povey", "rectangular", "blackman"] = "hanning",
+        low_freq: float = 20.0,
+        high_freq: float = 0.0,
+        frames: int | None = None,
+        mean: float = 0.0,
+        scale: float = 1.0,
+        gain: float = 1.0,
+    ):
+        if scale <= 0.0:
+            raise ValueError(f"KaldiFbank divides by `scale`, which must be > 0: got {scale}.")
+        if not 0.0 < gain < math.inf:
+            raise ValueError(f"KaldiFbank multiplies samples by `gain`, which must be finite and > 0: got {gain}.")
+        if frames is not None and frames < 1:
+            raise ValueError(f"KaldiFbank gives at least 1 frame, or as many as there are: got frames={frames}.")
+        self.sample_rate, self.bins, self.frame_length, self.frame_shift = sample_rate, bins, frame_length, frame_shift
+        self.window, self.low_freq, self.high_freq, self.total_frames = window, low_freq, high_freq, frames
+        self.mean, self.scale, self.gain = mean, scale, gain
 
     def __check_init__(self):
-        if self.scale <= 0.0:
-            raise ValueError(f"KaldiFbank divides by `scale`, which must be > 0: got {self.scale}.")
-        if self.frames is not None and self.frames < 1:
-            raise ValueError(f"KaldiFbank gives at least 1 frame, or as many as there are: got frames={self.frames}.")
         # The features themselves refuse all other options that make no sense.
         jax.eval_shape(self, jax.ShapeDtypeStruct((max(self.min_samples, 1),), jnp.float32))
 
@@ -63,22 +86,33 @@ class KaldiFbank(AbstractFrontend):
     @property
     def max_samples(self) -> int | None:
         """The samples of a clip that count: what lies behind the last of `frames` does not; None for all."""
-        return None if self.frames is None else self.min_samples + self.frames * self._shift - 1
+        return None if self.total_frames is None else self.min_samples + self.total_frames * self._shift - 1
+
+    @property
+    def takes_length(self) -> bool:
+        return True
+
+    def frames(self, samples: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        """How many frames see nothing but a clip of so many samples."""
+        count = (samples - self.min_samples) // self._shift + 1
+        if self.total_frames is None:
+            return count
+        return min(count, self.total_frames) if isinstance(count, int) else jnp.minimum(count, self.total_frames)
 
     @property
     def _shift(self) -> int:
         return int(self.sample_rate * self.frame_shift * 0.001)  # Kaldi counts in whole samples
 
-    def __call__(self, wave: Float[Array, " samples"]) -> Float[Array, "frames {self.bins}"]:
+    def __call__(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames {self.bins}"]:
         if wave.size < self.min_samples:
             raise ValueError(
                 f"KaldiFbank takes at least one frame, {self.min_samples} samples "
                 f"({self.frame_length} ms at {self.sample_rate} Hz), got {wave.size}: pad the clip with zeros."
             )
-        if self.frames is not None:
-            wave = wave[: self.min_samples + (self.frames - 1) * self._shift]  # what is cut off need not be computed
+        if self.total_frames is not None:  # what is cut off need not be computed
+            wave = wave[: self.min_samples + (self.total_frames - 1) * self._shift]
         fbank = features.kaldi_fbank(
-            wave.astype(jnp.float32),
+            self.gain * wave.astype(jnp.float32),
             frame_length=self.frame_length,
             frame_shift=self.frame_shift,
             high_freq=self.high_freq,
@@ -87,8 +121,8 @@ class KaldiFbank(AbstractFrontend):
             sample_frequency=self.sample_rate,
             window_type=self.window,
         )
-        if self.frames is not None:
-            fbank = jnp.pad(fbank, ((0, self.frames - len(fbank)), (0, 0)))
+        if self.total_frames is not None:
+            fbank = jnp.pad(fbank, ((0, self.total_frames - len(fbank)), (0, 0)))
         return (fbank - self.mean) / self.scale
 
     def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
@@ -96,3 +130,4 @@ class KaldiFbank(AbstractFrontend):
 
 
 ast_fbank = partial(KaldiFbank, frames=1024, mean=-4.2677393, scale=2 * 4.5689974)
+beats_fbank = partial(KaldiFbank, window="povey", mean=15.41663, scale=2 * 6.55582, gain=2.0**15)

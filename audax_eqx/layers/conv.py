@@ -104,7 +104,7 @@ class Patchify(eqx.Module):
     """
 
     weight: Float[Array, "height width inputs outputs"]
-    bias: Float[Array, " outputs"]
+    bias: Float[Array, " outputs"] | None
     inputs: int = eqx.field(static=True)
     padding: tuple[int, int] = eqx.field(static=True)
 
@@ -115,10 +115,11 @@ class Patchify(eqx.Module):
         patch: tuple[int, int],
         *,
         padding: tuple[int, int] = (0, 0),
+        bias: bool = True,
         key: PRNGKeyArray,
     ):
         self.weight = normal(key, (*patch, inputs, outputs), 0.02)
-        self.bias = full(outputs, 0.0)
+        self.bias = full(outputs, 0.0) if bias else None
         self.inputs, self.padding = inputs, padding
 
     def __call__(self, x: Float[Array, "time freq {self.inputs}"]) -> Float[Array, "newtime newfreq channels"]:
@@ -132,7 +133,7 @@ class Patchify(eqx.Module):
         x = x.reshape(rows, height, *x.shape[1:]).reshape(rows, height, columns, width, inputs)
         patches = x.transpose(0, 2, 1, 3, 4)
         y = patches.reshape(rows, columns, -1) @ self.weight.reshape(-1, outputs)
-        return y + jnp.broadcast_to(self.bias, y.shape)
+        return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
 
 
 def _whole_patches(size: int, patch: int, padding: int) -> tuple[int, int, int]:

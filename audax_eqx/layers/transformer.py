@@ -2,7 +2,9 @@
 or last, as in the first Transformer (Vaswani et al., 2017, arXiv:1706.03762).
 
     first:  x + attention(norm(x)), then x + mlp(norm(x)),    mlp(x) = contract(activation(expand(x)))
-    last:   norm(x + attention(x)), then norm(x + mlp(x))
+    last:   norm(scale x + attention(x)), then norm(scale x + mlp(x))
+
+The scale is 1, or larger in deep networks (Wang et al., 2022, arXiv:2203.00555).
 """
 
 from collections.abc import Sequence
@@ -46,6 +48,7 @@ class TransformerBlock(eqx.Module):
     - `fused`: whether these three are one linear map, as some checkpoints have them.
     - `eps`: of both LayerNorms.
     - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", in the MLP.
+    - `residual_scale`: the factor of what goes past the branches.
     - `drop_path`: the rate at which each branch is dropped in training.
     """
 
@@ -57,6 +60,7 @@ class TransformerBlock(eqx.Module):
     drop_path: DropPath
     activation: Activation = eqx.field(static=True)
     norm_first: bool = eqx.field(static=True)
+    residual_scale: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class TransformerBlock(eqx.Module):
         fused: bool = False,
         eps: float = 1e-6,
         activation: Activation = "gelu",
+        residual_scale: float = 1.0,
         drop_path: float = 0.0,
         key: PRNGKeyArray,
     ):
@@ -84,7 +89,7 @@ class TransformerBlock(eqx.Module):
         self.expand = Linear(width, mlp_width, key=keys[1])
         self.contract = Linear(mlp_width, width, key=keys[2])
         self.drop_path = DropPath(drop_path)
-        self.activation, self.norm_first = activation, norm_first
+        self.activation, self.norm_first, self.residual_scale = activation, norm_first, residual_scale
 
     def __call__(
         self,
@@ -96,11 +101,14 @@ class TransformerBlock(eqx.Module):
     ) -> Float[Array, "tokens width"]:
         attention_key, mlp_key = split_key(key, 2)
         y = self.attention(self.attention_norm(x) if self.norm_first else x, length=length, bias=bias)
-        x = x + self.drop_path(y, key=attention_key)
+        x = self._past(x) + self.drop_path(y, key=attention_key)
         x = x if self.norm_first else self.attention_norm(x)
         y = self.expand(self.mlp_norm(x) if self.norm_first else x)
-        x = x + self.drop_path(self.contract(activate(y, self.activation)), key=mlp_key)
+        x = self._past(x) + self.drop_path(self.contract(activate(y, self.activation)), key=mlp_key)
         return x if self.norm_first else self.mlp_norm(x)
+
+    def _past(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+        return x if self.residual_scale == 1.0 else self.residual_scale * x
 
 
 def transformer_blocks(

@@ -4,6 +4,8 @@ from .ast import AST as AST
 from .ast import ast_base as ast_base
 from .ast import ast_small as ast_small
 from .ast import ast_tiny as ast_tiny
+from .beats import BEATs as BEATs
+from .beats import beats_base as beats_base
 from .ced import CED as CED
 from .ced import ced_base as ced_base
 from .ced import ced_mini as ced_mini

@@ -89,11 +89,14 @@ def _by_group(x: Array, kernel: Array, groups: int) -> Array:
 class Wav2Vec2(AbstractNetwork):
     """The Transformer over `frames bins`; a step of the feature map is a frame.
 
-    - `bins`: of the input, and `input_norm`: whether a LayerNorm over them comes first.
+    - `bins`: of the input, `input_norm`: whether a LayerNorm over them comes first, and `project`: whether a linear map
+      makes `width` of them, which else they are.
     - `norm_first`: whether the blocks begin with their norms, as in large models, or end with them.
+    - `deep_norm`: whether what goes past the branches of blocks that end with norms is multiplied by (2 depth)^(1/4).
     - `kernel`, `groups`, `position_layers`: the convolutions that tell positions. One has weight norm; several, as in
       data2vec, have a LayerNorm each.
-    - `buckets`, `max_distance`: of WavLM's bias by distance; None for none.
+    - `buckets`, `max_distance`: of WavLM's bias by distance; None for none. `gate`: what it is gated by, the "input" of
+      the attention or the "query" made of it; None for no gate.
     - `mlp_width`: 4 times the width unless given.
     - `eps`: of every LayerNorm.
     - `activation`, `position_activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", in the MLPs and behind the
@@ -104,7 +107,7 @@ class Wav2Vec2(AbstractNetwork):
     """
 
     input_norm: LayerNorm | None
-    project: Linear
+    project: Linear | None
     positional: tuple[PositionalConv, ...]
     norm: LayerNorm
     distance_bias: Float[Array, "buckets heads"] | None
@@ -122,12 +125,15 @@ class Wav2Vec2(AbstractNetwork):
         *,
         bins: int = 512,
         input_norm: bool = True,
+        project: bool = True,
         norm_first: bool = False,
+        deep_norm: bool = False,
         kernel: int = 128,
         groups: int = 16,
         position_layers: int = 1,
         buckets: int | None = None,
         max_distance: int = 800,
+        gate: Literal["input", "query"] | None = "input",
         mlp_width: int | None = None,
         eps: float = 1e-5,
         activation: Activation = "gelu",
@@ -140,24 +146,30 @@ class Wav2Vec2(AbstractNetwork):
                 "Wav2Vec2 takes at least 1 bin and 1 position layer, and from 4 buckets on up to 4 a step of distance, "
                 f"got bins={bins}, position_layers={position_layers}, buckets={buckets}, max_distance={max_distance}."
             )
+        if (deep_norm and norm_first) or not (project or bins == width):
+            raise ValueError(
+                "Wav2Vec2 takes deep_norm with norms that come last, and project=False with as many bins as its width, "
+                f"got norm_first={norm_first}, {bins} bins and the width {width}."
+            )
         keys = iter(split(key, depth + position_layers + 2))
         self.input_norm = LayerNorm(bins, eps=eps) if input_norm else None
-        self.project = Linear(bins, width, key=next(keys))
+        project_key = next(keys)
+        self.project = Linear(bins, width, key=project_key) if project else None
         self.positional = tuple(
             PositionalConv(width, kernel, groups, weight_norm=position_layers == 1, key=next(keys))
             for _ in range(position_layers)
         )
         self.norm = LayerNorm(width, eps=eps)
-        gate: Literal["input"] | None = None if buckets is None else "input"
         self.distance_bias = None if buckets is None else normal(next(keys), (buckets, heads), 0.02)
         self.blocks = transformer_blocks(
             width,
             heads,
             mlp_width=mlp_width,
             norm_first=norm_first,
-            gate=gate,
+            gate=None if buckets is None else gate,
             eps=eps,
             activation=activation,
+            residual_scale=(2 * depth) ** 0.25 if deep_norm else 1.0,
             drop_path=drop_path,
             keys=[next(keys) for _ in range(depth)],
         )
@@ -176,7 +188,8 @@ class Wav2Vec2(AbstractNetwork):
         length: Length = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Maps, eqx.nn.State]:
-        y = zero_behind(self.project(x if self.input_norm is None else self.input_norm(x)), length)
+        y = x if self.input_norm is None else self.input_norm(x)
+        y = zero_behind(y if self.project is None else self.project(y), length)
         y = y + self._positions(y, length)
         tokens = [y if self.norm_first else self.norm(y)]
         bias = None if self.distance_bias is None else relative_bias(self.distance_bias, len(y), self.max_distance)
