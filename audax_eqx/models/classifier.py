@@ -1,22 +1,45 @@
-"""A waveform in, class logits out: frontend -> network -> (LayerNorm ->) (projection ->) dropout -> linear head."""
+"""A waveform in, class logits out: frontend -> network -> (LayerNorm ->) (projection ->) dropout -> head.
 
+The head is linear, or gives cosines; SpeechBrain's classifiers of languages have hidden layers in front of it.
+"""
+
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
-from ..layers import LayerNorm, Length, Linear, keyword, split_key
+from ..layers import BatchNorm, Cosine, LayerNorm, Length, Linear, keyword, split_key
 from ..layers.initial import split
 from .hearing import hear, takes_length, valid
+
+
+class HiddenLayer(eqx.Module):
+    """norm(leaky relu(linear)), or without the linear map where it gets no number of `outputs`."""
+
+    linear: Linear | None
+    norm: BatchNorm
+
+    def __init__(self, inputs: int, outputs: int | None = None, *, key: PRNGKeyArray):
+        self.linear = None if outputs is None else Linear(inputs, outputs, scale=(2 / inputs) ** 0.5, key=key)
+        self.norm = BatchNorm(inputs if outputs is None else outputs)
+
+    def __call__(
+        self, x: Float[Array, " inputs"], state: eqx.nn.State
+    ) -> tuple[Float[Array, " outputs"], eqx.nn.State]:
+        return self.norm(jax.nn.leaky_relu(x if self.linear is None else self.linear(x)), state)
 
 
 class Classifier(eqx.Module):
     """`frontend` and `network` with a linear head over the embedding.
 
     `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm behind the embedding, which
-    transformers have; `projection`, if given, the width of a linear map in front of the head, which speech models have.
+    transformers have; `projection`, if given, the width of a linear map in front of the head, which speech models have;
+    `hidden`, if given, the widths of layers behind a first leaky ReLU and norm, as SpeechBrain's x-vectors have them.
+    `cosine`, if given, makes logits of cosines: this scale times that of the embedding with each class's weights.
     `task` says what the logits are for: "multiclass" for one softmax over all, "multilabel" for a
     sigmoid of each, None where nobody has said. It computes nothing; the zoo saves no model under another task.
 
@@ -32,8 +55,9 @@ class Classifier(eqx.Module):
     network: AbstractNetwork
     norm: LayerNorm | None
     projection: Linear | None
+    hidden: tuple[HiddenLayer, ...]
     dropout: eqx.nn.Dropout
-    head: Linear
+    head: Linear | Cosine
     task: Literal["multiclass", "multilabel"] | None = eqx.field(static=True)
 
     def __init__(
@@ -45,15 +69,21 @@ class Classifier(eqx.Module):
         dropout: float = 0.0,
         norm: float | None = None,
         projection: int | None = None,
+        hidden: Sequence[int] | None = None,
+        cosine: float | None = None,
         task: Literal["multiclass", "multilabel"] | None = None,
         key: PRNGKeyArray,
     ):
         self.frontend, self.network = frontend, network
         self.norm = None if norm is None else LayerNorm(network.width, eps=norm)
-        head_key, projection_key = key, split(key, 1)[0]
-        self.projection = None if projection is None else Linear(network.width, projection, key=projection_key)
+        keys = split(key, 1 if hidden is None else len(hidden) + 2)
+        width = network.width if projection is None else projection
+        self.projection = None if projection is None else Linear(network.width, projection, key=keys[0])
+        sizes = () if hidden is None else zip((width, width, *hidden), (None, *hidden), keys[1:], strict=False)
+        self.hidden = tuple(HiddenLayer(*pair, key=layer_key) for *pair, layer_key in sizes)
         self.dropout = eqx.nn.Dropout(dropout)
-        self.head = Linear(network.width if projection is None else projection, classes, key=head_key)
+        width = hidden[-1] if hidden else width
+        self.head = Linear(width, classes, key=key) if cosine is None else Cosine(width, classes, cosine, key=key)
         self.task = task
 
     @property
@@ -108,13 +138,15 @@ class Classifier(eqx.Module):
         frames, as `valid` gives it."""
         network_key, head_key = split_key(key, 2)
         network: Any = self.network
-        embedding, state = network(x, state, key=network_key, **keyword(length))
-        return self.logits(embedding, key=head_key), state
+        y, state = network(x, state, key=network_key, **keyword(length))
+        for layer in self.hidden:
+            y, state = layer(y, state)
+        return self.logits(y, key=head_key), state
 
     def logits(
         self, embedding: Float[Array, " width"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "{self.classes}"]:
-        """Logits of an embedding, in float32."""
+        """Logits of an embedding, or of what the hidden layers make of it, in float32."""
         embedding = embedding if self.norm is None else self.norm(embedding)
         embedding = embedding if self.projection is None else self.projection(embedding)
         return self.head(self.dropout(embedding, key=key)).astype(jnp.float32)
