@@ -4,7 +4,7 @@ import abc
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 Maps = tuple[Float[Array, "_time _freq _channels"], ...]
 
@@ -78,6 +78,11 @@ class AbstractNetwork(eqx.Module):
         """
         y, state = self.features(x, state, key=key)
         return (y,), state
+
+    def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        """How many steps of the feature map are made of so many frames, of those that `takes_length`: a frame each
+        unless a network says otherwise."""
+        return frames
 
     @property
     def takes_length(self) -> bool:

@@ -516,9 +516,7 @@ def test_tag_with_a_contrastive_model_exits_2_before_any_work(capsys, here, cola
     assert main(["tag", "none.wav", "--model", cola]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert (
-        captured.err == f"audax-zoo: {cola} was trained without labels and names no sounds: audax-zoo embed uses it.\n"
-    )
+    assert captured.err == f"audax-zoo: {cola} has no classes and names no sounds: audax-zoo embed uses it.\n"
 
 
 def test_embed_with_a_contrastive_model_is_its_networks_embedding(capsys, here, cola):

@@ -103,7 +103,7 @@ def test_thresholds_are_for_all_labels_or_for_some(capsys, here):
         (["--hop", "0"], "is the distance of windows in seconds"),
         (["--hop", "3"], "is the distance of windows in seconds"),
         (["-o", "none/out.csv"], "none/out.csv cannot be written"),
-        (["--model", "cola_small"], "was trained without labels and names no sounds"),
+        (["--model", "cola_small"], "has no classes and names no sounds"),
         (["--plot", "out.svg"], "--plot writes a .png, got 'out.svg'."),
     ],
 )

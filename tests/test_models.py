@@ -352,7 +352,7 @@ def test_a_contrastive_model_is_not_saved_as_another(tmp_path, kind, other):
 def test_a_contrastive_model_names_no_sounds():
     clip, wave = pretrained("cola dot"), np.asarray(noise(2000))
     for method in (clip.top, clip.probabilities):
-        with pytest.raises(ValueError, match=r"contrastive was trained without labels and names no sounds: use embed"):
+        with pytest.raises(ValueError, match=r"contrastive has no classes and names no sounds: use embed"):
             method(wave)
 
 

@@ -72,6 +72,62 @@ def test_recordings_of_all_lengths_take_one_program(clip, tmp_path, programs):
     assert programs() == after
 
 
+SPEECH = {"bins": 8, "kernel": 8, "groups": 2}
+NETWORKS = {  # that tell padding from sound: frontend and network
+    "wav2vec": (
+        {"type": "Wav2Vec", "widths": (8, 8), "kernels": (10, 4), "strides": (8, 4)},
+        {"type": "Wav2Vec2", "width": 8, "depth": 1, "heads": 2, **SPEECH},
+    ),
+    "x-vector of weighted layers": (
+        {"type": "Wav2Vec", "widths": (8, 8), "kernels": (10, 4), "strides": (8, 4)},
+        {
+            "type": "XVector", "width": 8, "widths": (8, 8), "kernels": (3, 3), "dilations": (1, 2),
+            "network": {
+                "type": "WeightedLayers",
+                "network": {"type": "Wav2Vec2", "width": 8, "depth": 1, "heads": 2, **SPEECH},
+            },
+        },
+    ),
+    "whisper": (
+        {"type": "WhisperLogMel", "bins": 8, "hop_length": 80, "n_fft": 200, "total_frames": 50},
+        {"type": "Whisper", "width": 8, "depth": 1, "heads": 2, "bins": 8, "steps": 25},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_padding_has_no_part_where_the_model_can_tell(name, programs):
+    """Each recording of no more than a window gets what a call with it alone gives, by one program."""
+    frontend, network = NETWORKS[name]
+    fields = {"name": "speech", "model": {"type": "Encoder"}, "classes": 0, "labels": (), "task": "embedding"}
+    entry = ENTRY.replace(frontend=frontend | {"sample_rate": RATE}, network=network, **fields)
+    model, state = zoo.create(entry, key=jax.random.key(0))
+    clip = zoo.Pretrained(eqx.nn.inference_mode(model), state, entry)
+    lengths = [150, 1023, 2401, 3999]
+    recordings = [(noise(length, length), RATE) for length in lengths]
+    before = programs()
+    results = list(zoo.embed(clip, recordings))
+    assert programs() - before <= 2
+    frames = list(zoo.embed(clip, recordings, each="frame"))
+    for (wave, _), result, steps in zip(recordings, results, frames, strict=True):
+        assert difference(result.values[0], clip.embed(wave)) < 1e-5
+        whole = clip.frames(wave)
+        count = len(steps.values) if name == "whisper" else len(whole)  # which always gives as many
+        assert difference(steps.values, whole[:count]) < 1e-5 and count == model.network.steps(
+            model.frontend.frames(len(wave))
+        )
+
+
+def test_a_recording_shorter_than_a_frame_is_padded_to_one():
+    frontend, network = NETWORKS["wav2vec"]
+    fields = {"name": "speech", "model": {"type": "Encoder"}, "classes": 0, "labels": (), "task": "embedding"}
+    entry = ENTRY.replace(frontend=frontend | {"sample_rate": RATE}, network=network, **fields)
+    model, state = zoo.create(entry, key=jax.random.key(0))
+    clip = zoo.Pretrained(eqx.nn.inference_mode(model), state, entry)
+    (result,) = zoo.embed(clip, [(noise(5), RATE)])
+    assert difference(result.values[0], clip.embed(np.pad(noise(5), (0, 34 - 5)))) < 1e-5
+
+
 def test_scores_are_the_means_of_probabilities(clip):
     wave = noise(9000)
     (result,) = zoo.tag(clip, [(wave, RATE)])
@@ -220,7 +276,7 @@ def test_options_that_make_no_sense_are_told_before_anything_is_read(clip, optio
 
 
 def test_a_model_without_classes_has_no_scores():
-    with pytest.raises(ValueError, match="was trained without labels"):
+    with pytest.raises(ValueError, match="has no classes"):
         zoo.tag(zoo.load("cola_small"), [])
 
 

@@ -467,14 +467,16 @@ def test_an_entry_needs_sizes_that_make_sense(fields):
         dataclasses.replace(TINY, **fields)
 
 
-@pytest.mark.parametrize("model", ["Classifier", "COLA", "SimCLR", None])
+@pytest.mark.parametrize("model", ["Classifier", "COLA", "SimCLR", "Encoder", None])
 @pytest.mark.parametrize("classes", [0, 3])
-@pytest.mark.parametrize("task", ["multiclass", "multilabel", "contrastive"])
-def test_a_classifier_has_classes_and_a_contrastive_model_has_none(model, classes, task):
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "contrastive", "embedding"])
+def test_a_classifier_has_classes_and_other_models_have_none(model, classes, task):
     fields = {"model": {"type": model}, "classes": classes, "task": task, "labels": ()}
-    if (model == "Classifier", classes, task != "contrastive") in ((True, 3, True), (False, 0, False)):
+    tasks = {"Classifier": ("multiclass", "multilabel"), "Encoder": ("embedding",)}.get(model, ("contrastive",))
+    if task in tasks and (classes == 3) == (model == "Classifier"):
         entry = dataclasses.replace(TINY, **fields)
         assert (entry.model["type"], entry.classes, entry.task) == (model, classes, task)
+        assert entry.classifies == (model == "Classifier")
     else:
         with pytest.raises(ValueError, match=f"tiny is a {model} with {classes} classes and the task '{task}': a"):
             dataclasses.replace(TINY, **fields)

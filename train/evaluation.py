@@ -120,8 +120,8 @@ def write_predictions(
 
 def _check_out(out: pathlib.Path, clip: zoo.Pretrained) -> None:
     """Raises what writing predictions would, before time is spent on them."""
-    if clip.entry.task == "contrastive":
-        raise ValueError(f"{clip.entry.name} has learned without labels and predicts none: leave out {out}.")
+    if not clip.entry.classifies:
+        raise ValueError(f"{clip.entry.name} has no classes and predicts none: leave out {out}.")
     if out.is_dir():
         raise ValueError(f"{out} is a folder, and predictions are written to a file: name one, {out / 'clips.csv'}.")
     if not out.absolute().parent.is_dir():

@@ -15,6 +15,7 @@ from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import zoo
+from audax_eqx.layers import Length
 from audax_eqx.models import COLA, SimCLR
 from zoo._audio import window_size
 from zoo._pretrained import output, scores
@@ -194,7 +195,7 @@ class Scorer:
             yield self.dataset.read(row, place, min(BLOCK, end - place))
 
 
-def _row(clip: zoo.Pretrained) -> tuple[Callable[[zoo.Pretrained, Array], Array], int]:
+def _row(clip: zoo.Pretrained) -> tuple[Callable[[zoo.Pretrained, Array, Length], Array], int]:
     """What makes the numbers of one window, and how many they are."""
     model: Any = clip.model
     if clip.entry.task == "contrastive":
@@ -202,9 +203,9 @@ def _row(clip: zoo.Pretrained) -> tuple[Callable[[zoo.Pretrained, Array], Array]
     return (scores, len(clip.labels)) if clip.entry.task == "multiclass" else (_both_scores, 2 * len(clip.labels))
 
 
-def _both_scores(clip: zoo.Pretrained, wave: Array) -> Array:
+def _both_scores(clip: zoo.Pretrained, wave: Array, length: Length = None) -> Array:
     """The probability of each class, and that of its absence: float32 would make 0 of 1 - 0.99999999."""
-    logits = output(clip, wave)
+    logits = output(clip, wave, length)
     return jnp.concatenate([jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)])
 
 

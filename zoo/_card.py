@@ -43,7 +43,7 @@ def addressed(content: bytes, address: str) -> bytes:
 
 def front_matter(entry: Entry) -> dict:
     """The card's metadata, in the Hub's words."""
-    task = "feature-extraction" if entry.task == "contrastive" else "audio-classification"
+    task = "audio-classification" if entry.classifies else "feature-extraction"
     facts: dict = {"library_name": "audax-eqx", "pipeline_tag": task, "tags": ["audio", "jax", "equinox"]}
     if entry.license is not None:
         name = hub_license(entry.license)
@@ -82,8 +82,9 @@ def _body(entry: Entry, parameters: int) -> str:
         "multiclass": f"tells which of {entry.classes} sounds a recording is",
         "multilabel": f"tells which of {entry.classes} sounds a recording holds",
         "contrastive": "turns a recording into an embedding, trained without labels",
+        "embedding": "turns a recording into an embedding",
     }[entry.task]
-    use = "embed" if entry.task == "contrastive" else "top"
+    use = "top" if entry.classifies else "embed"
     text = f"""# {entry.name}
 
 `{entry.network["type"]}` behind `{entry.frontend["type"]}`, {parameters / 1e6:.3g} million parameters: it {does}.

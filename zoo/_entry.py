@@ -13,14 +13,18 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
-from audax_eqx import frontends, models, networks
+from audax_eqx import AbstractNetwork, frontends, models, networks
 from audax_eqx.layers.initial import split
 
 from ._files import parse_json
 from ._register import Model as Model
 from ._register import constructors
 
-Task = Literal["multiclass", "multilabel", "contrastive"]
+Task = Literal["multiclass", "multilabel", "contrastive", "embedding"]
+TASKS = {
+    "Classifier": ("multiclass", "multilabel"),
+    "Encoder": ("embedding",),
+}  # others are contrastive
 HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
 
@@ -69,9 +73,11 @@ class Entry:
     """A model as data. `config.json` in a model's folder holds exactly these fields.
 
     - `frontend`, `network`, `model`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends`, `.networks` or `.models`
-      or one that `zoo.register` made known, and its options; a `Classifier` takes `classes` and `dropout` too, `COLA`
-      and `SimCLR` have no classes.
-    - `task`: "multiclass" (softmax over labels), "multilabel" (a sigmoid each) or "contrastive" (no labels).
+      or one that `zoo.register` made known, and its options; a network in a network, as `WeightedLayers` and `XVector`
+      have one, is an option "network" of the same form. A `Classifier` takes `classes` and `dropout` too, other models
+      have no classes.
+    - `task`: "multiclass" (softmax over labels), "multilabel" (a sigmoid each); or, without labels, "contrastive"
+      (`COLA`, `SimCLR`) or "embedding" (`Encoder`).
     - `window`: the native length in seconds: what it was trained on, and how long recordings are cut.
     - `labels`: one a class; empty where they are in the checkpoint's repo, or, as ImageNet's, name no sounds.
     - `metrics`: `{"dataset", "metric", "value", "source"}` each; `source` says whose measurement it is.
@@ -107,11 +113,12 @@ class Entry:
             )
         kind = self.model.get("type")
         own = isinstance(kind, str) and not hasattr(models, kind)  # whether there is one is asked when it is built
-        classifies = self.task != "contrastive" if own else kind == "Classifier"
-        if not classifies == (self.classes > 0) == (self.task != "contrastive"):
+        fits = self.task in (get_args(Task) if own else TASKS.get(str(kind), ("contrastive",)))
+        if not fits or self.classifies != (self.task in TASKS["Classifier"]):
             raise ValueError(
-                f"{self.name} is a {kind} with {self.classes} classes and the task {self.task!r}: a "
-                "Classifier has classes and is multiclass or multilabel, other models have 0 and are contrastive."
+                f"{self.name} is a {kind} with {self.classes} classes and the task {self.task!r}: a Classifier has "
+                "classes and is multiclass or multilabel, other models have 0, an Encoder is embedding, and COLA and "
+                "SimCLR are contrastive."
             )
         if self.labels and len(self.labels) != self.classes:
             raise ValueError(
@@ -131,6 +138,11 @@ class Entry:
 
     def __hash__(self) -> int:
         return hash((self.name, self.classes))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it has classes to tell apart; others give embeddings alone."""
+        return self.classes > 0
 
     @property
     def sample_rate(self) -> int:
@@ -262,11 +274,21 @@ def skeleton(entry: Entry) -> tuple[Model, eqx.nn.State]:
 def _build(entry: Entry, key: PRNGKeyArray) -> Model:
     network_key, model_key, frontend_key = split(key, 3)
     frontend = _construct(frontends, entry.frontend, entry.name, key=frontend_key)
-    network = _construct(networks, entry.network, entry.name, key=network_key)
+    network = _network(entry.network, entry.name, network_key)
     parts: dict[str, Any] = {"frontend": frontend, "network": network, "key": model_key}
     if entry.classes:
         parts |= {"classes": entry.classes, "dropout": entry.dropout, "task": entry.task}
     return _construct(models, entry.model, entry.name, **parts)
+
+
+def _network(description: Mapping[str, Any], name: str, key: PRNGKeyArray) -> AbstractNetwork:
+    """The network, and first the one in it, if it has one."""
+    inner = description.get("network")
+    if not isinstance(inner, Mapping):
+        return _construct(networks, description, name, key=key)
+    inner_key, key = split(key, 2)
+    outer = {option: value for option, value in description.items() if option != "network"}
+    return _construct(networks, outer, name, network=_network(inner, name, inner_key), key=key)
 
 
 def _construct(library: types.ModuleType, description: Mapping[str, Any], name: str, **keywords):

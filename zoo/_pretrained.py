@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from audax_eqx.layers import Linear
+from audax_eqx.layers import Length, Linear, keyword
 from audax_eqx.models import Classifier
 
 from ._entry import Entry, Model, line
@@ -81,19 +81,20 @@ class Pretrained(eqx.Module):
         return self.entry.labels or tuple(f"class {index}" for index in range(self.entry.classes))
 
     def __call__(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " outputs"]:
-        """Logits, one a class; of a contrastive model the projection that it compares clips by."""
+        """Logits, one a class; of a contrastive model the projection that it compares clips by; of an encoder the
+        embedding, or what a linear map behind it gives."""
         self._check_head()
         return _output(self, self._checked(wave, sample_rate))
 
     def probabilities(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " classes"]:
         """Softmax of the logits for a multiclass model; for a multilabel one a sigmoid of each.
 
-        Raises ValueError for a contrastive model, which knows no classes, and for a head of others than the entry's.
+        Raises ValueError for a model without classes, and for a head of others than the entry's.
         """
-        if self.entry.task == "contrastive":
+        if not self.entry.classifies:
             raise ValueError(
-                f"{self.entry.name} was trained without labels and names no sounds: use embed(wave), or "
-                "train a classifier on it, thaw(labels=..., key=...)."
+                f"{self.entry.name} has no classes and names no sounds: use embed(wave), or train a classifier on it, "
+                "thaw(labels=..., key=...)."
             )
         logits = self(wave, sample_rate=sample_rate)
         self._check_classes(logits.shape[0])
@@ -111,9 +112,16 @@ class Pretrained(eqx.Module):
         """Embeddings over time: the network's last feature map, averaged over frequency."""
         return _frames(self, self._checked(wave, sample_rate))
 
-    def frame_times(self, frames: int) -> Float[np.ndarray, " frames"]:
-        """Seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`."""
-        return self.model.frontend.times(self.model.network.positions(frames))
+    def layers(self, wave: Any, *, sample_rate: Rate | None = None) -> tuple[Float[Array, "_frames _width"], ...]:
+        """What every layer makes of the wave over time, averaged over frequency: each stage of a convolutional network,
+        of a Transformer what goes into its blocks and each block. The last is `frames(wave)`, unless the network has
+        something behind its layers: a norm, a weighted sum of them."""
+        return _layers(self, self._checked(wave, sample_rate))
+
+    def frame_times(self, frames: int, layer: int = -1) -> Float[np.ndarray, " frames"]:
+        """Seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`, or with
+        `layer` of `layers(wave)[layer]`."""
+        return self.model.frontend.times(self.model.network.positions(frames, layer))
 
     def thaw(
         self,
@@ -129,7 +137,7 @@ class Pretrained(eqx.Module):
         mode and its own State. It trains under `jax.vmap(..., axis_name="batch")`.
 
         With `labels`, or the number of `classes` alone, it has a fresh head, and is a `Classifier` whatever it was
-        before. Without, it keeps the head, and a contrastive model stays one. `task` is what you train for:
+        before. Without, it keeps the head, and a model without classes stays one. `task` is what you train for:
         "multiclass" (cross entropy of a softmax: one label a clip), which a fresh head is unless you say otherwise, or
         "multilabel" (a sigmoid each). `window` is the length in seconds of the clips that you train on.
 
@@ -188,38 +196,69 @@ class Pretrained(eqx.Module):
             )
 
 
-def output(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, " outputs"]:
-    """Logits, or a contrastive model's projection."""
-    return clip.model(wave, clip.state)[0]
+# What a clip makes of a wave, of which the first `length` samples count; models that do not take it are given None
 
 
-def embedding(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, " width"]:
+def output(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, " outputs"]:
+    """What a call of the model gives: logits, a projection, an embedding."""
+    model: Any = clip.model
+    return model(wave, clip.state, **keyword(length))[0]
+
+
+def embedding(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, " width"]:
     """What `Pretrained.embed` gives."""
-    return clip.model.embed(wave, clip.state)[0]
+    model: Any = clip.model
+    return model.embed(wave, clip.state, **keyword(length))[0]
 
 
-def frames(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, "frames width"]:
-    """What `Pretrained.frames` gives."""
-    return jnp.mean(_map(clip, wave), axis=1)
+def frames(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, "frames width"]:
+    """What `Pretrained.frames` gives; those behind `length` mean nothing."""
+    return jnp.mean(_map(clip, wave, length), axis=1)
 
 
-def scores(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, " classes"]:
+def layers(clip: Pretrained, wave: Float[Array, " samples"]) -> tuple[Float[Array, "_frames _width"], ...]:
+    """What `Pretrained.layers` gives."""
+    network: Any = clip.model.network
+    x, known = _heard(clip, wave, None)
+    return tuple(jnp.mean(each, axis=1) for each in network.layers(x, clip.state, **known)[0])
+
+
+def scores(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, " classes"]:
     """What `Pretrained.probabilities` gives."""
-    return _activated(clip, output(clip, wave))
+    return _activated(clip, output(clip, wave, length))
 
 
-def frame_scores(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, "frames classes"]:
+def frame_scores(
+    clip: Pretrained, wave: Float[Array, " samples"], length: Length = None
+) -> Float[Array, "frames classes"]:
     """The scores of each step of the feature map, as if the map had no other (Zhou et al., 2016, arXiv:1512.04150)."""
     model: Any = clip.model
-    logits = jax.vmap(lambda step: model.logits(model.network.pool_map(step)))(_map(clip, wave)[:, None])
+    logits = jax.vmap(lambda step: model.logits(model.network.pool_map(step)))(_map(clip, wave, length)[:, None])
     return _activated(clip, logits)
 
 
 _output, _embedding, _frames = map(eqx.filter_jit, (output, embedding, frames))
+_layers = eqx.filter_jit(layers)
 
 
-def _map(clip: Pretrained, wave: Float[Array, " samples"]) -> Float[Array, "time freq channels"]:
-    return clip.model.network.features(clip.model.listen(wave), clip.state)[0]
+def takes_length(clip: Pretrained) -> bool:
+    """Whether the model gives for a padded wave and its length what it gives for the wave."""
+    return getattr(clip.model, "takes_length", False)
+
+
+def _map(clip: Pretrained, wave: Float[Array, " samples"], length: Length) -> Float[Array, "time freq channels"]:
+    network: Any = clip.model.network
+    x, known = _heard(clip, wave, length)
+    return network.features(x, clip.state, **known)[0]
+
+
+def _heard(
+    clip: Pretrained, wave: Float[Array, " samples"], length: Length
+) -> tuple[Float[Array, "frames bins"], dict[str, Array]]:
+    """What the network hears of a wave, and how much of that counts, as its keywords."""
+    model: Any = clip.model
+    known = model.valid(wave.size, length) if takes_length(clip) else {}
+    return model.listen(wave, **keyword(length)), known
 
 
 def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float[Array, "*rows classes"]:
@@ -228,7 +267,7 @@ def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float
 
 def _classifier(model: Model, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:
     """A classifier for the entry on the model's frontend and network, with its norm and, unless `fresh`, its head."""
-    assert entry.task != "contrastive", f"{entry.name} has no classes"
+    assert entry.task in ("multiclass", "multilabel"), f"{entry.name} has no classes"
     before = model if isinstance(model, Classifier) else None
     norm = before and before.norm
     made = Classifier(

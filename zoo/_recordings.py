@@ -3,8 +3,9 @@
     recordings --threads--> windows --> batches of one shape --devices--> rows --> Results, in the order given
 
 Threads decode, resample and cut a few windows of each recording ahead of the device. The last batch is filled up with
-silence, so that one program does for recordings of all lengths. The host fills a batch while two others are under way
-on the devices.
+silence, so that one program does for recordings of all lengths. Models that can tell padding from sound leave out the
+zeros behind a recording, which so gets what a call with it alone gives. The host fills a batch while two others are
+under way on the devices.
 """
 
 import collections
@@ -27,9 +28,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from audax_eqx.layers import Length
+
 from ._audio import UNREADABLE, Window, cut, stream, window_size
 from ._decode import Channel, SoundError, name_of
-from ._pretrained import Pretrained, embedding, frame_scores, frames, scores
+from ._pretrained import Pretrained, embedding, frame_scores, frames, scores, takes_length
 from ._wave import check_process, warn_of_scale
 
 UNDER_WAY = 2  # batches on the devices
@@ -120,8 +123,8 @@ def tag(
 
     Raises ValueError as `embed` does, for a model that has no classes, and for a head of others than the entry's.
     """
-    if clip.entry.task == "contrastive":
-        raise ValueError(f"{clip.entry.name} was trained without labels and names no sounds: zoo.embed uses it.")
+    if not clip.entry.classifies:
+        raise ValueError(f"{clip.entry.name} has no classes and names no sounds: zoo.embed uses it.")
     if each == "frame" and not hasattr(clip.model.network, "pool_map"):
         raise ValueError(
             f"{clip.entry.name} does not make its embedding of frames, which so have no scores: use each='window'."
@@ -148,15 +151,16 @@ class Options(NamedTuple):
 def results(
     clip: Pretrained,
     recordings: Iterable[Any],
-    function: Callable[[Pretrained, Array], Array],
+    function: Callable[[Pretrained, Array, Length], Array],
     width: int,
     options: Options,
     read: Callable[[Any], Iterable[np.ndarray]] | None = None,
 ) -> Generator[Result, None, None]:
     """Checks the options, and starts with the recordings when the first Result is asked for.
 
-    `function` makes a row of `width` numbers, or one a frame, of each window. `read`, which threads call, gives the
-    blocks of a recording at the model's sample rate: for recordings that `zoo.read` does not take.
+    `function` makes a row of `width` numbers, or one a frame, of each window, of which the first so many samples are
+    the recording's; where the model cannot leave padding out it is given None for their number. `read`, which threads
+    call, gives the blocks of a recording at the model's sample rate: for recordings that `zoo.read` does not take.
     """
     for name, choices in {"each": Each, "last": Last, "precision": Precision, "errors": Errors}.items():
         if (value := getattr(options, name)) not in get_args(choices):
@@ -235,7 +239,8 @@ def _window(clip: Pretrained, options: Options) -> tuple[int, int]:
 class _Grid:
     """The frames of a recording, `stride` samples apart, the first centred at `first`.
 
-    Windows begin on the grid and overlap by part of a stride. `count` frames of a window have their centre in it.
+    Windows begin on the grid and overlap by part of a stride. `count` frames of a window have their centre in it;
+    `valid` says how many of them are made of so many samples of a recording.
     """
 
     first: float
@@ -243,13 +248,21 @@ class _Grid:
     count: int
     size: int
     width: int
+    valid: Callable[[int], int]
 
     @staticmethod
     def of(clip: Pretrained, function: Callable, size: int) -> "_Grid":
         first, second = clip.frame_times(2) * clip.sample_rate
         stride = round(second - first)
         shape = eqx.filter_eval_shape(function, clip, jax.ShapeDtypeStruct((size,), jnp.float32)).shape
-        return _Grid(float(first), stride, max(min(shape[0], math.ceil((size - first) / stride)), 1), size, shape[1])
+        count = max(min(shape[0], math.ceil((size - first) / stride)), 1)
+
+        def valid(samples: int) -> int:
+            model: Any = clip.model
+            samples = max(samples, model.frontend.min_samples)
+            return model.network.steps(model.frontend.frames(samples)) if takes_length(clip) else count
+
+        return _Grid(float(first), stride, count, size, shape[1], valid)
 
     @property
     def hop(self) -> int:
@@ -335,6 +348,7 @@ class _Device:
         devices = _devices(clip)
         share = math.ceil(options.batch / len(devices)) if options.batch else BATCH.get(devices[0].platform, 32)
         self.batch, self.size, self.name = share * len(devices), size, clip.entry.name
+        self.shortest = clip.model.frontend.min_samples  # of less a recording is padded, as one does for a call
         mesh = Mesh(np.array(devices), (DEVICES,))
         leaves, structure = jax.tree.flatten(_half(clip) if options.precision == "bfloat16" else clip)
         arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
@@ -361,10 +375,10 @@ class _Device:
         self._collect(0)
 
     def _launch(self) -> None:
-        waves = np.zeros((self.batch, self.size), np.float32)
-        for wave, (window, _) in zip(waves, self.filled, strict=False):
-            wave[:] = window.wave
-        values = self.program(jax.device_put(waves, self.sharding))
+        waves, lengths = np.zeros((self.batch, self.size), np.float32), np.full(self.batch, self.size, np.int32)
+        for place, (window, _) in enumerate(self.filled):
+            waves[place], lengths[place] = window.wave, max(window.samples, self.shortest)
+        values = self.program(*jax.device_put((waves, lengths), self.sharding))
         values.copy_to_host_async()
         self.computed.append((values, [(window._replace(wave=EMPTY), rows) for window, rows in self.filled]))
         self.filled = []
@@ -380,18 +394,24 @@ EMPTY, SHARES = np.zeros(0, np.float32), PartitionSpec(DEVICES)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _program(function: Callable, structure: Any, others: tuple, mesh: Mesh, arrays: list, waves: Array) -> Array:
+def _program(
+    function: Callable, structure: Any, others: tuple, mesh: Mesh, arrays: list, waves: Array, lengths: Array
+) -> Array:
     """`function` of each wave by the clip of this structure, whose leaves are `arrays` and, where None, `others`.
 
-    `eqx.filter_jit` would wait for the values.
+    Models that can tell padding are told how many samples of a wave are the recording's. `eqx.filter_jit` would wait
+    for the values.
     """
 
-    def share(arrays, waves):
+    def share(arrays, waves, lengths):
         leaves = [other if array is None else array for array, other in zip(arrays, others, strict=True)]
-        return jax.vmap(lambda wave: function(jax.tree.unflatten(structure, leaves), wave))(waves)
+        clip = jax.tree.unflatten(structure, leaves)
+        return jax.vmap(lambda wave, length: function(clip, wave, length if takes_length(clip) else None))(
+            waves, lengths
+        )
 
-    everywhere = jax.shard_map(share, mesh=mesh, in_specs=(PartitionSpec(), SHARES), out_specs=SHARES, check_vma=False)
-    return everywhere(arrays, waves)
+    specs = PartitionSpec(), SHARES, SHARES
+    return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=SHARES, check_vma=False)(arrays, waves, lengths)
 
 
 def _devices(clip: Pretrained) -> list[jax.Device]:
@@ -434,7 +454,7 @@ class _Rows:
             self.sum, self.weight = self.sum + window.samples * value.astype(np.float64), self.weight + window.samples
         else:
             self.spans.append((window.start, window.end))
-            self.values.append(value)
+            self.values.append(value if self.grid is None else value[: self.grid.valid(window.samples)])
 
     def result(self) -> Result:
         """The rows, once all windows have their values."""

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
 from ..layers import Length, keyword, mean_first
@@ -87,6 +87,9 @@ class WeightedLayers(AbstractNetwork):
         """The embedding of a feature map."""
         pool: Any = getattr(self.network, "pool_map", None)
         return jnp.mean(mean_first(y, length), axis=0) if pool is None else pool(y, **keyword(length))
+
+    def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        return self.network.steps(frames)
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         return self.network.positions(time, layer)

@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
 from ..layers import (
@@ -147,8 +147,11 @@ class Whisper(AbstractNetwork):
         self, y: Float[Array, "time freq {self.width}"], *, length: Length = None
     ) -> Float[Array, "{self.width}"]:
         """The embedding of a feature map, of `length` frames of a recording."""
-        steps = None if length is None or self.pool == "all" else (length + 1) // 2
+        steps = None if length is None or self.pool == "all" else self.steps(length)
         return jnp.mean(mean_first(y, steps), axis=0)
+
+    def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        return (frames + 1) // 2
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         return np.arange(time) * 2.0

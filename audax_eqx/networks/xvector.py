@@ -13,10 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
-from ..layers import Length, Linear, keyword, mean_first
+from ..layers import Length, Linear, keyword, mean_first, zero_behind
 from ..layers.initial import split
 
 
@@ -108,7 +108,7 @@ class XVector(AbstractNetwork):
     ) -> tuple[Float[Array, "time 1 channels"], eqx.nn.State]:
         network: Any = self.network
         y, state = network.features(x, state, key=key, **keyword(length))
-        y = self.project(jnp.mean(y, axis=1))
+        y = zero_behind(self.project(jnp.mean(y, axis=1)), None if length is None else network.steps(length))
         y = jnp.pad(y, ((0, max(self._lost + 1 - len(y), 0)), (0, 0)))
         for layer in self.stack:
             y = layer(y)
@@ -127,7 +127,7 @@ class XVector(AbstractNetwork):
 
     def pool_map(self, y: Float[Array, "time 1 channels"], *, length: Length = None) -> Float[Array, "{self.width}"]:
         """The embedding of a feature map, of `length` frames of a recording."""
-        steps = None if length is None else jnp.maximum(length - self._lost, 1)
+        steps = None if length is None else self.steps(length)
         wide = y[:, 0].astype(jnp.float32)
         mean = mean_first(wide, steps)
         variance = mean_first(jnp.square(wide - mean[None]), steps)  # biased; torch's is not
@@ -135,6 +135,10 @@ class XVector(AbstractNetwork):
         variance = variance * (count / jnp.maximum(count - 1.0, 1.0))
         spread = jnp.where(variance > 0.0, jnp.sqrt(jnp.where(variance > 0.0, variance, 1.0)), 0.0)
         return self.embed(jnp.concatenate([mean, spread]).astype(y.dtype))
+
+    def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        count = self.network.steps(frames) - self._lost
+        return max(count, 1) if isinstance(count, int) else jnp.maximum(count, 1)
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         """Of the feature map, whose steps see as many of the network's steps on both sides, or of a network's layer."""

@@ -197,9 +197,9 @@ def mean(result: Result) -> Float[np.ndarray, " width"]:
 
 
 def check_labels(model: str) -> None:
-    """Raises ValueError for a model without labels, before it is fetched."""
-    if info(model).task == "contrastive":
-        raise ValueError(f"{model} was trained without labels and names no sounds: audax-zoo embed uses it.")
+    """Raises ValueError for a model without classes, before it is fetched."""
+    if not info(model).classifies:
+        raise ValueError(f"{model} has no classes and names no sounds: audax-zoo embed uses it.")
 
 
 def files_of(options: argparse.Namespace) -> list[str] | Iterator[str]:
