@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from audax_eqx.layers import Length, Linear, keyword
+from audax_eqx.layers import Cosine, Length, Linear, keyword
 from audax_eqx.models import Classifier
 
 from ._entry import Entry, Model, line
@@ -180,15 +180,19 @@ class Pretrained(eqx.Module):
         """Raises TypeError or ValueError for a head that was put into a classifier and does not fit there."""
         if not isinstance(self.model, Classifier):
             return
-        head, width = self.model.head, self.model.network.width
+        head: Any = self.model.head
+        width = self.model.head_inputs
         if not hasattr(head, "outputs"):
             made = f"{type(head).__module__}.{type(head).__qualname__}"
             raise TypeError(
                 f"{self.entry.name} has a head of the type {made}, and a Classifier takes an audax_eqx.layers.Linear: "
                 f"Linear({width}, {self.entry.classes}, key=key), or clip.thaw(labels=..., key=key), which makes one."
             )
-        weight, bias = head.weight.shape[-2:], None if head.bias is None else head.bias.shape[-1:]
-        if isinstance(head, Linear) and (weight != (head.outputs, width) or bias not in (None, (head.outputs,))):
+        bias = getattr(head, "bias", None)
+        weight, bias = head.weight.shape[-2:], None if bias is None else bias.shape[-1:]
+        if isinstance(head, Linear | Cosine) and (
+            weight != (head.outputs, width) or bias not in (None, (head.outputs,))
+        ):
             raise ValueError(
                 f"{self.entry.name} has a head with a weight of the shape {weight} and a bias of {bias}, behind an "
                 f"embedding of {width} numbers: put in a whole one, audax_eqx.layers.Linear({width}, "
@@ -266,22 +270,20 @@ def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float
 
 
 def _classifier(model: Model, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:
-    """A classifier for the entry on the model's frontend and network, with its norm and, unless `fresh`, its head."""
+    """A classifier for the entry on the model's frontend and network, with all that lies between network and head and,
+    unless `fresh`, its head."""
     assert entry.task in ("multiclass", "multilabel"), f"{entry.name} has no classes"
     before = model if isinstance(model, Classifier) else None
-    norm = before and before.norm
+    dropout = before.dropout.p if before else entry.dropout
+    options = {option: value for option, value in entry.model.items() if option != "type"}
     made = Classifier(
-        model.frontend,
-        model.network,
-        entry.classes,
-        dropout=before.dropout.p if before else entry.dropout,
-        norm=norm and norm.eps,
-        task=entry.task,
-        key=key,
+        model.frontend, model.network, entry.classes, dropout=dropout, task=entry.task, key=key, **options
     )
-    if norm is not None:
-        made = eqx.tree_at(lambda tree: tree.norm, made, norm)
-    return made if fresh or before is None else eqx.tree_at(lambda tree: tree.head, made, before.head)
+    parts = ("norm", "projection", "hidden", *(() if fresh else ("head",)))
+    names = [name for name in parts if getattr(before, name, None)]
+    values = [getattr(before, name) for name in names]
+    known = lambda tree: [getattr(tree, name) for name in names]  # noqa: E731
+    return eqx.tree_at(known, made, values, is_leaf=lambda leaf: leaf is None) if names else made
 
 
 def rank(

@@ -18,19 +18,43 @@ from .hearing import hear, takes_length, valid
 
 
 class HiddenLayer(eqx.Module):
-    """norm(leaky relu(linear)), or without the linear map where it gets no number of `outputs`."""
+    """norm(leaky relu(linear))."""
 
-    linear: Linear | None
+    linear: Linear
     norm: BatchNorm
 
-    def __init__(self, inputs: int, outputs: int | None = None, *, key: PRNGKeyArray):
-        self.linear = None if outputs is None else Linear(inputs, outputs, scale=(2 / inputs) ** 0.5, key=key)
-        self.norm = BatchNorm(inputs if outputs is None else outputs)
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
+        self.linear = Linear(inputs, outputs, scale=(2 / inputs) ** 0.5, key=key)
+        self.norm = BatchNorm(outputs)
 
     def __call__(
         self, x: Float[Array, " inputs"], state: eqx.nn.State
     ) -> tuple[Float[Array, " outputs"], eqx.nn.State]:
-        return self.norm(jax.nn.leaky_relu(x if self.linear is None else self.linear(x)), state)
+        return self.norm(jax.nn.leaky_relu(self.linear(x)), state)
+
+
+class HiddenLayers(eqx.Module):
+    """norm(leaky relu), and then layers of these `widths`."""
+
+    norm: BatchNorm
+    layers: tuple[HiddenLayer, ...]
+
+    def __init__(self, inputs: int, widths: Sequence[int], *, key: PRNGKeyArray):
+        self.norm = BatchNorm(inputs)
+        pairs = zip((inputs, *widths), widths, split(key, len(widths)), strict=False)
+        self.layers = tuple(HiddenLayer(*pair, key=layer_key) for *pair, layer_key in pairs)
+
+    @property
+    def outputs(self) -> int:
+        return self.layers[-1].linear.outputs if self.layers else self.norm.channels
+
+    def __call__(
+        self, x: Float[Array, " inputs"], state: eqx.nn.State
+    ) -> tuple[Float[Array, " outputs"], eqx.nn.State]:
+        y, state = self.norm(jax.nn.leaky_relu(x), state)
+        for layer in self.layers:
+            y, state = layer(y, state)
+        return y, state
 
 
 class Classifier(eqx.Module):
@@ -55,7 +79,7 @@ class Classifier(eqx.Module):
     network: AbstractNetwork
     norm: LayerNorm | None
     projection: Linear | None
-    hidden: tuple[HiddenLayer, ...]
+    hidden: HiddenLayers | None
     dropout: eqx.nn.Dropout
     head: Linear | Cosine
     task: Literal["multiclass", "multilabel"] | None = eqx.field(static=True)
@@ -76,19 +100,26 @@ class Classifier(eqx.Module):
     ):
         self.frontend, self.network = frontend, network
         self.norm = None if norm is None else LayerNorm(network.width, eps=norm)
-        keys = split(key, 1 if hidden is None else len(hidden) + 2)
+        head_key, (projection_key, hidden_key) = key, split(key, 2)
         width = network.width if projection is None else projection
-        self.projection = None if projection is None else Linear(network.width, projection, key=keys[0])
-        sizes = () if hidden is None else zip((width, width, *hidden), (None, *hidden), keys[1:], strict=False)
-        self.hidden = tuple(HiddenLayer(*pair, key=layer_key) for *pair, layer_key in sizes)
+        self.projection = None if projection is None else Linear(network.width, width, key=projection_key)
+        self.hidden = None if hidden is None else HiddenLayers(width, hidden, key=hidden_key)
+        width = self.head_inputs
+        linear = cosine is None
+        self.head = Linear(width, classes, key=head_key) if linear else Cosine(width, classes, cosine, key=head_key)
         self.dropout = eqx.nn.Dropout(dropout)
-        width = hidden[-1] if hidden else width
-        self.head = Linear(width, classes, key=key) if cosine is None else Cosine(width, classes, cosine, key=key)
         self.task = task
 
     @property
     def classes(self) -> int:
         return self.head.outputs
+
+    @property
+    def head_inputs(self) -> int:
+        """How many numbers the head takes."""
+        if self.hidden is not None:
+            return self.hidden.outputs
+        return self.network.width if self.projection is None else self.projection.outputs
 
     @property
     def takes_length(self) -> bool:
@@ -139,8 +170,8 @@ class Classifier(eqx.Module):
         network_key, head_key = split_key(key, 2)
         network: Any = self.network
         y, state = network(x, state, key=network_key, **keyword(length))
-        for layer in self.hidden:
-            y, state = layer(y, state)
+        if self.hidden is not None:
+            y, state = self.hidden(y, state)
         return self.logits(y, key=head_key), state
 
     def logits(

@@ -70,32 +70,27 @@ class Res2Net(eqx.Module):
 
 
 class Block(eqx.Module):
-    """A Res2Net between two frame layers, squeezed and excited, beside a shortcut, which is linear where widths
-    differ."""
+    """A Res2Net between two frame layers, squeezed and excited, beside a shortcut."""
 
     reduce: FrameLayer
     res2net: Res2Net
     expand: FrameLayer
     excite: SqueezeExcite
-    shortcut: Linear | None
 
-    def __init__(
-        self, inputs: int, outputs: int, *, parts: int, squeezed: int, taps: int, dilation: int, key: PRNGKeyArray
-    ):
-        keys = split(key, 5)
-        self.reduce = FrameLayer(inputs, outputs, key=keys[0])
-        self.res2net = Res2Net(outputs, parts, taps, dilation, key=keys[1])
-        self.expand = FrameLayer(outputs, outputs, key=keys[2])
-        self.excite = SqueezeExcite(outputs, squeezed, activation="relu", key=keys[3])
-        self.shortcut = None if inputs == outputs else Linear(inputs, outputs, key=keys[4])
+    def __init__(self, channels: int, *, parts: int, squeezed: int, taps: int, dilation: int, key: PRNGKeyArray):
+        keys = split(key, 4)
+        self.reduce = FrameLayer(channels, channels, key=keys[0])
+        self.res2net = Res2Net(channels, parts, taps, dilation, key=keys[1])
+        self.expand = FrameLayer(channels, channels, key=keys[2])
+        self.excite = SqueezeExcite(channels, squeezed, activation="relu", key=keys[3])
 
     def __call__(
-        self, x: Float[Array, "time inputs"], state: State, *, length: Length = None
-    ) -> tuple[Float[Array, "time outputs"], State]:
+        self, x: Float[Array, "time channels"], state: State, *, length: Length = None
+    ) -> tuple[Float[Array, "time channels"], State]:
         y, state = self.reduce(x, state)
         y, state = self.res2net(y, state, length=length)
         y, state = self.expand(y, state)
-        return self.excite(y, length=length) + (x if self.shortcut is None else self.shortcut(x)), state
+        return x + self.excite(y, length=length), state
 
 
 class AttentiveStatistics(eqx.Module):
@@ -118,7 +113,8 @@ class AttentiveStatistics(eqx.Module):
         inside = within(len(x), None if length is None else jnp.maximum(length, 1))[:, None]
         seen = x
         if self.context:
-            equal = jnp.broadcast_to(inside / jnp.sum(inside, dtype=jnp.float32), x.shape)
+            count = jnp.sum(inside, dtype=jnp.float32)
+            equal = jnp.broadcast_to(inside.astype(jnp.float32) / count, x.shape)
             around = [jnp.broadcast_to(each.astype(x.dtype), x.shape) for each in statistics(x, equal)]
             seen = jnp.concatenate([x, *around], axis=1)
         hidden, state = self.hidden(seen, state)
@@ -140,17 +136,17 @@ def statistics(
 class ECAPA(AbstractNetwork):
     """`frames bins` to an embedding of who speaks, or in which language.
 
-    - `widths`: the channels of the first layer, of each block, and of the layer that hears all blocks; `taps` and
-      `dilations`: of their convolutions.
-    - `parts`: into which each Res2Net divides its channels. `squeezed`, `hidden`: channels in the middle of
-      squeeze-and-excitation and of the attention; `context`: whether the attention sees the recording's statistics.
+    - `channels`: of the first layer and of the blocks; `outputs`: of the layer that hears all blocks.
+    - `taps`, `dilations`: of the convolutions of the first layer, of each block, and of that layer.
+    - `parts`: into which each Res2Net divides its channels.
+    - `squeezed`, `hidden`: channels in the middle of squeeze-and-excitation and of the attention.
+    - `context`: whether the attention sees the recording's statistics.
 
     A step of the feature map, which is what is pooled, is a frame. `layers` are the first layer, the blocks, and it.
     Raises ValueError for sizes that do not go together.
     """
 
-    stem: FrameLayer
-    blocks: tuple[Block, ...]
+    blocks: tuple[FrameLayer | Block, ...]
     aggregate: FrameLayer
     pool: AttentiveStatistics
     norm: BatchNorm
@@ -160,9 +156,10 @@ class ECAPA(AbstractNetwork):
     def __init__(
         self,
         width: int = 192,
+        channels: int = 1024,
+        outputs: int = 3072,
         *,
         bins: int = 80,
-        widths: Sequence[int] = (1024, 1024, 1024, 1024, 3072),
         taps: Sequence[int] = (5, 3, 3, 3, 1),
         dilations: Sequence[int] = (1, 2, 3, 4, 1),
         parts: int = 8,
@@ -171,27 +168,32 @@ class ECAPA(AbstractNetwork):
         context: bool = True,
         key: PRNGKeyArray,
     ):
-        if not len(widths) == len(taps) == len(dilations) > 2 or min(*widths, *taps, *dilations, bins, parts - 1) < 1:
+        if not len(taps) == len(dilations) > 2 or min(*taps, *dilations) < 1 or not all(each % 2 for each in taps):
             raise ValueError(
-                "ECAPA takes as many widths as taps and dilations, at least 3 of each and all at least 1, and at least "
-                f"1 bin and 2 parts, got {tuple(widths)}, {tuple(taps)}, {tuple(dilations)}, {bins} and {parts}."
+                "ECAPA takes as many taps as dilations, at least 3 of each, all at least 1, and odd numbers of taps, "
+                f"got {tuple(taps)} and {tuple(dilations)}."
             )
-        if any(count % 2 == 0 for count in taps) or any(each % parts for each in widths[1:-1]):
+        if min(width, channels, outputs, bins, squeezed, hidden, parts - 1) < 1 or channels % parts:
             raise ValueError(
-                f"ECAPA takes odd numbers of taps, and blocks whose widths its {parts} parts divide, got {tuple(taps)} "
-                f"and {tuple(widths[1:-1])}."
+                "ECAPA takes widths of at least 1, and channels that at least 2 parts divide, got "
+                f"width={width}, channels={channels}, outputs={outputs}, bins={bins}, parts={parts}, "
+                f"squeezed={squeezed} and hidden={hidden}."
             )
-        keys = split(key, len(widths) + 2)
-        self.stem = FrameLayer(bins, widths[0], taps[0], dilations[0], key=keys[0])
-        sizes = zip(widths[:-2], widths[1:-1], taps[1:-1], dilations[1:-1], keys[1:-3], strict=True)
-        self.blocks = tuple(
-            Block(*pair, parts=parts, squeezed=squeezed, taps=count, dilation=dilation, key=block_key)
-            for *pair, count, dilation, block_key in sizes
+        keys = split(key, len(taps) + 2)
+        stem = FrameLayer(bins, channels, taps[0], dilations[0], key=keys[0])
+        sizes = zip(taps[1:-1], dilations[1:-1], keys[1:], strict=False)
+        self.blocks = (
+            stem,
+            *(
+                Block(channels, parts=parts, squeezed=squeezed, taps=count, dilation=dilation, key=block_key)
+                for count, dilation, block_key in sizes
+            ),
         )
-        self.aggregate = FrameLayer(sum(widths[1:-1]), widths[-1], taps[-1], dilations[-1], key=keys[-3])
-        self.pool = AttentiveStatistics(widths[-1], hidden, context=context, key=keys[-2])
-        self.norm = BatchNorm(2 * widths[-1])
-        self.embed = Linear(2 * widths[-1], width, key=keys[-1])
+        heard = channels * (len(taps) - 2)
+        self.aggregate = FrameLayer(heard, outputs, taps[-1], dilations[-1], key=keys[-3])
+        self.pool = AttentiveStatistics(outputs, hidden, context=context, key=keys[-2])
+        self.norm = BatchNorm(2 * outputs)
+        self.embed = Linear(2 * outputs, width, key=keys[-1])
         self.width = width
 
     @property
@@ -206,8 +208,7 @@ class ECAPA(AbstractNetwork):
         length: Length = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Maps, State]:
-        y, state = self.stem(x, state, length=length)
-        maps = [y]
+        y, maps = x, []
         for block in self.blocks:
             y, state = block(y, state, length=length)
             maps.append(y)
@@ -242,5 +243,5 @@ class ECAPA(AbstractNetwork):
         return np.arange(time, dtype=np.float64)
 
 
-ecapa_512 = partial(ECAPA, widths=(512, 512, 512, 512, 1536))
-ecapa_1024 = partial(ECAPA, widths=(1024, 1024, 1024, 1024, 3072))
+ecapa_512 = partial(ECAPA, channels=512, outputs=1536)
+ecapa_1024 = partial(ECAPA, channels=1024, outputs=3072)
