@@ -10,7 +10,7 @@ from typing import Any
 from .._entry import Checkpoint, Entry
 from .._files import read_text
 from .._foreign import Recognised, Shapes, Source, page, refuse
-from .._rules import COUNTER, NORM, Rule, dense, tio, under
+from .._rules import COUNTER, NORM, Rule, dense, taps_first, under
 from .._speechbrain import encoded_labels, hyperparams
 from .._weights import Arrays
 
@@ -85,7 +85,7 @@ ENTRIES = (
 )
 
 LAYER = (  # a frame layer
-    Rule(r"conv\.conv\.weight", "conv.weight", tio),
+    Rule(r"conv\.conv\.weight", "conv.weight", taps_first),
     Rule(r"conv\.conv\.bias", "conv.bias"),
     Rule(rf"norm\.norm\.{NORM}", r"norm.\1"),
 )
