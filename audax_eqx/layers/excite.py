@@ -39,9 +39,9 @@ class SqueezeExcite(eqx.Module):
         self.channels, self.activation = channels, activation
 
     def __call__(
-        self, x: Float[Array, "time *freq {self.channels}"], *, length: Length = None
-    ) -> Float[Array, "time *freq {self.channels}"]:
-        rows = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
+        self, x: Float[Array, "time freq {self.channels}"], *, length: Length = None
+    ) -> Float[Array, "time freq {self.channels}"]:
+        rows = jnp.mean(x, axis=1, dtype=jnp.float32)
         mean = mean_first(rows, length).astype(x.dtype)
         scale = jax.nn.sigmoid(self.expand(activate(self.reduce(mean), self.activation)))
         return x * jnp.broadcast_to(scale, x.shape)

@@ -90,7 +90,7 @@ class Block(eqx.Module):
         y, state = self.reduce(x, state)
         y, state = self.res2net(y, state, length=length)
         y, state = self.expand(y, state)
-        return x + self.excite(y, length=length), state
+        return x + self.excite(y[:, None], length=length)[:, 0], state
 
 
 class AttentiveStatistics(eqx.Module):
