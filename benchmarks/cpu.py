@@ -160,8 +160,7 @@ def serve(work):
 class Runner:
     """A process that serves `ours` or `peers`."""
 
-    def __init__(self, python: str, side: str):
-        command = [python, __file__, "--serve", side]
+    def __init__(self, *command: str):
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def seconds(self, name: str) -> float:
@@ -184,15 +183,15 @@ def fresh(*arguments: str, rounds: int) -> tuple[float, float]:
     return median(imported), median(total)
 
 
-def save_random_tiny(folder: str) -> None:
-    """ConvNeXt-Tiny as `convnext_audioset` has it, with random weights: the time to load does not depend on them."""
+def save_random(name: str, folder: str) -> None:
+    """The model of that name with random weights: no time depends on them."""
     import dataclasses
 
     import jax
 
     import zoo
 
-    entry = dataclasses.replace(zoo.info("convnext_audioset"), checkpoint=None)
+    entry = dataclasses.replace(zoo.info(name), checkpoint=None)
     model, state = zoo.create(entry, key=jax.random.key(0))
     zoo.save(folder, model, state, entry)
 
@@ -210,7 +209,10 @@ def main() -> None:
     out = pathlib.Path(__file__).parent / "results" / "cpu.json"
     results = json.loads(out.read_text()) if out.exists() else {}
     results["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    mine, theirs = Runner(sys.executable, "ours"), Runner(options.peer, "peers")
+    mine, theirs = (
+        Runner(python, __file__, "--serve", side)
+        for python, side in ((sys.executable, "ours"), (options.peer, "peers"))
+    )
 
     def wanted(names):
         return fnmatch.filter(names, options.only)
@@ -226,7 +228,7 @@ def main() -> None:
         print(f"{name:34} ours {us:8.1f} ms   peer {them:8.1f} ms   ratio {us / them:5.2f}{target}", flush=True)
     alone = {f"compile {name}": (mine.seconds, target) for name, target in COMPILED.items()}
     with tempfile.TemporaryDirectory() as folder:
-        save_random_tiny(folder)
+        save_random("convnext_audioset", folder)
         alone |= {
             "import zoo": (lambda _: fresh(rounds=5)[0], 1.5),
             "first embedding, resnet_esc10": (lambda _: fresh("resnet_esc10", rounds=3)[1], 8.0),

@@ -1,6 +1,7 @@
 """A stand-in for the Hugging Face Hub on this machine: as much of its HTTP as huggingface_hub's client needs.
 
-Repos live in memory: branches are lists of commits, commits are dictionaries of files. Every request is written down.
+Repos live in memory: branches are lists of commits, commits are dictionaries of files, and a pull request is a branch
+`refs/pr/NUMBER` beside what its discussion says. Every request is written down.
 A test process reaches the methods of `Hub` by `POST /stand-in/METHOD` with a list of arguments and a dictionary of
 options in JSON.
 """
@@ -14,6 +15,7 @@ import json
 import pathlib
 import re
 import threading
+import time
 import urllib.parse
 
 import yaml
@@ -27,12 +29,14 @@ class Repo:
     gated: bool = False
     branches: dict[str, list[str]] = dataclasses.field(default_factory=lambda: {"main": []})
     commits: dict[str, dict[str, bytes]] = dataclasses.field(default_factory=dict)
+    discussions: list[dict] = dataclasses.field(default_factory=list)
 
     def commit(self, branch, files):
         """A commit with these files beside those of the one before; gives its name."""
         history = self.branches[branch]
         content = (self.commits[history[-1]] if history else {}) | files
-        name = hashlib.sha1(json.dumps([branch, len(history), sorted(content)]).encode()).hexdigest()
+        digests = [(file, etag(file, data)) for file, data in sorted(content.items())]
+        name = hashlib.sha1(json.dumps([branch, len(history), digests]).encode()).hexdigest()
         self.commits[name] = content
         history.append(name)
         return name
@@ -49,7 +53,7 @@ class Hub:
 
     def __init__(self):
         self.repos, self.stored, self.log, self.faults, self.redirects = {}, {}, [], {}, False
-        self.barrier = threading.Barrier(2)
+        self.barrier, self.refusals = threading.Barrier(2), {}
 
     def put(self, repo, folder=None, *, private=False, gated=False, files=None):
         """Makes a repo of a folder's files, or of texts; gives the commit."""
@@ -58,6 +62,36 @@ class Hub:
         if folder is not None:
             content |= {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
         return made.commit("main", content)
+
+    def discuss(self, repo, folder, *, behind=0, twice=False, files=None, title=None, author="SFconvertbot", **fields):
+        """Opens a pull request with a folder's files, as the bot that converts weights does; gives its commit.
+
+        It stands on main as that was `behind` commits ago. With `twice` it has two commits. `fields` are of its
+        discussion: "status", "isPullRequest".
+        """
+        found = self.repos[repo]
+        number = len(found.discussions) + 1
+        title = "Adding `safetensors` variant of this model" if title is None else title
+        written = {"name": author} if author else None
+        said = {"num": number, "title": title, "author": written, "status": "open", "isPullRequest": True}
+        found.discussions.append(said | fields)
+        main, branch = found.branches["main"], f"refs/pr/{number}"
+        found.branches[branch] = main[: len(main) - behind]
+        content = {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()} if folder else {}
+        content |= {name: text.encode() for name, text in (files or {}).items()}
+        commit = found.commit(branch, content)
+        return found.commit(branch, {}) if twice else commit
+
+    def refuse(self, repo, place, status):
+        """What to answer to the API's requests about a repo: a status, 0 for silence, None to answer as is right.
+
+        `place` is "discussions", "commits" or "revision".
+        """
+        self.refusals[repo, place] = status
+
+    def head(self, repo, revision="main"):
+        """The newest commit of a branch."""
+        return self.repos[repo].find(revision)
 
     def remove(self, repo):
         """Takes a repo away."""
@@ -72,7 +106,8 @@ class Hub:
 
         "cut": half of it. "huge": a size of 1 GB, and nothing. "unsized": 20 MB, and no size. "short": another size in
         its metadata than it has. "busy": status 503. "moves": right, and then main gets a commit in which all files are
-        empty.
+        empty. "whole": the whole file, where a part is asked for. "torn": half of a part, and the
+        whole file as it is.
         """
         self.faults[repo, name] = [kind] * times
 
@@ -190,9 +225,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             place = f"http://localhost:{self.server.server_port}/cdn/{tag}"
             linked = {"X_Linked_Etag": f'"{tag}"', "X_Linked_Size": str(len(content)), "Location": place}
             return self.reply(b"", 302, **told, **linked)
-        if fault == "cut" and self.command == "GET":
+        torn = fault == "torn" and self.headers.get("Range")
+        if torn or (fault == "cut" and self.command == "GET"):
             self.hub.faults[repo, name].pop(0)
-            self.send_response(200)
+            self.send_response(206 if torn else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: len(content) // 2])
@@ -201,6 +237,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "moves" and self.command == "GET":
             self.hub.faults[repo, name].pop(0)
             found.commit("main", dict.fromkeys(found.commits[commit], b""))
+        if fault == "whole":
+            return self.reply(content, **told)
         return self.content(content, **told)
 
     def lie(self, fault, content, told):
@@ -231,11 +269,47 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def cdn(self, tag):
         self.content(self.hub.stored[tag], ETag=f'"{tag}"')
 
+    def refused(self, repo, place):
+        """Whether the Hub refuses to answer, after an answer of that kind."""
+        if (status := self.hub.refusals.get((repo, place))) is None:
+            return False
+        if status == 0:
+            time.sleep(1)
+            self.close_connection = True
+        else:
+            self.fail(status, "Refused")
+        return True
+
+    def discussions(self, repo):
+        if self.refused(repo, "discussions") or (seen := self.seen(repo)) is None:
+            return None
+        asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query))
+        listed = []
+        for each in seen[0].discussions:
+            named = asked.get("author") in (None, (each["author"] or {}).get("name"))
+            open_only = asked.get("status") in (None, "all") or (asked["status"] == "open") == (
+                each["status"] in ("open", "draft")
+            )
+            if named and open_only and (asked.get("type") != "pull_request" or each["isPullRequest"]):
+                listed.append(each | {"repo": {"name": repo, "type": "model"}, "createdAt": "2026-01-01T00:00:00.000Z"})
+        return self.reply({"discussions": listed[::-1], "count": len(listed), "start": 0})
+
+    def history(self, repo, revision):
+        if self.refused(repo, "commits") or (seen := self.seen(repo, revision)) is None:
+            return None
+        about = {"title": "", "message": "", "authors": [{"user": "someone"}], "date": "2026-01-01T00:00:00.000Z"}
+        return self.reply([{"id": name} | about for name in reversed(seen[0].branches[revision])])
+
     def about(self, repo, revision="main"):
-        if (seen := self.seen(repo, revision)) is None:
+        if self.refused(repo, "revision") or (seen := self.seen(repo, revision)) is None:
             return None
         found, commit = seen
-        siblings = [{"rfilename": name} for name in found.commits.get(commit, {})]
+        content = found.commits.get(commit, {})
+        siblings = [{"rfilename": name} for name in content]
+        if "blobs=" in self.path:
+            siblings = [
+                {"rfilename": name, "blobId": git_blob(content[name]), "size": len(content[name])} for name in content
+            ]
         times = {"lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z"}
         common = {"id": repo, "private": found.private, "gated": found.gated, "tags": [], "downloads": 0, "likes": 0}
         front = re.match(rb"---\n(.*?)\n---\n", found.commits.get(commit, {}).get("README.md", b""), re.DOTALL)
@@ -326,6 +400,10 @@ def etag(name, content):
     """As the Hub names contents: SHA-256 for large files, git's SHA-1 for others."""
     if is_large(name):
         return hashlib.sha256(content).hexdigest()
+    return git_blob(content)
+
+
+def git_blob(content):
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -337,6 +415,8 @@ ROUTES = (
     (rf"/api/models/{ID}/preupload/([^/]+)", Handler.preupload),
     (rf"/api/models/{ID}/commit/([^/]+)", Handler.commit),
     (rf"/api/models/{ID}/branch/([^/]+)", Handler.branch),
+    (rf"/api/models/{ID}/discussions", Handler.discussions),
+    (rf"/api/models/{ID}/commits/([^/]+)", Handler.history),
     (rf"/api/models/{ID}/revision/([^/]+)", Handler.about),
     (rf"/api/models/{ID}", Handler.about),
     (rf"/{ID}\.git/info/lfs/objects/batch", Handler.batch),

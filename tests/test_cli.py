@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 import zoo
-from zoo import _recordings, hear
+from zoo import _batches, hear
 from zoo.__main__ import main
 from zoo._entry import skeleton
 from zoo._search import sounds
@@ -217,7 +217,7 @@ def test_a_file_shorter_than_a_frame_is_heard_in_silence(capsys, here, tiny, cli
 def test_a_file_of_less_than_a_sample_is_reported(capsys, here, tiny):
     soundfile.write("one.wav", np.full(1, 0.1), 44100)
     assert main(["tag", "one.wav", "--model", tiny]) == 1
-    assert "one.wav: one.wav is shorter than one sample at 16000 Hz." in capsys.readouterr().err
+    assert "  one.wav is shorter than one sample at 16000 Hz." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rest", [1, 100, 1599])
@@ -388,7 +388,7 @@ def test_the_shell_and_hear_give_one_answer(capsys, here, tiny, seconds):
 
 def test_a_bug_is_not_reported_as_an_unreadable_file(here, tiny, monkeypatch):
     for error in (TypeError("a bug"), ValueError("a bug"), KeyError("a bug")):
-        monkeypatch.setattr(_recordings, "_program", lambda *_, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(_batches, "_program", lambda *_, error=error: (_ for _ in ()).throw(error))
         if isinstance(error, ValueError):
             assert main(["embed", record("a.wav", 1.0), "--model", tiny, "-o", "out.npz"]) == 2
         else:
@@ -684,3 +684,12 @@ def test_a_picture_without_matplotlib_is_told_before_the_work(monkeypatch, tmp_p
     monkeypatch.delitem(sys.modules, "zoo._plot", raising=False)
     assert main(["tag", "--plot", str(tmp_path / "x.png")]) == 2
     assert 'A picture needs matplotlib: pip install "audax-eqx[plot]".' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes the output")
+def test_a_closed_output_is_no_fault(here, tiny):
+    record("a.wav", 1.0)
+    for command in ("tag a.wav --csv", "detect a.wav"):
+        line = f"{sys.executable} -m zoo {command} --model {tiny} >&-"
+        done = subprocess.run(line, shell=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (0, b"")

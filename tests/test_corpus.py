@@ -22,6 +22,7 @@ from zoo import _corpus
 from zoo.__main__ import main
 from zoo._corpus import Shard
 from zoo._lock import locked
+from zoo._rows import utf8
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATE = 8000
@@ -274,6 +275,41 @@ def test_names_of_all_kinds_have_rows_once(here, model):
         "data/caf\\udce9.wav", "data/\u9ce5 \U0001f426.wav", "data/a\nb.wav", "data/$x$ [1].wav", "data/ ",
     }  # fmt: skip
     assert len(rows(here / "out")) == 5
+
+
+def test_each_name_has_a_text_of_its_own():
+    names = [os.fsdecode(b"\xff.wav"), r"\udcff.wav", r"\\udcff.wav", r"a\b.wav", os.fsdecode(b"\xff") + r"\udcff.wav"]
+    assert len({utf8(name) for name in names}) == len(names)
+    assert utf8(r"a\b.wav") == r"a\b.wav" and utf8(names[0]) == r"\udcff.wav"
+
+
+def test_a_note_that_is_none_is_a_sentence(capsys, here, model):
+    names = record("data", 1)
+    for text, fault in (("[]", "_run.json is no note of a corpus"), ("{", "_run.json is not JSON")):
+        pathlib.Path("out").mkdir(exist_ok=True)
+        pathlib.Path("out/_run.json").write_text(text)
+        assert embed(*names, "-o", "out", model=model) == 2
+        assert fault in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["out.npz", "out.parquet"])
+def test_a_full_disk_is_a_sentence_for_one_file_too(capsys, here, model, output):
+    names, limits = record("data", 200, (0.1, 0.2)), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        code = embed(*names, "-o", output, model=model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and os.listdir(here) == ["data"]
+    assert f"audax-zoo: {output} cannot be written: File too large. Nothing is kept" in capsys.readouterr().err
+
+
+def test_an_empty_share_is_no_fault(capsys, here, model):
+    (name,) = record("data", 1)
+    empty = next(index for index in range(2) if not Shard(index, 2).has(name))
+    for output in ("out.npz", "out"):
+        assert embed(name, "-o", output, "--shard", f"{empty}/2", model=model) == 0
+    assert "no recordings in this share or list: out.npz is not written." in capsys.readouterr().err
 
 
 def test_paths_come_from_stdin_as_they_are_found(capsys, here, model, monkeypatch):

@@ -42,7 +42,7 @@ def test_events_are_csv_and_json(capsys, here, events):
     assert detect(*files, "--csv") == 1
     captured = capsys.readouterr()
     rows = list(csv.DictReader(captured.out.splitlines()))
-    assert "1 of 3 files could not be read:\n  text.wav: text.wav cannot be read as sound" in captured.err
+    assert "1 of 3 files could not be read:\n  text.wav cannot be read as sound" in captured.err
     for name in ("a\tb.ogg", "c.ogg"):
         chosen = [row for row in rows if row["file"] == name]
         assert [(row["label"], float(row["start"]), float(row["end"])) for row in chosen] == values(events)

@@ -174,7 +174,7 @@ def test_a_classifier_built_by_hand_has_the_task_of_the_entry_that_is_given(tmp_
         ({"classes": -1}, "-1"),
         ({"window": 0.0}, "window"),
         ({"window": float("nan")}, "window"),
-        ({"task": "regression"}, "task is one of multiclass, multilabel, contrastive, got 'regression'"),
+        ({"task": "regression"}, "task is one of multiclass, multilabel, contrastive, embedding, got 'regression'"),
         ({"classes": 2, "task": "contrastive"}, "contrastive"),
         ({"name": "a\nb"}, "control characters"),
     ],

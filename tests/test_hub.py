@@ -43,7 +43,7 @@ import hashlib, json, os, pathlib, re, shutil, sys, time, urllib.request, warnin
 import huggingface_hub, numpy as np
 import zoo
 from zoo._hub import fetch
-from zoo._load import kept
+from zoo._repo import kept
 from zoo._weights import named_leaves
 told = {}
 home = pathlib.Path(os.environ["HF_HOME"]) / "hub"

@@ -47,6 +47,16 @@ def test_a_file_is_told_what_it_is_and_what_to_do(here, file, content, part):
     refused(here / file, ValueError, part.replace("'checkpoint_3'", repr(str(here / file))))
 
 
+@pytest.mark.parametrize("size", [0x280, 0x380, 0x480, 0x580])
+def test_safetensors_that_begin_as_a_pickle_does_are_read(here, size):
+    array = np.arange(3, dtype=np.float32)
+    header = b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}'.ljust(size)
+    for name in ("model.safetensors", "checkpoint_3"):  # by its content, whatever it is called
+        (here / name).write_bytes(size.to_bytes(8, "little") + header + array.tobytes())
+        np.testing.assert_array_equal(zoo.arrays(name)["a"], array)
+        refused(name, ValueError, "is one file of a model" if "." in name else "is ")
+
+
 def test_a_recording_is_told_how_to_be_read(here):
     soundfile.write("dog.wav", np.zeros(80), 8000)
     refused("dog.wav", ValueError, "zoo.read(path, sample_rate) reads a recording")

@@ -105,6 +105,19 @@ def test_mixup_mixes_waves_and_targets_of_neighbours_by_the_same_share(examples)
     assert np.ptp(share) > 0.02 and np.all((share >= 0) & (share <= 1))
 
 
+def test_a_model_that_can_tell_padding_does_not_learn_from_it(examples, keys):
+    frontend = {"type": "Wav2Vec", "sample_rate": 8000, "widths": (8, 8), "kernels": (10, 4), "strides": (8, 4)}
+    network = {"type": "Wav2Vec2", "width": 8, "depth": 1, "heads": 2, "bins": 8, "kernel": 8, "groups": 2}
+    given = zoo.create(
+        zoo.Entry("tiny", frontend, network, CLASSES, "multiclass", 0.2, tuple("abc")), key=jax.random.key(1)
+    )
+    objective = Supervised(augment=Augment(frames=3))
+    padded = examples._replace(lengths=jnp.full_like(examples.lengths, SAMPLES // 2))
+    loud = padded._replace(waves=padded.waves.at[..., SAMPLES // 2 :].multiply(30.0))
+    losses = [call(objective, given, each, keys) for each in (padded, loud)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("similarity", ["bilinear", "dot"])
 def test_cola_tells_each_positive_from_those_of_the_whole_batch(similarity, devices, examples, keys):

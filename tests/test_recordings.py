@@ -2,7 +2,10 @@
 
 import io
 import itertools
+import os
 import pathlib
+import subprocess
+import sys
 import threading
 
 import equinox as eqx
@@ -13,7 +16,7 @@ import soundfile
 
 import zoo
 from audax_eqx.layers import Linear
-from zoo import _recordings
+from zoo import _batches, _pretrained, _recordings, _result
 
 RATE = 8000
 ENTRY = zoo.Entry(
@@ -70,6 +73,15 @@ def test_recordings_of_all_lengths_take_one_program(clip, tmp_path, programs):
     after = programs()
     list(zoo.embed(clip, paths[::-1]))
     assert programs() == after
+
+
+def test_the_host_does_not_wait_for_a_batch_that_it_launches(clip, monkeypatch):
+    waits, wait = [], type(jax.numpy.zeros(1)).block_until_ready
+    monkeypatch.setattr(
+        type(jax.numpy.zeros(1)), "block_until_ready", lambda array: waits.append(array.shape) or wait(array)
+    )
+    list(zoo.embed(clip, [(noise(5 * SIZE), RATE)], batch=8))
+    assert not waits
 
 
 SPEECH = {"bins": 8, "kernel": 8, "groups": 2}
@@ -243,7 +255,7 @@ def test_a_long_recording_is_not_read_whole_before_its_first_window(clip, monkey
 
     monkeypatch.setattr(_recordings, "stream", stream)
     rows = []
-    monkeypatch.setattr(_recordings._Rows, "take", lambda rows_, window, value: rows.append(len(blocks)))
+    monkeypatch.setattr(_result.Rows, "take", lambda rows_, window, value: rows.append(len(blocks)))
     results = zoo.embed(clip, ["long"])
     thread = threading.Thread(target=lambda: next(results, None), daemon=True)
     thread.start()
@@ -332,7 +344,8 @@ def test_a_model_computes_where_it_was_put(clip):
         put = eqx.combine(jax.device_put(arrays, sharding), others)
         (result,) = zoo.embed(put, [wave])
         assert difference(result.values, expected.values) < 1e-6
-        assert _recordings._Device(put, _recordings.embedding, SIZE, _recordings.Options()).batch == 4 * len(places)
+        batches = _batches.Batches(put, _pretrained.embedding, SIZE, None, False)
+        assert batches.size == _batches.batch_size(places)
 
 
 def test_one_channel_of_several(clip, tmp_path):
@@ -367,3 +380,88 @@ def test_the_packaged_sound_is_rain_and_then_a_clock():
     labels = zoo.info("resnet_esc10").labels
     assert [labels[index] for index in result.values.argmax(axis=1)] == ["rain", "rain", "clock_tick", "clock_tick"]
     assert isinstance(result.source, pathlib.Path) and result.duration == 20.0
+
+
+LONG = """
+import itertools, threading, numpy as np, zoo, zoo._recordings
+
+def stream(source, *_):
+    yield from [np.zeros(80000, np.float32)] if source == "short" else itertools.repeat(np.zeros(80000, np.float32))
+
+zoo._recordings.stream = stream
+results = zoo.embed(zoo.load("resnet_fsdd"), ["short", "long", "long", "long"], workers=2)
+next(results)
+print(threading.active_count(), flush=True)
+raise RuntimeError("a fault of the caller")
+"""
+
+
+def test_a_process_ends_though_somebody_has_an_unfinished_iterator(tmp_path):
+    """The recordings have no end, and an error of the caller leaves threads that read them."""
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", LONG], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "a fault of the caller" in done.stderr and int(done.stdout) == 3
+
+
+def test_closing_waits_for_no_recording_to_end(clip, monkeypatch):
+    closed = []
+
+    def stream(source, *_):
+        try:
+            yield from [noise(10)] if source == "short" else itertools.repeat(noise(SIZE))
+        finally:
+            closed.append(source)
+
+    monkeypatch.setattr(_recordings, "stream", stream)
+    before = threading.active_count()
+    results = zoo.embed(clip, ["short", "long", "long", "long"], workers=2)
+    next(results)
+    results.close()
+    assert threading.active_count() == before and closed.count("long") >= 1
+
+
+def test_one_recording_in_place_of_a_list_is_a_sentence(clip, tmp_path):
+    path = write(tmp_path / "a.wav", noise(5000))
+    for one in (path, str(path), path.read_bytes(), (noise(5000), RATE), {"bytes": b"", "path": None}):
+        with pytest.raises(TypeError, match="is one recording, and this takes any number: give a list of them"):
+            zoo.embed(clip, one)
+    with pytest.raises(ValueError, match="labels='a' names no labels: give a list of them"):
+        zoo.detect(clip, [path], labels="a")
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, noise(10), bytearray(b"x"), [noise(10), RATE], (noise(10), None), {"text": "a"}]
+)
+def test_what_is_no_recording_stops_the_run_behind_what_was_before_it(clip, wrong):
+    results = zoo.embed(clip, [(noise(500), RATE)] * 3 + [wrong], errors="keep")
+    assert len([next(results) for _ in range(3)]) == 3
+    with pytest.raises(TypeError, match="A recording is a path, bytes, an open file"):
+        next(results)
+
+
+def test_an_error_of_the_callers_generator_comes_behind_its_results(clip):
+    def recordings():
+        yield from [(noise(500), RATE)] * 3
+        raise KeyError("the catalogue is gone")
+
+    results = zoo.embed(clip, recordings())
+    assert len([next(results) for _ in range(3)]) == 3
+    with pytest.raises(KeyError, match="the catalogue is gone"):
+        next(results)
+
+
+def test_a_missing_value_of_datasets_and_an_empty_array_are_recordings_that_cannot_be_read(clip):
+    sources = [{"bytes": None, "path": None}, (np.zeros((0, 2), np.float32), RATE), (noise(10), float("nan"))]
+    errors = [result.error for result in zoo.embed(clip, sources, errors="keep")]
+    assert errors[0] == "The recording has neither bytes nor a path." and errors[1] == "The sound holds no samples."
+    assert "comes with its sample rate" in errors[2]
+
+
+def test_a_recording_lasts_as_long_as_it_does_though_its_end_is_left_out(clip):
+    (result,) = zoo.embed(clip, [(noise(7000), RATE)], last="drop", each="window")
+    assert result.end.tolist() == [0.5] and result.duration == 7000 / RATE
+
+
+def test_a_hop_as_long_as_the_window_is_none_too_long(clip):
+    (result,) = zoo.embed(clip, [(noise(9000), RATE)], window=0.33333, hop=0.33333, each="window")
+    assert len(result.values) == 4

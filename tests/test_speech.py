@@ -1,17 +1,15 @@
 """Whisper and wav2vec 2.0 and its kin against transformers' numbers, and padding that has no part in a result."""
 
 import functools
-import json
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
-import speech
 from golden.seeded import fill
 
+import zoo
 from audax_eqx import networks
 from audax_eqx.frontends import LogMel, Wav2Vec, WhisperLogMel
 from audax_eqx.layers import Attention, relative_bias
@@ -49,12 +47,8 @@ def error(ours, theirs):
 
 @functools.cache
 def oracle(folder):
-    """The model, its State, and the golden arrays."""
-    config, extractor = (
-        json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json")
-    )
-    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
-    return *speech.load(config, extractor, arrays), dict(np.load(folder / "golden.npz"))
+    """What the zoo loads, and the golden arrays."""
+    return zoo.load(folder), dict(np.load(folder / "golden.npz"))
 
 
 @eqx.filter_jit
@@ -75,13 +69,13 @@ def noise_behind(samples):
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_speech_models_are_transformers(shared, name):
-    model, state, golden = oracle(shared / "oracles" / name)
+    ours, golden = oracle(shared / "oracles" / name)
     for clip, padded in (("b", False), ("a", True), ("c", True)):  # padding is one more way to the same numbers
         wave, length = golden[f"wave_{clip}"], None
         if padded:
             length = jnp.asarray(wave.size)
             wave = np.concatenate([wave, noise_behind(40000 - wave.size)])
-        _, layers, last, embedding, output = outputs(model, state, jnp.asarray(wave), length)
+        _, layers, last, embedding, output = outputs(ours.model, ours.state, jnp.asarray(wave), length)
         for index, layer in enumerate(layers):
             theirs = golden[f"hidden_{clip}_{index}"]
             assert padded or len(theirs) == len(layer)
@@ -99,10 +93,10 @@ def test_speech_models_are_transformers(shared, name):
 
 @pytest.mark.parametrize("name", WHISPERS)
 def test_whisper_is_transformers(shared, name):
-    model, state, golden = oracle(shared / "oracles" / name)
+    ours, golden = oracle(shared / "oracles" / name)
     for clip in ("short", "long"):
         wave = jnp.asarray(golden[f"wave_{clip}"])
-        x, layers, last, embedding, output = outputs(model, state, wave)
+        x, layers, last, embedding, output = outputs(ours.model, ours.state, wave)
         assert error(x.T, golden[f"input_{clip}"]) < 1e-4  # 80 dB below the maximum their float32 is as rough
         if f"logits_{clip}" in golden:
             assert error(output, golden[f"logits_{clip}"]) < 1e-5

@@ -156,7 +156,8 @@ def build(recipe: Recipe, entry: zoo.Entry) -> tuple[Any, eqx.nn.State]:
         model, state = zoo.create(entry, key=key)
     else:
         classes = None if entry.task == "contrastive" else entry.classes
-        model, state = zoo.load(recipe.model.start).thaw(classes, task=entry.task, key=key)
+        clip = zoo.load(recipe.model.start)
+        model, state = clip.thaw(classes, task=entry.task, layers=recipe.model.layers, key=key)
     _check_window(model, entry)
     return model, state
 

@@ -76,6 +76,11 @@ class Augment(eqx.Module):
         if not 1 <= self.resize < math.inf or min(self.gain, self.noise, self.frames, self.bins, self.masks) < 0:
             raise ValueError(f"Augmentation takes a resize of at least 1 and no negative numbers, got {self}.")
 
+    @property
+    def moves(self) -> bool:
+        """Whether padding may end up anywhere, for the wave is rolled or its features are resized."""
+        return self.shift or adjusts(self.resize, neutral=1)
+
     def wave(
         self, wave: Float[Array, " samples"], length: Int[Array, ""], *, key: PRNGKeyArray
     ) -> Float[Array, " samples"]:
@@ -91,13 +96,11 @@ class Augment(eqx.Module):
     ) -> Float[Array, "frames bins"]:
         """Resized, and masked where `mask` says so; `share` is that of the frames which are valid."""
         resize_key, mask_key = jax.random.split(key)
-        resized = adjusts(self.resize, neutral=1)
-        if resized:
+        if adjusts(self.resize, neutral=1):
             x = augment.random_resize(x, time=self.resize, freq=self.resize, key=resize_key)
         if not (self.frames or self.bins):
             return x
-        whole = self.shift or resized  # what is rolled or resized has its padding anywhere
-        length = None if whole else jnp.ceil(share * len(x)).astype(jnp.int32)
+        length = None if self.moves else jnp.ceil(share * len(x)).astype(jnp.int32)
         masked = augment.spec_augment(
             x, time=self.frames, freq=self.bins, masks=self.masks, length=length, key=mask_key
         )
@@ -147,8 +150,11 @@ class Supervised(eqx.Module):
 
         def logits(wave, length, key, state):
             mask_key, network_key = jax.random.split(key)
-            x = self.augment.features(model.listen(wave), length / samples, key=mask_key)
-            return model.classify(x, state, key=network_key)
+            heard, known = _padding(model, wave, None if self.augment.moves else length)
+            x = model.listen(wave, **heard)
+            share = known["length"].astype(jnp.float32) / len(x) if known else length / samples
+            x = self.augment.features(x, share, key=mask_key)
+            return model.classify(x, state, key=network_key, **known)
 
         predictions, state = over_batch(logits)(waves, lengths.astype(jnp.float32), keys, state)
         if self.task == "multiclass":
@@ -201,6 +207,16 @@ class NTXent(eqx.Module):
         logits = logits.at[row, start + row].set(-jnp.inf)  # a view is not its own negative
         labels = start + (row + len(first)) % count
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), state
+
+
+def _padding(model: Classifier, wave: Array, length: Array | None) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What frontend and network are to know of a wave that is padded behind `length`, where the model can tell."""
+    if not getattr(model, "takes_length", False):
+        return {}, {}
+    if length is None:
+        return {}, model.valid(wave.size)
+    length = jnp.maximum(length.astype(jnp.int32), model.frontend.min_samples)
+    return {"length": length}, model.valid(wave.size, length)
 
 
 def views(objective: Callable) -> int:

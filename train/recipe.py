@@ -38,6 +38,8 @@ class Model:
     """Rate in front of a classifier's head."""
     start: str | None = None
     """A name of the zoo, a folder or a Hub repo to start from, with a fresh head, instead of frontend and network."""
+    layers: Literal["last", "weighted"] = "last"
+    """What the head hears of a Transformer that it starts from: the last layer, or a learned sum of all."""
     paper: str | None = None
     """Where the architecture is described."""
 
@@ -165,6 +167,11 @@ class Recipe:
                 f"{self.name} starts from {self.model.start}, which brings its frontend, network, head, dropout and "
                 "paper: leave them out."
             )
+        if self.model.start is None and self.model.layers != "last":
+            raise ValueError(
+                f"{self.name} has model.layers without a model to start from: give `model.start`, or as the network "
+                '{"type": "WeightedLayers", "network": ...}.'
+            )
         if self.model.start is None and not (self.model.frontend and self.model.network):
             raise ValueError(
                 f"{self.name} needs a model: give `model.start`, a name of the zoo or a folder, or frontend and "
@@ -195,7 +202,9 @@ class Recipe:
         contrastive = task == "contrastive"
         if self.model.start is not None:
             head = {} if contrastive else {"classes": len(labels), "labels": labels}
-            return zoo.info(self.model.start).finetuned(name=self.name, task=task, window=self.data.seconds, **head)
+            return zoo.info(self.model.start).finetuned(
+                name=self.name, task=task, window=self.data.seconds, layers=self.model.layers, **head
+            )
         return zoo.Entry(
             name=self.name, frontend=self.model.frontend, network=self.model.network, model=self.model.head,
             classes=0 if contrastive else len(labels), labels=() if contrastive else labels, task=task,

@@ -22,10 +22,10 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._pretrained import Pretrained as Pretrained
     from ._pretrained import Thawed as Thawed
     from ._publish import publish as publish
-    from ._recordings import Result as Result
     from ._recordings import embed as embed
     from ._recordings import tag as tag
     from ._register import register as register
+    from ._result import Result as Result
     from ._save import save as save
     from ._weights import arrays as arrays
 

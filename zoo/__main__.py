@@ -3,24 +3,28 @@
 import argparse
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 
 from . import commands
 from ._cache import keep_programs
+from .commands._signals import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 1 when some files could not be read or some models are not what
-    they should be, 2 for what cannot be done, 130 after an interruption.
+    they should be, 2 for what cannot be done, 128 and the number of a signal that ended it.
     """
     options = _parser().parse_args(arguments)
+    if sys.stdout is None:  # closed
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its encoding does not have costs no result
         sys.stdout.reconfigure(errors="backslashreplace")
     keep_programs()
     try:
-        with warnings.catch_warnings():
+        with signals.handled(), warnings.catch_warnings():
             warnings.showwarning = lambda text, *_, **__: print(f"audax-zoo: {text}", file=sys.stderr)
             return options.run(options)
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("audax-zoo: interrupted", file=sys.stderr)
-        return 130
+        return 128 + (signals.number or signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:

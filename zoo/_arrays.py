@@ -7,13 +7,13 @@ import numpy as np
 
 from ._files import is_torch
 from ._flax import read_train_state
-from ._weights import Arrays, model_arrays
+from ._weights import Arrays, ArraysByName, model_arrays
 
 
-class View(Mapping[str, np.ndarray]):
+class View(ArraysByName):
     """Arrays of other mappings under other names: `names` has for each the mapping and the key there."""
 
-    def __init__(self, names: Mapping[str, tuple[Mapping[str, np.ndarray], str]]):
+    def __init__(self, names: Mapping[str, tuple[ArraysByName, str]]):
         self._names = names
 
     @property
@@ -33,13 +33,13 @@ class View(Mapping[str, np.ndarray]):
         return len(self._names)
 
 
-def shapes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+def shapes_of(arrays: ArraysByName) -> dict[str, tuple[int, ...]]:
     """The shape of each array, by name."""
     shapes = getattr(arrays, "shapes", None)
     return dict(shapes) if shapes is not None else {name: array.shape for name, array in arrays.items()}
 
 
-def open_file(path: pathlib.Path) -> tuple[str, Mapping[str, np.ndarray]]:
+def open_file(path: pathlib.Path) -> tuple[str, ArraysByName]:
     """Which format a file of weights has, "safetensors", "torch" or "flax", and its arrays.
 
     Raises FileNotFoundError, and ValueError for a folder and for a file that none of the three wrote, or not whole.
@@ -58,7 +58,7 @@ def open_file(path: pathlib.Path) -> tuple[str, Mapping[str, np.ndarray]]:
     return "flax", read_train_state(path)
 
 
-def open_files(file: str | tuple[str, ...], fetch: Callable[[str], pathlib.Path]) -> Mapping[str, np.ndarray]:
+def open_files(file: str | tuple[str, ...], fetch: Callable[[str], pathlib.Path]) -> ArraysByName:
     """The arrays of one file, or of several: then a name begins with that of its file, without the suffix, and a dot.
 
     `fetch` gives a file's path. Raises ValueError for a broken file, and what `fetch` raises.

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
 from jaxtyping import Float
 
-from ._decode import RATES, Channel, Rate, SoundError, Source, blocks, name_of, warn
+from ._decode import RATES, Channel, Rate, SoundError, blocks, name_of, warn
 
 SHARE = 10  # a window has at least a tenth of its samples, which no window before it has heard
 NOTHING = np.zeros(0, np.float32)
@@ -31,7 +31,7 @@ class Window(NamedTuple):
     samples: int
 
 
-def read(source: Source, sample_rate: Rate, *, channel: Channel = "mean") -> Float[np.ndarray, " samples"]:
+def read(source: Any, sample_rate: Rate, *, channel: Channel = "mean") -> Float[np.ndarray, " samples"]:
     """The whole recording in [-1, 1] as float32, mono, resampled to `sample_rate` Hz by soxr's HQ filter.
 
     - `source`: a path; the bytes of a file, or an open one in which one can seek; an array with its sample rate,
@@ -48,7 +48,7 @@ def read(source: Source, sample_rate: Rate, *, channel: Channel = "mean") -> Flo
 
 
 def windows(
-    source: Source, sample_rate: Rate, seconds: float, *, channel: Channel = "mean"
+    source: Any, sample_rate: Rate, seconds: float, *, channel: Channel = "mean"
 ) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
     """The recording in consecutive windows of `seconds`, each with its number of samples before the last one's zeros.
 
@@ -105,7 +105,7 @@ def least_rest(size: int) -> int:
     return -(-size // SHARE)
 
 
-def stream(source: Source, sample_rate: Rate, channel: Channel = "mean") -> Iterator[Float[np.ndarray, " samples"]]:
+def stream(source: Any, sample_rate: Rate, channel: Channel = "mean") -> Iterator[Float[np.ndarray, " samples"]]:
     """The recording in blocks, as `read` gives it whole."""
     if not (RATES[0] <= sample_rate <= RATES[1] and sample_rate == int(sample_rate)):
         raise ValueError(f"Sound is read at a whole number of {RATES[0]} to {RATES[1]} Hz, got {sample_rate}.")
@@ -127,7 +127,7 @@ def stream(source: Source, sample_rate: Rate, channel: Channel = "mean") -> Iter
         yield block
 
 
-def _mono(source: Source, wanted: int, channel: Channel) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
+def _mono(source: Any, wanted: int, channel: Channel) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
     """The mean of the channels, or one of them, in blocks, each with its sample rate."""
     name = name_of(source)
     powers, samples, seconds = np.zeros(2), 0, 0.0

@@ -7,15 +7,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from . import families
 from ._arrays import View, open_file, open_files, shapes_of
 from ._entry import Entry, line
 from ._foreign import Recognised, Source
 from ._labels import read_labels
-from ._load import assemble, kept, named
+from ._load import assemble, named
+from ._repo import kept
 from ._save import save
+from ._weights import ArraysByName
 
 TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "backbone")
@@ -92,7 +92,7 @@ def _inside(source: Source, prefix: str) -> Source | None:
     return dataclasses.replace(source, arrays=View(names), shapes=shapes) if names else None
 
 
-def _arrays(source: Source, recognised: Recognised) -> Mapping[str, np.ndarray]:
+def _arrays(source: Source, recognised: Recognised) -> ArraysByName:
     """The arrays for the rules."""
     arrays = source.arrays
     if recognised.files:

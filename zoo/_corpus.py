@@ -12,11 +12,13 @@ fiftieth of the time that the process had run. Shards of the same corpus write p
 
 import contextlib
 import csv
+import errno
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-import re
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -27,7 +29,7 @@ import numpy as np
 from ._files import parse_json
 from ._lock import NAME, locked
 from ._pretrained import Pretrained
-from ._rows import Part, import_parquet, table, utf8
+from ._rows import Part, import_parquet, reason, table, utf8
 from ._weights import atomic, named_leaves
 
 NOTE = "_run.json"
@@ -108,7 +110,7 @@ class Corpus:
                 self._write_failures()
         except OSError as error:
             raise OSError(
-                f"{self.folder} cannot be written: {_reason(error)}. It holds whole rows of {len(self.done)} "
+                f"{self.folder} cannot be written: {reason(error)}. It holds whole rows of {len(self.done)} "
                 "recordings: make room, and give the same command again, which goes on from there."
             ) from None
         self.done.update(utf8(part.file) for part in parts)
@@ -131,7 +133,7 @@ class Corpus:
         if not self.failures_file.exists():
             return {}
         with open(self.failures_file, encoding="utf-8", newline="") as file:
-            return {row["files"]: row["errors"] for row in csv.DictReader(file)}
+            return {row[0]: row[1] for row in itertools.islice(csv.reader(file), 1, None) if len(row) == 2}
 
     def _write_failures(self) -> None:
         with atomic(self.failures_file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -149,7 +151,11 @@ def opened(folder: pathlib.Path, note: dict[str, Any], shard: Shard) -> Iterator
     where another process writes the same shard.
     """
     import_parquet()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: {reason(error)}.") from None
     others = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
     if others and NOTE not in others:
         raise ValueError(f"{folder} holds {others[0]!r} and no {NOTE} of a corpus: name a new or an empty folder.")
@@ -165,6 +171,8 @@ def _check(folder: pathlib.Path, note: dict[str, Any]) -> None:
     before = parse_json(path.read_text(encoding="utf-8"), str(path))
     if before == note:
         return
+    if not isinstance(before, dict):
+        raise ValueError(f"{path} is no note of a corpus: name another folder.")
     changes = [
         f"{name} {before.get(name)!r} instead of {value!r}" for name, value in note.items() if before.get(name) != value
     ]
@@ -182,23 +190,20 @@ def fingerprint(clip: Pretrained) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: OSError) -> str:
-    """What the operating system says; Arrow puts the number of the error into a text."""
-    number = error.errno or next(map(int, re.findall(r"\[errno (\d+)\]", str(error))), 0)
-    return os.strerror(number) if number else str(error)
-
-
 def _write_once(path: pathlib.Path, text: str) -> None:
     """Writes a file that is not there. Another shard may do so at the same moment: the first one counts."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(text, encoding="utf-8")
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        os.replace(temporary, path)
-    temporary.unlink(missing_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(f"{path.parent} cannot be written: {reason(error)}.") from None
+        with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:  # no links here
+            file.write(text)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _files(part: pathlib.Path) -> list[str]:

@@ -19,7 +19,6 @@ from ._containers import behind_id3, links
 from ._media import Media, media_of
 from ._view import File
 
-Source = str | os.PathLike | bytes | File | tuple[Any, int] | Mapping[str, Any]  # as `zoo.read` takes them
 Channel = int | Literal["mean"]
 Rate = int | float | np.number  # Hz, as other libraries give it
 Blocks = Iterator[tuple[Float[np.ndarray, "samples channels"], int]]
@@ -32,9 +31,11 @@ class SoundError(ValueError):
     """A recording that cannot be read, for what it holds."""
 
 
-def blocks(source: Source, wanted: int) -> Blocks:
+def blocks(source: Any, wanted: int) -> Blocks:
     """The recording in blocks of at most `BLOCK` samples, also after resampling to `wanted` Hz, with their rates."""
     content = _of_datasets(source) if isinstance(source, Mapping) else source
+    if not is_source(content):
+        raise _no_recording(f"{type(content).__name__}")
     if isinstance(content, tuple):
         yield from _array_blocks(content, wanted)
         return
@@ -42,7 +43,21 @@ def blocks(source: Source, wanted: int) -> Blocks:
         yield from _file_blocks(file, name_of(source), wanted)
 
 
-def name_of(source: Source) -> str:
+def is_source(source: Any) -> bool:
+    """Whether it is of a kind that `zoo.read` takes."""
+    if isinstance(source, tuple):
+        return len(source) == 2 and hasattr(source[0], "shape") and isinstance(source[1], Rate)
+    return isinstance(source, str | os.PathLike | bytes | Mapping) or hasattr(source, "read")
+
+
+def _no_recording(kind: str) -> TypeError:
+    return TypeError(
+        "A recording is a path, bytes, an open file, (array, sample_rate) or {'array', 'sampling_rate'} or "
+        f"{{'bytes', 'path'}}, got a {kind}."
+    )
+
+
+def name_of(source: Any) -> str:
     """What an error calls the recording."""
     if isinstance(source, Mapping):
         source = source.get("path") or "The sound"
@@ -58,13 +73,12 @@ def _of_datasets(source: Mapping[str, Any]) -> Any:
     for content in (source.get("bytes"), source.get("path")):
         if content is not None:
             return content
-    raise TypeError(
-        f"A recording is a path, bytes, an open file, (array, sample_rate) or {{'array', 'sampling_rate'}} or "
-        f"{{'bytes', 'path'}}, got a dictionary of {', '.join(map(str, source)) or 'nothing'}."
-    )
+    if "bytes" in source or "path" in source:  # a value that is missing
+        raise SoundError("The recording has neither bytes nor a path.")
+    raise _no_recording(f"dictionary of {', '.join(map(str, source)) or 'nothing'}")
 
 
-def _array_blocks(source: tuple[Any, int], wanted: int) -> Blocks:
+def _array_blocks(source: tuple[Any, Rate], wanted: int) -> Blocks:
     array, rate = np.asarray(source[0]), source[1]
     if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating):
         raise SoundError(
@@ -73,6 +87,8 @@ def _array_blocks(source: tuple[Any, int], wanted: int) -> Blocks:
         )
     if not RATES[0] <= rate <= RATES[1]:
         raise SoundError(f"An array of sound comes with its sample rate, {RATES[0]} to {RATES[1]} Hz, got {rate}.")
+    if array.size == 0:
+        return
     array = array[:, None] if array.ndim == 1 else array.T if array.shape[0] < array.shape[1] else array
     size = _block_size(int(rate), array.shape[1], wanted)
     for start in range(0, len(array), size):

@@ -171,17 +171,27 @@ class Entry:
         labels: Iterable[Any] | None = None,
         task: str | None = None,
         window: float | None = None,
+        layers: str = "last",
         name: str | None = None,
     ) -> "Entry":
         """The entry of a model that is trained on from this one, as `Pretrained.thaw` makes it.
 
         With `classes` or `labels` it has a new head, which is "multiclass" unless `task` says "multilabel"; without, it
         keeps labels and task. It keeps the window unless one is given, and the licence. It has no metrics, and this
-        model is its `base`. Raises ValueError for what does not go together.
+        model is its `base`. With layers="weighted" the new head hears a `WeightedLayers` of the network. Raises
+        ValueError for what does not go together.
         """
         if task not in (None, *get_args(Task)):
             raise ValueError(f"task is one of {', '.join(get_args(Task))}, got {task!r}.")
         new = classes is not None or labels is not None
+        if layers not in ("last", "weighted") or (layers == "weighted" and not new):
+            raise ValueError(
+                f"layers is what a new head hears, 'last' or 'weighted', got {layers!r}: give classes or labels for "
+                "one."
+            )
+        network = self.network
+        if layers == "weighted" and network["type"] != "WeightedLayers":
+            network = {"type": "WeightedLayers", "network": dict(network)}
         if labels is not None:
             labels = _checked_labels(labels)
             classes = len(labels) if classes is None else classes
@@ -190,6 +200,7 @@ class Entry:
         return dataclasses.replace(
             self,
             name=name,
+            network=network,
             classes=self.classes if classes is None else classes,
             labels=labels or (() if new else self.labels),
             task=task or ("multiclass" if new else self.task),

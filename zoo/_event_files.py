@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO
 
 from ._events import Event
-from ._recordings import Result
+from ._result import Result
 from ._rows import utf8
 
 COLUMNS = ("file", "label", "start", "end", "score")
@@ -36,7 +36,8 @@ def write_csv(file: TextIO, found: Found, sample_rate: int) -> None:
 def write_json(file: TextIO, found: Found, sample_rate: int) -> None:
     """One object a line for each event."""
     for event in _events(file, found):
-        values = (_name(event.source), event.label, round(event.start, 3), round(event.end, 3), round(event.score, 4))
+        name = os.fsdecode(event.source)
+        values = (name, event.label, round(event.start, 3), round(event.end, 3), round(event.score, 4))
         print(json.dumps(dict(zip(COLUMNS, values, strict=True))), file=file)
 
 

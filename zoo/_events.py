@@ -7,12 +7,13 @@ score  release ....____....../^^^^\\.....     an event begins where the score re
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from ._decode import Channel
 from ._pretrained import Pretrained
 from ._recordings import Result, tag
 
@@ -30,7 +31,7 @@ class Event:
 
 def detect(
     clip: Pretrained,
-    recordings: Iterable[Any],
+    recordings: Any,
     *,
     labels: Sequence[str] | None = None,
     threshold: float | Mapping[str, float] = 0.5,
@@ -38,14 +39,14 @@ def detect(
     smooth: float = 0.0,
     min_duration: float = 0.0,
     max_gap: float = 0.0,
-    each: Literal["window", "frame"] = "window",
+    each: str = "window",
     window: float | None = None,
     hop: float | None = None,
-    channel: Literal["mean"] | int = "mean",
+    channel: Channel = "mean",
     batch: int | None = None,
     workers: int | None = None,
-    precision: Literal["float32", "bfloat16"] = "float32",
-    errors: Literal["raise", "keep"] = "raise",
+    precision: str = "float32",
+    errors: str = "raise",
 ) -> Iterator[Event]:
     """The events of recordings, recording by recording in the order given, and in each by their start.
 
@@ -71,7 +72,7 @@ def detect(
 
 def detections(
     clip: Pretrained,
-    recordings: Iterable[Any],
+    recordings: Any,
     *,
     labels: Sequence[str] | None,
     threshold: float | Mapping[str, float],
@@ -79,13 +80,17 @@ def detections(
     smooth: float,
     min_duration: float,
     max_gap: float,
-    each: Literal["window", "frame"],
+    each: str,
     window: float | None,
     hop: float | None,
     **options: Any,
 ) -> Iterator[tuple[Result, list[Event]]]:
     """Each recording's scores, as `zoo.tag` gives them, and its events, as `detect` does."""
-    chosen = clip.labels if labels is None else tuple(labels)
+    if isinstance(labels, str) or (labels is not None and not len(labels)):
+        raise ValueError(f"labels={labels!r} names no labels: give a list of them, {list(clip.labels[:1])!r} say.")
+    if each not in ("window", "frame"):
+        raise ValueError(f"each={each!r} has no scores over time: take 'window' or 'frame'.")
+    chosen = clip.labels if labels is None else tuple(dict.fromkeys(labels))
     starts = _by_label(clip, chosen, threshold, 0.5, "threshold")
     ends = starts if release is None else _by_label(clip, chosen, release, None, "release", starts)
     if (ends > starts).any():

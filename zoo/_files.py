@@ -3,11 +3,15 @@
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 CONFIG, WEIGHTS, EXTRACTOR = "config.json", "model.safetensors", "preprocessor_config.json"
 GOLDEN, CARD = "golden.safetensors", "README.md"
 INSTEAD = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # by transformers
+SAFETENSORS = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+)  # in one or more files
 ARRAYS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # what files of arrays end in
 FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # what `zoo.save` writes
 
@@ -67,6 +71,8 @@ def no_folder(path: pathlib.Path) -> str:
 def is_torch(head: bytes) -> bool:
     """Whether a file that begins with these 512 bytes may be torch's: a zip archive, a row of pickles, or a tar."""
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if head[4:9] == b"\0\0\0\0{":  # safetensors, whose first bytes are the size of its header: 640 begins as a pickle
+        return False
     return pickled or head[:4] in (b"PK\3\4", b"PK\5\6") or head[257:262] == b"ustar"
 
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from ._entry import Entry, line
 from ._rules import Rule
+from ._weights import ArraysByName
 
 Shapes = Mapping[str, tuple[int, ...]]
 BOOKKEEPING = """_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures
@@ -18,6 +18,21 @@ BOOKKEEPING = """_attn_implementation _attn_implementation_autoset _commit_hash 
 EXTRACTING = """_commit_hash _name_or_path auto_map feature_extractor_type feature_size padding_side padding_value
     processor_class return_attention_mask"""
 """Fields of transformers' config.json and preprocessor_config.json on which no output depends."""
+TRAINING = (
+    r".*(dropout|layerdrop|_token_ids?)|(no_)?mask_.*|(init|initializer)_.*|gradient_checkpointing|apply_spec_augment"
+)
+"""A pattern of fields of speech models that matter in training and to a decoder alone."""
+UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # which transformers leaves out
+ENCODER: dict[str, Any] = {"model": {"type": "Encoder"}, "classes": 0, "task": "embedding"}
+"""The fields of an `Entry` for a model without a head."""
+ACTIVATIONS = {  # transformers' names to ours
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +47,7 @@ class Source:
 
     path: pathlib.Path
     format: str
-    arrays: Mapping[str, np.ndarray]
+    arrays: ArraysByName
     shapes: Shapes
     settings: Mapping[Any, Any] = dataclasses.field(default_factory=dict)
     sample_rate: int | None = None
@@ -91,6 +106,48 @@ def refuse(
                 f"{name} has the field {line(field)} ({value}), which the zoo does not know: take it out of the file "
                 "if no output depends on it."
             )
+
+
+def activation(name: str, theirs: Any) -> str:
+    """Our name of an activation. Raises ValueError for one that the zoo's Transformers do not have."""
+    if theirs not in ACTIVATIONS:
+        raise ValueError(f"{name} has the activation {line(repr(theirs))}: the zoo has {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[theirs]
+
+
+def multilabel(name: str, config: Mapping[str, Any], default: bool = False) -> bool:
+    """Whether a classifier's labels are told by a sigmoid each; `default` where its config.json does not say.
+
+    Raises ValueError for a model that is no classifier.
+    """
+    kind = config.get("problem_type")
+    if kind not in (None, "single_label_classification", "multi_label_classification"):
+        raise ValueError(
+            f"{name} has the problem_type {line(repr(kind))}: the zoo has 'single_label_classification' or "
+            "'multi_label_classification'."
+        )
+    return kind == "multi_label_classification" if kind else default
+
+
+def projected_head(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an `Entry` for a classifier of transformers' speech models: a projection, and a head behind it."""
+    labels = id2label(name, config.get("id2label", UNNAMED))
+    task = "multilabel" if multilabel(name, config) else "multiclass"
+    model = {"type": "Classifier", "projection": config.get("classifier_proj_size", 256)}
+    return {"model": model, "classes": len(labels), "labels": labels, "task": task}
+
+
+def architecture(name: str, config: Mapping[str, Any], known: Iterable[str]) -> str:
+    """Which class of transformers a model is of. Raises ValueError for one that is not among those `known`."""
+    theirs = config.get("architectures") or [next(iter(known))]  # transformers leaves out what is the default
+    if theirs[0] not in known:
+        raise ValueError(f"{name} is a {line(repr(theirs[0]))}: the zoo reads {', '.join(known)}.")
+    return theirs[0]
+
+
+def matching(pattern: str, fields: Iterable[str]) -> str:
+    """The fields that match the whole pattern, with spaces between, as `refuse` takes them."""
+    return " ".join(field for field in fields if re.fullmatch(pattern, field))
 
 
 def agree(name: str, ours: tuple[str, Any], theirs: tuple[str, Any]) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import re
+import urllib.parse
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     SafetensorsParsingError,
 )
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, http_backoff, tqdm
 
 from ._card import generated
 from ._files import CARD, CONFIG, too_large
@@ -30,6 +33,7 @@ try:
 except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
     VERSION = "0"
 LIBRARY = "audax-eqx"  # by which the Hub counts who asks
+WAIT = 5  # seconds for an answer that can be done without
 COMMIT = re.compile("[0-9a-f]{40}")
 REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError)
 
@@ -60,6 +64,8 @@ def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most:
     )
     if _cache(repo, file, revision) is huggingface_hub._CACHED_NO_EXIST:  # the Hub said so when it was reached
         unreachable = FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}.")
+        if COMMIT.fullmatch(revision or ""):  # which does not change
+            raise unreachable
     held = cached(repo, file, revision)
     if held is None or not COMMIT.fullmatch(revision or ""):  # a commit's file in the cache needs no request
         told = _told_of(repo, file, revision)
@@ -130,6 +136,12 @@ def commit_of(path: pathlib.Path, file: str) -> str:
     return path.parents[len(pathlib.PurePosixPath(file).parts) - 1].name
 
 
+def own_folder(repo: str) -> pathlib.Path:
+    """The folder in the cache of a model's repo that is the zoo's, and that the client leaves alone."""
+    cache = pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE)
+    return cache / repo_folder_name(repo_id=repo, repo_type="model") / "audax"
+
+
 def _told_of(repo: str, file: str, revision: str | None) -> huggingface_hub.HfFileMetadata | None:
     """What the Hub tells of a file; None where it does not."""
     try:
@@ -140,7 +152,7 @@ def _told_of(repo: str, file: str, revision: str | None) -> huggingface_hub.HfFi
 
 def _head(repo: str, file: str, revision: str | None) -> huggingface_hub.HfFileMetadata:
     url = huggingface_hub.hf_hub_url(**_place(repo, file, revision))
-    return huggingface_hub.get_hf_file_metadata(url, timeout=5, library_name=LIBRARY, library_version=VERSION)
+    return huggingface_hub.get_hf_file_metadata(url, timeout=WAIT, library_name=LIBRARY, library_version=VERSION)
 
 
 def _place(repo: str, file: str, revision: str | None) -> dict[str, Any]:
@@ -169,10 +181,11 @@ def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OS
 # What the Hub tells of a model that is not fetched
 
 
-def about(repo: str) -> About:
+def about(repo: str, revision: str | None = None) -> About:
     """What the Hub knows of a model's repo now, by one request. Raises OSError and ValueError as `fetch` does."""
-    with _asked(repo):
-        told = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION).model_info(repo, timeout=10)
+    api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
+    with _asked(repo, revision=revision):
+        told = api.model_info(repo, revision=revision, timeout=10)
     card = told.card_data or huggingface_hub.ModelCardData()
     stated = card.get("license") or ()
     stated = [stated] if isinstance(stated, str) else [str(each) for each in stated]
@@ -199,6 +212,35 @@ def header(repo: str, file: str, revision: str | None) -> tuple[dict[str, tuple[
         except (TypeError, ValueError):
             raise SafetensorsParsingError from None
     return shapes, {str(each.dtype) for each in arrays.values()}
+
+
+def answer(repo: str, *place: str, **options: str) -> Any:
+    """What the Hub's API says of a model at `place`, the first page of it. Raises what the client does, within seconds.
+
+    The client's own methods wait for the Hub without an end, and ask for all pages.
+    """
+    parts = [huggingface_hub.constants.ENDPOINT, "api/models", repo, *(urllib.parse.quote(each, "") for each in place)]
+    headers = build_hf_headers(library_name=LIBRARY, library_version=VERSION)
+    response = get_session().get("/".join(parts), params=options, headers=headers, timeout=WAIT)
+    hf_raise_for_status(response)
+    return response.json()
+
+
+def content(repo: str, file: str, commit: str, start: int, stop: int) -> bytes:
+    """The bytes of a file from `start` up to `stop`. Raises ValueError where others come, and what the client does."""
+    headers = build_hf_headers(library_name=LIBRARY, library_version=VERSION)
+    headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+    url = huggingface_hub.hf_hub_url(**_place(repo, file, commit))
+    response = http_backoff("GET", url, headers=headers, max_retries=2, timeout=10)
+    hf_raise_for_status(response)
+    if response.status_code != 206 or len(response.content) != stop - start:
+        raise ValueError(f"{file} of {repo} comes without its ranges.")
+    return response.content
+
+
+def progress(file: str, size: int) -> Any:
+    """A bar as the client shows for what it fetches, for so many bytes; `update` moves it, leaving it ends it."""
+    return tqdm(desc=file, total=size, unit="B", unit_scale=True)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ PARAMETERS = 1 << 32
 NUMBER = 1 << 20  # widths, classes, a sample rate in Hz
 REAL = 1e9  # a frequency, a ceiling of energies
 LENGTH = 1000  # of a string or a list that is no list of labels
+BLOCKS = ("depth", "depths", "position_layers")
+NESTED = 4  # networks in a network
 DEPTH = 256  # of all stages together, and their number; each block takes time to build
 BORDER = 64  # of zeros around a map, or the side of a square that is pooled
 BINS = 1024
@@ -45,17 +47,20 @@ def check_entry(entry: Entry, where: str) -> None:
                 at_most(LENGTH, f"a {name} of length", len(value))
             elif isinstance(value, int | float):
                 at_most(NUMBER if isinstance(value, int) else REAL, name, value)
-    depths = [value for name, value in _leaves(entry.network) if name in ("depth", "depths") and _is_number(value)]
+    depths = [value for name, value in _leaves(entry.network) if name in BLOCKS and _is_number(value)]
     if min(depths, default=0) < 0:
         raise ValueError(f"{where} asks for a depth of {min(depths)}: a stage has 0 blocks or more.")
-    stages = max((len(value) for _, value in _leaves(entry.network) if isinstance(value, tuple)), default=0)
+    parts = [*_leaves(entry.network), *_leaves(entry.frontend)]
+    stages = max((len(value) for _, value in parts if isinstance(value, tuple)), default=0)
     at_most(DEPTH, "a depth of", max(sum(depths), stages))
+    at_most(NESTED, "networks in each other, in all", _nested(entry.network))
     for name, value in [("dropout", entry.dropout), *_leaves(entry.network)]:
         if "drop" in name and not (_is_number(value) and 0 <= value < 1):
             raise ValueError(f"{where} asks for {name} {line(repr(value))}: it is a share of at least 0 and below 1.")
         if ("padding" in name or "pool" in name) and _is_number(value):
             at_most(BORDER, name, value)
-    at_most(WINDOW, "a window of seconds", entry.window)
+    at_most(WINDOW, "a window of seconds", max(entry.window, _longest(entry.frontend)))
+    at_most(TABLE, "a table of size", math.prod(_largest(entry.network, name) for name in ("steps", "width")))
     at_most(NUMBER, "classes", entry.classes)
     bins = max([value for name, value in _leaves(entry.frontend) if name == "bins" and _is_number(value)], default=64)
     at_most(BINS, "bins", bins)
@@ -88,6 +93,22 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, tuple):
             for each in value[: LENGTH + 1]:
                 yield from _leaves(each, name)
+
+
+def _nested(network: Any) -> int:
+    """How many networks there are, each in the one before."""
+    return 1 + _nested(network.get("network")) if isinstance(network, Mapping) else 0
+
+
+def _largest(part: Mapping[str, Any], option: str) -> float:
+    """The largest number of that name; 1 where there is none."""
+    return max((value for name, value in _leaves(part) if name == option and _is_number(value)), default=1)
+
+
+def _longest(frontend: Mapping[str, Any]) -> float:
+    """The seconds that a frontend fills every clip up to."""
+    hop = _largest(frontend, "hop_length") if "hop_length" in frontend else 160
+    return _largest(frontend, "total_frames") * hop / frontend["sample_rate"]
 
 
 def _lengths(frontend: Mapping[str, Any]) -> Iterator[float]:

@@ -22,22 +22,19 @@ from ._files import (
     EXTRACTOR,
     GOLDEN,
     WEIGHTS,
-    bounded,
     existing,
-    most_bytes,
     no_folder,
     parse_json,
-    plain,
     read_text,
 )
 from ._golden import verify as verify_golden
 from ._labels import AUDIOSET, CODE, label_dict, read_labels, read_names
 from ._limits import check_entry, check_size
 from ._pretrained import Pretrained
+from ._repo import PACKAGED, count_download, is_cached, kept, packaged, repo_files
 from ._rules import Rule, rename
-from ._weights import Arrays, check, fill, named_leaves
+from ._weights import Arrays, ArraysByName, check, fill, named_leaves
 
-PACKAGED = pathlib.Path(__file__).parent / "weights"
 REPO = r"[\w.-]+/[\w.-]+"
 DEFAULT = "resnet_esc10"  # a packaged model
 
@@ -45,11 +42,6 @@ DEFAULT = "resnet_esc10"  # a packaged model
 def list_models(pattern: str = "*") -> list[str]:
     """The names that `load` knows, those that match the shell pattern, sorted."""
     return sorted(fnmatch.filter([*families.entries(), *packaged()], pattern))
-
-
-def packaged() -> list[str]:
-    """The names of the models that come with the package and need no network."""
-    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{CONFIG}"))
 
 
 def info(name: str | os.PathLike, *, revision: str | None = None) -> Entry:
@@ -63,8 +55,9 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
 
     A folder or repo holds what `save` wrote, or a model in the layout of another library, whose `config.json` one of
     `zoo.families` reads. Where it has no `model.safetensors`, the weights are those in `pytorch_model.bin`, of which
-    nothing is run. `revision` is the Hub's: a branch, tag or commit of the repo with the weights. With `verify` the
-    model runs once and must give the golden output that `save` wrote, to 1e-4 of the largest.
+    nothing is run; of a repo, what the Hub's bot made of these in a pull request comes first. `revision` is the Hub's:
+    a branch, tag or commit of the repo with the weights, and then no pull request counts. With `verify` the model runs
+    once and must give the golden output that `save` wrote, to 1e-4 of the largest.
 
     Raises ValueError for an unknown name, with the nearest one, for files that are broken, too large or ask for too
     much, for weights that do not fit, and for another output than the golden one, or none to verify by. Raises OSError
@@ -73,7 +66,7 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     name = os.fspath(name)
     entry, fetch = found(name, revision)
     file, rules = source(entry)
-    arrays = open_files(file, fetch)
+    arrays = open_files(file, functools.partial(fetch, rules=rules or ()))
     clip = assemble(entry, arrays, shapes_of(arrays), getattr(arrays, "path", name), rules)
     if verify:
         try:
@@ -86,16 +79,16 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
 
 def found(
     name: str, revision: str | None, *, count: bool = True, weights: bool = True
-) -> tuple[Entry, Callable[[str], pathlib.Path]]:
+) -> tuple[Entry, Callable[..., pathlib.Path]]:
     """What `load` loads: its entry, labels included, and the function that gives the path of a file.
 
     With `count` the Hub counts a download. Without `weights` they are not fetched for labels that lie among them.
     """
     if (entry := families.entries().get(name)) is not None:
         assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
-        fetch = _repo(entry.checkpoint.repo, revision)
+        fetch = repo_files(entry.checkpoint.repo, revision)
         if count and entry.checkpoint.label_file != CONFIG:
-            _count(entry.checkpoint.repo, revision)
+            count_download(entry.checkpoint.repo, revision)
         among = entry.checkpoint.label_file == entry.checkpoint.file
         return (_labelled(entry, fetch) if weights or not among else entry), fetch
     fetch = _folder(name, revision)
@@ -111,7 +104,7 @@ def source(entry: Entry) -> tuple[str | tuple[str, ...], Sequence[Rule] | None]:
 
 def assemble(
     entry: Entry,
-    arrays: Mapping[str, np.ndarray],
+    arrays: ArraysByName,
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
     rules: Sequence[Rule] | None = None,
@@ -167,18 +160,21 @@ def local(name: str) -> pathlib.Path | None:
     return pathlib.Path(name) if os.path.isdir(name) else None
 
 
-def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
-    """The function that gives the path of a file of the packaged model, the folder or the Hub repo `name`."""
+def _folder(name: str, revision: str | None) -> Callable[..., pathlib.Path]:
+    """The function that gives the path of a file of the packaged model, the folder or the Hub repo `name`.
+
+    Rules as its second argument say which arrays of a file of weights need not be in it.
+    """
     if (folder := local(name)) is not None:
         if revision is not None:
             raise ValueError(f"revision={revision!r} is a version on the Hub, and {name} is a folder: leave it out.")
-        return functools.partial(existing, folder)
+        return lambda file, rules=(): existing(folder, file)
     if os.path.lexists(name):
         raise ValueError(no_folder(pathlib.Path(name)))
     parent = os.path.dirname(name.rstrip(os.sep))
     repo = bool(re.fullmatch(REPO, name)) and not name.startswith(".")
-    if repo and (revision is not None or not os.path.isdir(parent) or _is_cached(name)):
-        return _repo(name, revision, f" Nor is there a folder {name} in {os.getcwd()}.")
+    if repo and (revision is not None or not os.path.isdir(parent) or is_cached(name)):
+        return repo_files(name, revision, f" Nor is there a folder {name} in {os.getcwd()}.")
     if repo or os.sep in name:
         siblings = os.listdir(parent) if os.path.isdir(parent) else []
         near = difflib.get_close_matches(os.path.basename(name.rstrip(os.sep)), siblings, n=1)
@@ -193,55 +189,6 @@ def _folder(name: str, revision: str | None) -> Callable[[str], pathlib.Path]:
         f"The zoo has no model {name!r}{instead} There is no folder of that name either. zoo.list_models() names all; "
         'a folder or a Hub repo "owner/name" loads too.'
     )
-
-
-def _repo(repo: str, revision: str | None, remark: str = "") -> Callable[[str], pathlib.Path]:
-    """The function that gives the path of a file of the Hub repo; all are of the commit that the first is of.
-
-    `remark` ends the error where the first file cannot be had.
-    """
-    from ._hub import commit_of  # as fetched does
-
-    commit = revision
-
-    def fetch(file: str) -> pathlib.Path:
-        nonlocal commit, remark
-        try:
-            path = fetched(repo, file, commit)
-        except OSError as error:
-            raise type(error)(f"{error}{remark}") from error.__cause__
-        commit, remark = commit_of(path, file), ""
-        return path
-
-    return fetch
-
-
-def _is_cached(repo: str) -> bool:
-    from ._hub import cached  # as fetched does
-
-    return cached(repo, CONFIG) is not None
-
-
-def fetched(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
-    """The path of a file of a Hub repo, of no more bytes than a file of that name may have."""
-    from ._hub import fetch  # huggingface_hub takes long to import, and only models from the Hub need it
-
-    return bounded(fetch(repo, plain(file), revision, packaged(), most_bytes(file)))
-
-
-def kept(repo: str, file: str) -> pathlib.Path:
-    """The path of a file that does not change: fetched once, and not asked for again."""
-    from ._hub import cached  # as fetched does
-
-    path = cached(repo, plain(file))
-    return fetched(repo, file) if path is None else bounded(path)
-
-
-def _count(repo: str, revision: str | None) -> None:
-    """The Hub counts downloads by requests for `config.json`, which a foreign checkpoint may do without."""
-    from ._hub import count  # as fetched does
-
-    count(repo, CONFIG, revision)
 
 
 def _described(name: str, fetch: Callable[[str], pathlib.Path]) -> Entry:

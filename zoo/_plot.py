@@ -14,7 +14,7 @@ from ._audio import cut, stream, window_size
 from ._decode import Channel
 from ._events import Event, timeline
 from ._pretrained import Pretrained
-from ._recordings import Result
+from ._result import Result
 
 COLUMNS = 2000  # of the picture, whatever the file's length
 

@@ -1,6 +1,7 @@
 """A pretrained model as the zoo hands it out: weights, State and entry in one PyTree, in inference mode."""
 
 import math
+import operator
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from audax_eqx import AbstractNetwork
 from audax_eqx.layers import Length, Linear, keyword
 from audax_eqx.models import Classifier
+from audax_eqx.networks import WeightedLayers
 
 from ._entry import Entry, Model, line
 from ._limits import check_entry
@@ -130,6 +133,7 @@ class Pretrained(eqx.Module):
         labels: Iterable[Any] | None = None,
         task: str | None = None,
         window: float | None = None,
+        layers: str = "last",
         name: str | None = None,
         key: PRNGKeyArray,
     ) -> Thawed:
@@ -139,7 +143,9 @@ class Pretrained(eqx.Module):
         With `labels`, or the number of `classes` alone, it has a fresh head, and is a `Classifier` whatever it was
         before. Without, it keeps the head, and a model without classes stays one. `task` is what you train for:
         "multiclass" (cross entropy of a softmax: one label a clip), which a fresh head is unless you say otherwise, or
-        "multilabel" (a sigmoid each). `window` is the length in seconds of the clips that you train on.
+        "multilabel" (a sigmoid each). `window` is the length in seconds of the clips that you train on. With
+        layers="weighted" a fresh head has in front of it a sum of the network's layers, whose weights are learned too:
+        of a Transformer the lower ones know more of who speaks, the upper ones of what is said.
 
         What is given has an `entry` too, for `zoo.save(folder, model, state, thawed.entry)`: its `name` is yours, its
         base is this model, and it has no metrics yet. Raises ValueError for what does not go together, and warns of a
@@ -147,7 +153,12 @@ class Pretrained(eqx.Module):
         """
         check_process(self.entry.name)
         entry = self.entry.finetuned(
-            classes=None if classes is None else int(classes), labels=labels, task=task, window=window, name=name
+            classes=None if classes is None else int(classes),
+            labels=labels,
+            task=task,
+            window=window,
+            layers=layers,
+            name=name,
         )
         check_entry(entry, f"The model to make of {self.entry.name}")  # or what becomes of it could not be saved
         check_window(entry.window, self.model.frontend, entry.name)
@@ -162,7 +173,9 @@ class Pretrained(eqx.Module):
             lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, (self.model, self.state)
         )
         if fresh or (isinstance(model, Classifier) and model.task != entry.task):
-            model = _classifier(model, entry, fresh, key)
+            network = WeightedLayers(model.network) if entry.network != self.entry.network else model.network
+            model = _classifier(model, network, entry, fresh, key)
+            _check_layers(model, state)
         return Thawed(eqx.nn.inference_mode(model, value=False), state, entry)
 
     def _checked(self, wave: Any, sample_rate: Rate | None) -> Float[Array, " samples"]:
@@ -181,6 +194,8 @@ class Pretrained(eqx.Module):
         if not isinstance(self.model, Classifier):
             return
         head, width = self.model.head, self.model.network.width
+        if self.model.projection is not None:
+            width = self.model.projection.outputs
         if not hasattr(head, "outputs"):
             made = f"{type(head).__module__}.{type(head).__qualname__}"
             raise TypeError(
@@ -265,23 +280,36 @@ def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float
     return jax.nn.softmax(logits) if clip.entry.task == "multiclass" else jax.nn.sigmoid(logits)
 
 
-def _classifier(model: Model, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:
-    """A classifier for the entry on the model's frontend and network, with its norm and, unless `fresh`, its head."""
+def _check_layers(model: Classifier, state: eqx.nn.State) -> None:
+    """Raises ValueError for a sum of layers that have several sizes."""
+    if isinstance(model.network, WeightedLayers):
+        samples = max(model.frontend.sample_rate, model.frontend.min_samples)
+        wave = jax.ShapeDtypeStruct((samples,), jnp.float32)
+        eqx.filter_eval_shape(eqx.nn.inference_mode(model).embed, wave, state)
+
+
+def _classifier(model: Model, network: AbstractNetwork, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:
+    """A classifier for the entry on the model's frontend and this network, with its norm and, unless `fresh`, its
+    projection and its head."""
     assert entry.task in ("multiclass", "multilabel"), f"{entry.name} has no classes"
     before = model if isinstance(model, Classifier) else None
     norm = before and before.norm
+    projection = before and before.projection
     made = Classifier(
         model.frontend,
-        model.network,
+        network,
         entry.classes,
         dropout=before.dropout.p if before else entry.dropout,
         norm=norm and norm.eps,
+        projection=projection and projection.outputs,
         task=entry.task,
         key=key,
     )
-    if norm is not None:
-        made = eqx.tree_at(lambda tree: tree.norm, made, norm)
-    return made if fresh or before is None else eqx.tree_at(lambda tree: tree.head, made, before.head)
+    parts = {"norm": norm} if fresh or before is None else {"norm": norm, "projection": projection, "head": before.head}
+    for name, part in parts.items():
+        if part is not None:
+            made = eqx.tree_at(operator.attrgetter(name), made, part)
+    return made
 
 
 def rank(

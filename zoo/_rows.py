@@ -10,7 +10,9 @@ An interruption ends the file early, with the rows so far.
 
 import contextlib
 import itertools
+import os
 import pathlib
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +22,7 @@ import numpy as np
 
 from ._weights import atomic
 
+NO_TEXT = re.compile(r"\\udc[89a-f][0-9a-f]|[\udc80-\udcff]")  # half a character, or what is written for it
 GROUP = 1 << 25  # bytes of embeddings that a file of Parquet has in one row group
 
 
@@ -44,12 +47,28 @@ def write(path: pathlib.Path, parts: Iterable[Part]) -> tuple[int, int]:
 
     Without rows nothing is written.
     """
-    return (_write_parquet if path.suffix == ".parquet" else _write_npz)(path, iter(parts))
+    try:
+        return (_write_parquet if path.suffix == ".parquet" else _write_npz)(path, iter(parts))
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {reason(error)}. Nothing is kept: make room, or write into a folder, which "
+            "keeps what is done."
+        ) from None
 
 
 def utf8(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8 are written as backslash escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A file's name as text: bytes that are no UTF-8 are written as `\\udcff`. Each name has a text of its own: where
+    one of bytes or of such a text holds backslashes, they are doubled.
+    """
+    if not NO_TEXT.search(name):
+        return name
+    return name.replace("\\", "\\\\").encode("utf-8", "backslashreplace").decode()
+
+
+def reason(error: OSError) -> str:
+    """What the operating system says; Arrow puts the number of the error into a text."""
+    number = error.errno or next(map(int, re.findall(r"\[errno (\d+)\]", str(error))), 0)
+    return os.strerror(number) if number else str(error)
 
 
 def import_parquet() -> tuple[Any, Any]:

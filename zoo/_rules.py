@@ -25,11 +25,6 @@ def dense(kernel: np.ndarray) -> np.ndarray:
     return kernel.reshape(kernel.shape[:2]) if kernel.shape[2:] in ((), (1, 1)) else hwio(kernel)
 
 
-def tio(kernel: np.ndarray) -> np.ndarray:
-    """A torch kernel over time, outputs inputs taps, to ours: taps inputs outputs."""
-    return kernel.transpose(2, 1, 0)
-
-
 def mono(kernel: np.ndarray) -> np.ndarray:
     """A torch convolution over several channels to ours over one: the sum is what it gives for equal channels."""
     return hwio(kernel.sum(axis=1, keepdims=True))
@@ -38,6 +33,11 @@ def mono(kernel: np.ndarray) -> np.ndarray:
 def time_first(kernel: np.ndarray) -> np.ndarray:
     """A torch kernel over freq and time, outputs inputs freq time, to ours: time freq inputs outputs."""
     return kernel.transpose(3, 2, 1, 0)
+
+
+def taps_first(kernel: np.ndarray) -> np.ndarray:
+    """A torch kernel over time, outputs inputs taps, to ours: taps inputs outputs."""
+    return kernel.transpose(2, 1, 0)
 
 
 def flat(array: np.ndarray) -> np.ndarray:
@@ -109,6 +109,11 @@ def rename(keys: Iterable[str], rules: Sequence[Rule]) -> tuple[dict[str, tuple[
                 faults.append(f"{key} and {found[name][0]} both fill {name}")
             found[name] = (key, part)
     return found, faults
+
+
+def drops(rules: Iterable[Rule]) -> list[str]:
+    """The patterns of keys that rules drop, but for the counters that every torch file has; sorted."""
+    return sorted({rule.pattern for rule in rules if rule.replacement is drop} - {COUNTER.pattern})
 
 
 def under(path: str, name: str, *rules: Rule) -> tuple[Rule, ...]:

@@ -6,6 +6,7 @@ The shapes of the arrays come from the first 100 kB of their file; whatever else
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,13 @@ from . import families
 from ._audio import read
 from ._card import hub_license
 from ._entry import Acceptance, Entry
-from ._files import CONFIG, GOLDEN, existing
+from ._files import CONFIG, GOLDEN, INSTEAD, WEIGHTS, existing
 from ._golden import BOUND, computed
 from ._golden import verify as verify_golden
 from ._limits import CONTROL, check_size
-from ._load import fetched, fit, found, info, load, local, packaged, repo_of, source
+from ._load import fit, found, info, load, local, packaged, repo_of, source
 from ._pretrained import Pretrained
+from ._repo import fetched
 from ._weights import check_types
 
 LONGEST = 400  # characters of a result
@@ -88,13 +90,16 @@ def _check_remote(report: Report, full: bool) -> None:
     if entry.labels:
         report.checked.append("labels")
     files, rules = source(entry)
+    files, commit = _weights(report.repo, files, told)
     if isinstance(files, str) and files.endswith(".safetensors"):
-        shapes, dtypes = header(report.repo, files, told.commit)
+        shapes, dtypes = header(report.repo, files, commit)
         where = f"{files} of {report.repo}"
         check_types(dtypes, where)
         check_size(shapes, where)
         fit(entry, shapes, where, rules)
         report.checked.append("arrays")
+        if commit != told.commit:
+            report.notes.append("its weights are in a pull request of the Hub's bot")
     else:
         for file in (files,) if isinstance(files, str) else files:
             reach(report.repo, file)
@@ -103,6 +108,22 @@ def _check_remote(report: Report, full: bool) -> None:
     if full:
         clip = load(report.name)
         _check_outputs(report, clip, fetch(GOLDEN) if GOLDEN in told.files else None)
+
+
+def _weights(repo: str, file: str | tuple[str, ...], metadata: Any) -> tuple[str | tuple[str, ...], str | None]:
+    """The file with the weights as a load finds it, and its commit.
+
+    Where main lacks it, it is the one of the bot's pull request, or else what transformers writes instead.
+    """
+    from ._converted import converted  # as above
+    from ._hub import about
+
+    if file != WEIGHTS or file in metadata.files or metadata.commit is None:
+        return file, metadata.commit
+    addition = converted(repo, metadata.commit)
+    if addition is not None and file in about(repo, addition).files:
+        return file, addition
+    return next((each for each in INSTEAD if each in metadata.files), file), metadata.commit
 
 
 def _check_sizes(repo: str, described: Entry, ours: Entry) -> None:

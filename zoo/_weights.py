@@ -5,8 +5,9 @@ import functools
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, no_type_check
+from typing import TYPE_CHECKING, Any, TypeVar, no_type_check
 
 import equinox as eqx
 import jax
@@ -20,6 +21,10 @@ from ._files import INSTEAD, WEIGHTS, is_torch, parse_json, read_text
 from ._torch import Leaf, torch_file
 
 Model = TypeVar("Model")
+if TYPE_CHECKING:
+    ArraysByName = Mapping[str, np.ndarray]
+else:
+    ArraysByName = Mapping  # to check the values' type one would be read, which may be a large one that nothing needs
 Parameter = jax.Array | jax.ShapeDtypeStruct
 FAULTS = 20  # that an error lists
 DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # of weights; whole numbers are counters of training
@@ -79,7 +84,7 @@ def check_types(dtypes: Iterable[str], where: str, known: re.Pattern = DTYPES) -
         raise ValueError(f"{where} holds arrays in {given}: convert them to float32, float16 or bfloat16.")
 
 
-class Arrays(Mapping[str, np.ndarray]):
+class Arrays(ArraysByName):
     """The arrays of a safetensors or torch file, each read when it is asked for. `shapes` and `dtypes` are by name.
 
     A model may be divided among several files, `paths`. Raises ValueError for a file that is neither, or broken, and
@@ -220,7 +225,7 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise FileNotFoundError(
             f"{path.parent} is not a folder, so {path.name} cannot be written there: create it first."
         )
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -8,8 +8,10 @@ whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's 
     audax-train prepare path/to/manifest.csv sounds-32k --sample-rate 32000
     audax-train finetune sounds-32k runs/tagger --model.start convnext_audioset --data.seconds 10
 
-`--optimizer.freeze 'network.stages.0.*'` keeps a part as it was. What `linear_probe` says of other models and of clips
-with several labels holds here too.
+A frontend that is learned, as speech models have one, stays as it was; `--optimizer.freeze 'network.stages.0.*'` keeps
+another part instead. `--model.layers weighted` gives the head a learned sum of a Transformer's layers, whose weights
+learn in `linear_probe`, too, with `--optimizer.freeze 'frontend.*' 'network.network.*'`. What `linear_probe` says of
+other models and of clips with several labels holds here too.
 """
 
 from dataclasses import replace
@@ -27,7 +29,7 @@ recipe = replace(
         learning_rate=4e-3,
         warmup=2.0,
         weight_decay=0.05,
-        freeze=(),
+        freeze=("frontend.*",),
         rates=(("head.*", 1.0), ("*", 0.1)),
     ),
     objective=Supervised(label_smoothing=0.1, mixup=0.3, augment=Augment(frames=25, bins=8, masks=2)),

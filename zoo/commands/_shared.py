@@ -1,14 +1,13 @@
 """What commands on recordings share: their options, the recordings, the progress, and where results go."""
 
 import argparse
+import codecs
 import contextlib
 import itertools
 import os
 import pathlib
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, TextIO, TypeVar
 
@@ -21,11 +20,11 @@ from .._events import Event
 from .._example import example
 from .._load import DEFAULT, info
 from .._pretrained import Pretrained
-from .._recordings import Result
+from .._result import Result
 from .._search import sounds
 from .._weights import atomic
+from ._signals import signals
 
-SIGNALS = signal.SIGINT, signal.SIGTERM
 ENGINE = ("window", "hop", "channel", "batch", "workers", "precision")
 
 
@@ -48,7 +47,7 @@ def _shard(text: str) -> Shard:
     return Shard(int(index) % int(count), int(count))
 
 
-def add_recordings(parser: argparse.ArgumentParser, default: str = "") -> None:
+def add_recordings(parser: argparse.ArgumentParser, default: str = "", hop: str = "a window") -> None:
     """The recordings, the model, and the options of the engine."""
     parser.add_argument(
         "files", nargs="*", metavar="FILE|FOLDER", help=f"folders are searched for sound files{default}"
@@ -67,7 +66,7 @@ def add_recordings(parser: argparse.ArgumentParser, default: str = "") -> None:
     )
     hearing = parser.add_argument_group("how recordings are heard")
     hearing.add_argument("--window", type=float, metavar="SECONDS", help="default: the model's native length")
-    hearing.add_argument("--hop", type=float, metavar="SECONDS", help="from window to window (default: a window)")
+    hearing.add_argument("--hop", type=float, metavar="SECONDS", help=f"from window to window (default: {hop})")
     hearing.add_argument("--channel", type=_channel, default="mean", help="the number of one (default: their mean)")
     hearing.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     hearing.add_argument("--batch", type=positive, metavar="N", help="windows at a time (default: what fits)")
@@ -105,7 +104,10 @@ def recordings(options: argparse.Namespace) -> list[str] | Iterator[str]:
 
 def _lines(file: BinaryIO) -> Iterator[str]:
     """The paths of a list. Zero bytes, as `find -print0` has them, allow for names of several lines."""
-    end = b"\0" if b"\0" in getattr(file, "peek", lambda size: b"")(1 << 16) else b"\n"
+    begin = getattr(file, "peek", lambda size: b"")(1 << 16)
+    if begin.startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
+    end = b"\0" if b"\0" in begin else b"\n"
     rest = b""
     while block := file.readline() if end == b"\n" else file.read(1 << 16):
         *whole, rest = (rest + block).split(end)
@@ -120,56 +122,38 @@ Item = TypeVar("Item")
 class Progress:
     """Passes results on while a bar shows their rate, the sound per minute and the time left, and keeps what failed.
 
-    SIGINT and SIGTERM end the results, so that what has come can be written; `signal_number` is which of them it was.
+    SIGINT and SIGTERM end the results, so that what has come can be written.
     """
 
     def __init__(self, total: int | None, bar: bool = True):
         self.bar = tqdm.tqdm(total=total, unit="file", disable=None if bar else True, smoothing=0.05)
         self.failures: list[str] = []
         self.files, self.seconds = 0, 0.0
-        self.signal_number, self.waiting = 0, False
 
     def of(self, items: Iterable[Item], result_of: Callable[[Any], Result] = lambda item: item) -> Iterator[Item]:
         """All results, or what has one, those of recordings that cannot be read too."""
-        with self._signals():
-            for item in self._until_signal(iter(items)):
-                result = result_of(item)
-                self.files += 1
-                self.seconds += result.duration
-                if result.error is not None:
-                    self.failures.append(f"  {os.fsdecode(result.source)}: {result.error}")
-                if (elapsed := self.bar.format_dict["elapsed"]) > 0:
-                    self.bar.set_postfix_str(f"{self.seconds / 60 / elapsed:.2g} h of sound/min", refresh=False)
-                self.bar.update()
+        iterator = iter(items)
+        with self.bar:
+            while not signals.number:
+                try:
+                    signals.writing = False
+                    item = next(iterator)
+                except (StopIteration, KeyboardInterrupt):
+                    return
+                finally:
+                    signals.writing = True
+                self._count(result_of(item))
                 yield item
 
-    def _until_signal(self, items: Iterator[Item]) -> Iterator[Item]:
-        while not self.signal_number:
-            try:
-                self.waiting = True
-                item = next(items)
-            except (StopIteration, KeyboardInterrupt):
-                return
-            finally:
-                self.waiting = False
-            yield item
-
-    def _note(self, signal_number: int, frame: Any) -> None:
-        """Interrupts the wait for a result at once, and the writing of one not at all."""
-        self.signal_number = signal_number
-        if self.waiting:
-            raise KeyboardInterrupt
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        main = threading.current_thread() is threading.main_thread()
-        before = {number: signal.signal(number, self._note) for number in SIGNALS} if main else {}
-        try:
-            yield
-        finally:
-            self.bar.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _count(self, result: Result) -> None:
+        self.files += 1
+        self.seconds += result.duration
+        if result.error is not None:
+            name = os.fsdecode(result.source)
+            self.failures.append(f"  {result.error if name in result.error else f'{name}: {result.error}'}")
+        if (elapsed := self.bar.format_dict["elapsed"]) > 0:
+            self.bar.set_postfix_str(f"{self.seconds / 60 / elapsed:.2g} h of sound/min", refresh=False)
+        self.bar.update()
 
     def report(self) -> int:
         """Lists on stderr what could not be read, and gives the exit code."""
@@ -178,9 +162,9 @@ class Progress:
             more = [f"  and {len(self.failures) - 100} more"] if len(self.failures) > 100 else []
             title = f"audax-zoo: {len(self.failures)} of {self.files} files could not be read:"
             print(title, *shown, *more, sep="\n", file=sys.stderr)
-        if self.signal_number:
+        if signals.number:
             print("audax-zoo: interrupted", file=sys.stderr)
-            return 128 + self.signal_number
+            return 128 + signals.number
         return 1 if self.failures else 0
 
 
@@ -208,7 +192,9 @@ def files_of(options: argparse.Namespace) -> list[str] | Iterator[str]:
         options.files = [str(example())]
     files = recordings(options)
     if options.plot is not None and not (isinstance(files, list) and len(files) == 1):
-        raise ValueError(f"--plot draws one file, got {count(files) or 'a list'}: take them one by one.")
+        raise ValueError(
+            f"--plot draws one file, got {'a list' if count(files) is None else count(files)}: take them one by one."
+        )
     return files
 
 

@@ -9,7 +9,19 @@ from .._event_files import FORMATS, Found, format_of
 from .._events import detections
 from .._load import load
 from .._pretrained import rank
-from ._shared import Progress, add_formats, add_recordings, check_labels, count, engine, files_of, mean, output, picture
+from ._shared import (
+    Progress,
+    add_formats,
+    add_recordings,
+    check_labels,
+    check_writable,
+    count,
+    engine,
+    files_of,
+    mean,
+    output,
+    picture,
+)
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -19,7 +31,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "say when something sounds",
         "An event begins where the score reaches the threshold and ends where it falls below the release.",
     )
-    add_recordings(detection, " (default: a packaged sound)")
+    add_recordings(detection, " (default: a packaged sound)", "half a window")
     detection.add_argument(
         "-o", "--output", type=pathlib.Path, metavar="OUT.csv|.json|.txt|.selections.txt",
         help="CSV, JSON lines, labels of Audacity or a selection table of Raven",
@@ -45,6 +57,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 def detect(options: argparse.Namespace) -> int:
     suffix = format_of(options.output) if options.output else options.format
     draw = picture(options)
+    if options.output is not None:
+        check_writable(options.output)
     check_labels(options.model)
     files = files_of(options)
     if suffix == ".txt" and not (isinstance(files, list) and len(files) == 1):

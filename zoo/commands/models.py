@@ -88,7 +88,7 @@ def info(options: argparse.Namespace) -> int:
     for key, value in dataclasses.asdict(entry).items():
         if key == "labels":
             value = ", ".join(value)
-            if not value and (checkpoint := entry.checkpoint) and checkpoint.label_file:
+            if not value and entry.classifies and (checkpoint := entry.checkpoint) and checkpoint.label_file:
                 value = f"in {checkpoint.label_file} of {checkpoint.label_repo or checkpoint.repo}"
             elif not value and any(each["dataset"] == "ImageNet-1k" for each in entry.metrics):
                 value = "none, for the classes are ImageNet's, which name no sounds"

@@ -12,9 +12,9 @@ from typing import TextIO
 from .._corpus import fingerprint, opened
 from .._load import load
 from .._pretrained import Pretrained, rank
-from .._recordings import Result
 from .._recordings import embed as embed_recordings
 from .._recordings import tag as tag_recordings
+from .._result import Result
 from .._rows import Part, import_parquet, utf8, write
 from ._shared import (
     Progress,
@@ -31,6 +31,7 @@ from ._shared import (
     positive,
     recordings,
 )
+from ._signals import signals
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -151,11 +152,14 @@ def _embed_file(
     rows, width = write(path, (_part(result, clip, options) for result in _read(progress.of(results))))
     code = progress.report()
     if not rows:
-        if progress.signal_number:
+        if signals.number:
+            return code
+        if not progress.files:
+            print(f"audax-zoo: no recordings in this share or list: {path} is not written.", file=sys.stderr)
             return code
         raise ValueError(f"None of the files could be read: {path} is not written.")
     print(f"{path}: {rows} embeddings of width {width}")
-    if progress.signal_number:
+    if signals.number:
         print(
             f"audax-zoo: {path} has the first {progress.files} recordings: a folder, -o {path.stem}/, goes on "
             "where it was stopped.",

@@ -8,8 +8,21 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._entry import Acceptance, Checkpoint, Entry, line
-from .._foreign import BOOKKEEPING, EXTRACTING, Recognised, Source, agree, id2label, like, page, refuse
+from .._entry import Acceptance, Checkpoint, Entry
+from .._foreign import (
+    BOOKKEEPING,
+    EXTRACTING,
+    UNNAMED,
+    Recognised,
+    Source,
+    activation,
+    agree,
+    id2label,
+    like,
+    multilabel,
+    page,
+    refuse,
+)
 from .._labels import AUDIOSET
 from .._rules import Rule, drop, flat, only, thirds, time_first, under
 
@@ -122,14 +135,6 @@ AUTHORS = (
 
 RULES = {"ast": HUB, "ast_authors": AUTHORS}
 READS = "ASTForAudioClassification"
-ACTIVATIONS = {  # transformers' names to ours
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
 
 
 def describes(config: Mapping[str, Any]) -> bool:
@@ -153,17 +158,8 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     frames, eps = extractor.get("max_length", 1024), config.get("layer_norm_eps", 1e-12)
     for field, default in {"num_mel_bins": 128, "max_length": 1024}.items():
         agree(name, (field, config.get(field, default)), (field, extractor.get(field, default)))
-    labels = id2label(name, config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"}))  # transformers leaves these out
-    if (activation := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
-        given = line(repr(activation))
-        raise ValueError(f"{name} has the activation {given}: the zoo's AST has {', '.join(ACTIVATIONS)}.")
-    kind = config.get("problem_type")
-    if kind not in (None, "single_label_classification", "multi_label_classification"):
-        raise ValueError(
-            f"{name} has the problem_type {line(repr(kind))}: the zoo has 'single_label_classification' or "
-            "'multi_label_classification'."
-        )
-    multilabel = kind == "multi_label_classification" if kind else len(labels) == 527  # AudioSet's configs name none
+    labels = id2label(name, config.get("id2label", UNNAMED))
+    several = multilabel(name, config, default=len(labels) == 527)  # AudioSet's configs do not say
     return Entry(
         name=name,
         frontend={
@@ -186,12 +182,12 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
             "mlp_width": config.get("intermediate_size", 3072),
             "qkv_bias": config.get("qkv_bias", True),
             "eps": eps,
-            "activation": ACTIVATIONS[activation],
+            "activation": activation(name, config.get("hidden_act", "gelu")),
         },
         model={"type": "Classifier", "norm": eps},
         classes=len(labels),
         labels=labels,
-        task="multilabel" if multilabel else "multiclass",
+        task="multilabel" if several else "multiclass",
         window=frames / 100,
         source=page(name),
         paper="https://arxiv.org/abs/2104.01778",

@@ -1,0 +1,123 @@
+"""Windows in batches of one shape on all devices, by one program."""
+
+import collections
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from ._audio import NOTHING, Window
+from ._pretrained import Pretrained, takes_length
+from ._result import Rows
+from ._wave import warn_of_scale
+
+UNDER_WAY = 2  # batches on the devices
+BATCH = {"cpu": 2}  # windows on a device at a time: `benchmarks/recordings.py` measures; 32 elsewhere
+DEVICES = "data"
+SHARES = PartitionSpec(DEVICES)
+
+
+def batch_size(devices: Sequence[jax.Device]) -> int:
+    """The windows that all devices hear at a time, unless the caller says how many."""
+    return BATCH.get(devices[0].platform, 32) * len(devices)
+
+
+class Batches:
+    """Batches of windows on all local devices: `UNDER_WAY` of them are computed while the host fills another."""
+
+    def __init__(self, clip: Pretrained, function: Callable, samples: int, batch: int | None, half: bool):
+        devices = _devices(clip)
+        share = math.ceil((batch or batch_size(devices)) / len(devices))
+        self.size, self.samples, self.name = share * len(devices), samples, clip.entry.name
+        self.shortest = clip.model.frontend.min_samples  # of less a recording is padded, as one does for a call
+        mesh = Mesh(np.array(devices), (DEVICES,))
+        leaves, structure = jax.tree.flatten(_half(clip) if half else clip)
+        arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
+        others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
+        arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))  # once, not for each batch
+        self.sharding = NamedSharding(mesh, SHARES)
+        self.program = functools.partial(_program, function, structure, others, mesh, arrays)
+        self.filled: list[tuple[Window, Rows]] = []
+        self.computed: collections.deque[tuple[Array, list[tuple[Window, Rows]]]] = collections.deque()
+
+    def add(self, window: Window, rows: Rows) -> None:
+        """Puts a window into the batch, whose values `rows` are to have. A full batch goes to the devices."""
+        warn_of_scale(window.wave, self.name)
+        rows.awaited += 1
+        self.filled.append((window, rows))
+        if len(self.filled) == self.size:
+            self._launch()
+            self._collect(UNDER_WAY)
+
+    def finish(self) -> None:
+        """Waits until all rows have their values."""
+        if self.filled:
+            self._launch()
+        self._collect(0)
+
+    def close(self) -> None:
+        """Waits for what is under way, whose values nobody wants: a process that ends meanwhile may crash."""
+        for values, _ in self.computed:
+            values.block_until_ready()
+        self.computed.clear()
+
+    def _launch(self) -> None:
+        waves, lengths = np.zeros((self.size, self.samples), np.float32), np.full(self.size, self.samples, np.int32)
+        for place, (window, _) in enumerate(self.filled):
+            waves[place], lengths[place] = window.wave, max(window.samples, self.shortest)
+        values = self.program(*jax.device_put((waves, lengths), self.sharding))
+        values.copy_to_host_async()
+        self.computed.append((values, [(window._replace(wave=NOTHING), rows) for window, rows in self.filled]))
+        self.filled = []
+
+    def _collect(self, under_way: int) -> None:
+        while len(self.computed) > under_way:
+            values, places = self.computed.popleft()
+            for value, (window, rows) in zip(np.asarray(values, np.float32), places, strict=False):
+                rows.take(window, value)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _program(
+    function: Callable, structure: Any, others: tuple, mesh: Mesh, arrays: list, waves: Array, lengths: Array
+) -> Array:
+    """`function` of each wave by the clip of this structure, whose leaves are `arrays` and, where None, `others`.
+
+    Models that can tell padding are told how many samples of a wave are the recording's. `eqx.filter_jit` would wait
+    for the values.
+    """
+
+    def share(arrays, waves, lengths):
+        leaves = [other if array is None else array for array, other in zip(arrays, others, strict=True)]
+        clip = jax.tree.unflatten(structure, leaves)
+        return jax.vmap(lambda wave, length: function(clip, wave, length if takes_length(clip) else None))(
+            waves, lengths
+        )
+
+    specs = PartitionSpec(), SHARES, SHARES
+    return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=SHARES, check_vma=False)(arrays, waves, lengths)
+
+
+def _devices(clip: Pretrained) -> list[jax.Device]:
+    """Where the model was put, as far as that is on this host, or else all devices of this host."""
+    for leaf in jax.tree.leaves(clip):
+        if isinstance(leaf, jax.Array) and leaf.committed:
+            return sorted(leaf.sharding.addressable_devices, key=lambda device: device.id)
+    return jax.local_devices()
+
+
+def _half(clip: Pretrained) -> Pretrained:
+    """The clip with all parameters but the frontend's in bfloat16."""
+
+    def cast(leaf):
+        return leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf
+
+    model = eqx.tree_at(lambda tree: tree.frontend, jax.tree.map(cast, clip.model), clip.model.frontend)
+    return eqx.tree_at(lambda tree: tree.model, clip, model)

@@ -1,0 +1,77 @@
+"""Safetensors in a pull request: the Hub's bot converted many repos of torch files, and most requests stay open.
+
+Anybody can open a pull request, so one counts only where all of this holds: it is open, it is the bot's and has its
+title, it is one commit on top of main's newest, and it adds weights in safetensors and changes nothing else. That is
+the rule of transformers, and the last condition more. Its commit is taken, not its branch, which may move.
+"""
+
+import contextlib
+from typing import Any
+
+from ._files import INSTEAD, SAFETENSORS
+from ._hub import COMMIT, answer, cached, own_folder
+from ._weights import atomic
+
+TITLE, BOT = "Adding `safetensors` variant of this model", "SFconvertbot"
+TORCH = frozenset(file for file in INSTEAD if not SAFETENSORS.fullmatch(file))
+MANAGED = ".gitattributes"  # in which the Hub itself notes that a file is large
+CANDIDATES = 3  # that are looked at
+
+
+def converted(repo: str, commit: str) -> str | None:
+    """The commit that adds safetensors to `commit`, main's newest; None where there is none, or nobody can tell.
+
+    One that was pinned needs no request. A repo whose torch file is in the cache is not asked for another one.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        pin_text = (own_folder(repo) / commit).read_text(encoding="utf-8")
+        if COMMIT.fullmatch(pin_text):
+            return pin_text
+    if any(cached(repo, file, commit) for file in TORCH):
+        return None
+    with contextlib.suppress(Exception):  # whatever it is: the torch file loads without the answer
+        return _search(repo, commit)
+    return None
+
+
+def pin(repo: str, commit: str, addition: str) -> None:
+    """Writes into the cache that `addition` adds safetensors to `commit`, if the cache can be written."""
+    with contextlib.suppress(OSError):
+        own_folder(repo).mkdir(parents=True, exist_ok=True)
+        with atomic(own_folder(repo) / commit) as temporary:
+            temporary.write_text(addition, encoding="utf-8")
+
+
+def _search(repo: str, commit: str) -> str | None:
+    """The same by the Hub's answers. Raises KeyError, ValueError and TypeError for answers of another form."""
+    discussions = answer(repo, "discussions", author=BOT, type="pull_request", status="open")["discussions"]
+    numbers = sorted((int(each["num"]) for each in discussions if _is_by_bot(each)), reverse=True)[:CANDIDATES]
+    files = _blobs(repo, commit) if numbers else {}
+    if not TORCH & files.keys():
+        return None
+    for number in numbers:
+        addition, parent = (str(each["id"]) for each in answer(repo, "commits", f"refs/pr/{number}")[:2])
+        if parent == commit and COMMIT.fullmatch(addition) and _adds_safetensors(files, _blobs(repo, addition)):
+            return addition
+    return None
+
+
+def _is_by_bot(discussion: Any) -> bool:
+    """Whether a discussion is an open pull request of the bot, with its title."""
+    request = discussion["isPullRequest"] is True and discussion["status"] == "open"
+    return request and discussion["title"] == TITLE and (discussion.get("author") or {}).get("name") == BOT
+
+
+def _blobs(repo: str, commit: str) -> dict[str, str]:
+    """The files of a commit, and for each the name of its content. Raises ValueError where the Hub does not tell it."""
+    files = answer(repo, "revision", commit, blobs="true")["siblings"]
+    blobs = {each["rfilename"]: each["blobId"] for each in files}
+    if not all(isinstance(each, str) for each in blobs.values()):
+        raise ValueError(f"The Hub does not tell the files of {repo} apart.")
+    return blobs
+
+
+def _adds_safetensors(before: dict[str, str], after: dict[str, str]) -> bool:
+    """Whether a commit adds weights in safetensors, and leaves all other files as they are."""
+    changes = {file for file in before.keys() | after.keys() if before.get(file) != after.get(file)} - {MANAGED}
+    return bool(changes) and not changes & before.keys() and all(map(SAFETENSORS.fullmatch, changes))

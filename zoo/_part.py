@@ -1,0 +1,110 @@
+"""The part of a safetensors file that a model needs, by its byte ranges: Whisper's encoder without the decoder.
+
+The part is a safetensors file of its own, in the folder that the zoo has in the Hub's cache of the repo, whole or not
+there at all. The Hub tells the digest of a whole file alone, so a part is checked by the sizes of what comes, and by
+what its reader expects of it.
+"""
+
+import hashlib
+import json
+import pathlib
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+from ._files import most_bytes
+from ._hub import cached, content, own_folder, progress
+from ._rules import Rule, drops
+from ._weights import atomic
+
+SHARE = 0.6  # of the bytes of all arrays, up to which the needed ones are fetched alone
+RUNS, BLOCK = 64, 1 << 24  # of neighbouring arrays in a file, bytes of one request
+HEADER = 1 << 26  # bytes, more than safetensors allows
+Place = tuple[int, int]  # of an array in a file: where it begins and ends
+
+
+def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Path | None:
+    """The path of a file with those arrays of a safetensors file that no rule drops, fetched first if it is not cached.
+
+    None where the whole file is in the cache, or where it should be fetched: there is little to drop, the Hub sends no
+    ranges of it, or something goes wrong.
+    """
+    patterns = drops(rules)
+    dropping = re.compile("|".join(f"(?:{each})" for each in patterns))
+    if not patterns or not file.endswith(".safetensors") or cached(repo, file, commit) is not None:
+        return None
+    digest = hashlib.sha256("\n".join([file, *patterns]).encode()).hexdigest()[:16]
+    path = own_folder(repo) / f"{commit}-{digest}.safetensors"
+    if path.exists():
+        return path
+    try:
+        start, arrays = _header(repo, file, commit)
+        selection = {name: each for name, each in arrays.items() if not dropping.fullmatch(name)}
+        places = sorted(_place(each) for each in selection.values())
+        runs = [(start + first, start + last) for first, last in _merged(places)]
+        size, total = _size(places), _size(map(_place, arrays.values()))
+        if size > min(SHARE * total, most_bytes(file)) or len(runs) > RUNS:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary, open(temporary, "wb") as target, progress(f"part of {file}", size) as bar:
+            _write_header(target, selection)
+            for first, last in _blocks(runs):
+                target.write(content(repo, file, commit, first, last))
+                bar.update(last - first)
+    except Exception:  # whatever it is, the whole file's download meets it too, and tells, or does without
+        return None
+    return path
+
+
+def _header(repo: str, file: str, commit: str) -> tuple[int, dict[str, Mapping[str, Any]]]:
+    """Where the arrays begin, and what the file says of each. Raises ValueError for what is no safetensors file."""
+    (size,) = struct.unpack("<Q", content(repo, file, commit, 0, 8))
+    if size > HEADER:
+        raise ValueError(f"{file} of {repo} is no safetensors file.")
+    header = json.loads(content(repo, file, commit, 8, 8 + size))
+    header.pop("__metadata__", None)
+    return 8 + size, header
+
+
+def _place(array: Mapping[str, Any]) -> Place:
+    """Raises ValueError for what is no place."""
+    first, last = array["data_offsets"]
+    if not (type(first) is type(last) is int and 0 <= first <= last):
+        raise ValueError(f"{array} lies nowhere.")
+    return first, last
+
+
+def _size(places: Iterable[Place]) -> int:
+    return sum(last - first for first, last in places)
+
+
+def _merged(places: Iterable[Place]) -> list[Place]:
+    """Sorted places, those that touch as one. Raises ValueError where two overlap."""
+    spans: list[Place] = []
+    for first, last in places:
+        if spans and first < spans[-1][1]:
+            raise ValueError("Two arrays overlap.")
+        if spans and first == spans[-1][1]:
+            first = spans.pop()[0]
+        spans.append((first, last))
+    return spans
+
+
+def _blocks(runs: Iterable[Place]) -> Iterator[Place]:
+    """The runs, no piece longer than a block."""
+    for first, last in runs:
+        for start in range(first, last, BLOCK):
+            yield start, min(start + BLOCK, last)
+
+
+def _write_header(target: IO[bytes], arrays: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes the header of a safetensors file with these arrays, one behind the other as they lie now."""
+    header, end = {}, 0
+    for name, array in sorted(arrays.items(), key=lambda each: _place(each[1])):
+        first, last = _place(array)
+        header[name] = {**array, "data_offsets": [end, end + last - first]}
+        end += last - first
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # as safetensors aligns the arrays
+    target.write(struct.pack("<Q", len(text)) + text)

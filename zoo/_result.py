@@ -1,0 +1,72 @@
+"""What a model makes of one recording, as the values of its windows come."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ._audio import Window
+from ._grid import Grid
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a model makes of one recording: a row for the whole of it, for each window or for each frame.
+
+    - `source`: the recording as it was given.
+    - `start`, `end`: of each row, in seconds from the start of the recording.
+    - `values`: embeddings or scores, float32.
+    - `duration`: of the recording, in seconds.
+    - `error`: the sentence about a recording that cannot be read, which has no rows; None for others.
+    """
+
+    source: Any
+    start: Float[np.ndarray, " rows"]
+    end: Float[np.ndarray, " rows"]
+    values: Float[np.ndarray, "rows width"]
+    duration: float
+    error: str | None = None
+
+
+class Rows:
+    """What becomes of the windows of one recording."""
+
+    def __init__(self, source: Any, rate: int, width: int, each: str, grid: Grid | None):
+        self.source, self.rate, self.each, self.grid = source, rate, each, grid
+        self.width = grid.width if grid else width
+        self.awaited, self.end, self.whole = 0, 0, False
+        self.error: str | None = None
+        self.spans: list[tuple[int, int]] = []
+        self.values: list[np.ndarray] = []
+        self.sum, self.weight = np.zeros(self.width), 0
+
+    def take(self, window: Window, value: Float[np.ndarray, "..."]) -> None:
+        """The values of a window, in order."""
+        self.awaited -= 1
+        if self.each == "recording":
+            self.sum, self.weight = self.sum + window.samples * value.astype(np.float64), self.weight + window.samples
+        else:
+            self.spans.append((window.start, window.end))
+            self.values.append(value if self.grid is None else value[: self.grid.valid(window.samples)])
+
+    def result(self) -> Result:
+        """The rows, once all windows have their values."""
+        duration = self.end / self.rate
+        if self.error is not None or self.end == 0:
+            nothing = np.zeros(0)
+            return Result(self.source, nothing, nothing, np.zeros((0, self.width), np.float32), duration, self.error)
+        if self.each == "recording":
+            values, starts, ends = (self.sum / self.weight)[None], np.zeros(1), np.array([self.end])
+        elif self.grid is None:
+            values, (starts, ends) = np.stack(self.values), np.array(self.spans).T
+        else:
+            values = self.grid.joined([start for start, _ in self.spans], self.values)
+            centres = self.grid.first + self.grid.stride * np.arange(len(values))
+            inside = centres < self.end
+            inside[0] = True
+            values, centres = values[inside], centres[inside]
+            starts, ends = (
+                np.clip(centres + half, 0, self.end) for half in (-self.grid.stride / 2, self.grid.stride / 2)
+            )
+        return Result(self.source, starts / self.rate, ends / self.rate, values.astype(np.float32), duration)

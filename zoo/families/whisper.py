@@ -1,0 +1,162 @@
+"""Whisper's encoder, "Robust Speech Recognition via Large-Scale Weak Supervision", Radford et al., arXiv:2212.04356.
+
+Weights: https://huggingface.co/openai/whisper-tiny to -large-v3 (Apache-2.0), and any of transformers' of its kind. Of
+those that write text the decoder is left out.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._entry import Checkpoint, Entry
+from .._foreign import (
+    BOOKKEEPING,
+    ENCODER,
+    EXTRACTING,
+    TRAINING,
+    activation,
+    agree,
+    architecture,
+    matching,
+    page,
+    projected_head,
+    refuse,
+)
+from .._rules import Rule, drop, taps_first, under
+
+SIZES = {  # the network, and the mAP on AudioSet of Whisper-AT, Gong et al., 2023, on the frozen encoder
+    "tiny": ("whisper_tiny", 0.365),
+    "tiny_en": ("whisper_tiny", None),
+    "base": ("whisper_base", 0.376),
+    "base_en": ("whisper_base", None),
+    "small": ("whisper_small", 0.398),
+    "small_en": ("whisper_small", None),
+    "medium": ("whisper_medium", 0.408),
+    "medium_en": ("whisper_medium", None),
+    "large_v2": ("whisper_large", 0.417),
+    "large_v3": ("whisper_large_v3", None),
+}
+PAPER = "https://arxiv.org/abs/2212.04356"
+
+
+def _entry(size: str, network: str, precision: float | None) -> Entry:
+    repo = f"openai/whisper-{size.replace('_en', '.en').replace('_', '-')}"
+    source = "Whisper-AT, arXiv:2307.03183, by a head of its own on the frozen encoder"
+    measured = {"dataset": "AudioSet", "metric": "mAP", "value": precision, "source": source}
+    return Entry(
+        name=f"whisper_{size}",
+        frontend={"type": "WhisperLogMel", "sample_rate": 16000, "bins": 128 if size == "large_v3" else 80},
+        network={"type": network},
+        **ENCODER,
+        window=30.0,
+        license="Apache-2.0",
+        source=f"https://huggingface.co/{repo}",
+        paper=PAPER,
+        metrics=() if precision is None else (measured,),
+        checkpoint=Checkpoint(repo=repo, table="whisper", label_file="config.json"),
+    )
+
+
+ENTRIES = tuple(_entry(size, *known) for size, known in SIZES.items())
+
+PAIR = "(weight|bias)"
+
+
+def _table(network: str) -> tuple[Rule, ...]:
+    """The table of a model whose encoder is `network`."""
+    return (
+        Rule(r"(?:model\.)?decoder\..*|proj_out\..*", drop),
+        *under(
+            r"(?:model\.)?encoder\.",
+            network,
+            Rule(r"conv([12])\.weight", r"conv\1.weight", taps_first),
+            Rule(r"conv([12])\.bias", r"conv\1.bias"),
+            Rule(r"embed_positions\.weight", "position_embedding"),
+            Rule(rf"layer_norm\.{PAIR}", r"norm.\1"),
+        ),
+        *under(
+            r"(?:model\.)?encoder\.layers\.(\d+)\.",
+            network + r"blocks.\1.",
+            Rule(rf"self_attn\.q_proj\.{PAIR}", r"attention.query.\1"),
+            Rule(r"self_attn\.k_proj\.weight", "attention.key.weight"),
+            Rule(rf"self_attn\.v_proj\.{PAIR}", r"attention.value.\1"),
+            Rule(rf"self_attn\.out_proj\.{PAIR}", r"attention.output.\1"),
+            Rule(rf"self_attn_layer_norm\.{PAIR}", r"attention_norm.\1"),
+            Rule(rf"fc1\.{PAIR}", r"expand.\1"),
+            Rule(rf"fc2\.{PAIR}", r"contract.\1"),
+            Rule(rf"final_layer_norm\.{PAIR}", r"mlp_norm.\1"),
+        ),
+        Rule("layer_weights", "network.weights"),
+        Rule(rf"projector\.{PAIR}", r"projection.\1"),
+        Rule(rf"classifier\.{PAIR}", r"head.\1"),
+    )
+
+
+RULES = {"whisper": _table("network."), "whisper_weighted": _table("network.network.")}
+CLASSIFIER = "WhisperForAudioClassification"
+ARCHITECTURES = ("WhisperModel", "WhisperForConditionalGeneration", CLASSIFIER)
+READS = "transformers' Whisper, with or without its decoder, and WhisperForAudioClassification"
+DECODING = r"decoder_(?!layerdrop).*|.*_tokens|forced_.*|max_length|max_target_positions|vocab_size|num_hidden_layers"
+OTHERS = "alignment_heads is_encoder_decoder lang_ids lang_to_id median_filter_width task_to_id"
+
+
+def describes(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is transformers' of a Whisper."""
+    return config.get("model_type") == "whisper"
+
+
+def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
+    """Defaults are those of transformers' `WhisperConfig` and `WhisperFeatureExtractor`."""
+    extractor = read("preprocessor_config.json")
+    kind = architecture(name, config, ARCHITECTURES)
+    refuse(
+        name,
+        config,
+        used="""d_model encoder_layers encoder_attention_heads encoder_ffn_dim num_mel_bins max_source_positions
+        activation_function use_weighted_layer_sum classifier_proj_size""",
+        unused=f"{BOOKKEEPING} {OTHERS} {matching(f'{TRAINING}|{DECODING}', config)}",
+        known={"scale_embedding": (False,), "pruned_heads": ({},)},
+    )
+    refuse(
+        name,
+        extractor,
+        used="sampling_rate feature_size hop_length chunk_length n_fft",
+        unused=f"{EXTRACTING} mel_filters n_samples nb_max_frames",  # made of those above
+        known={"dither": (0, 0.0), "do_normalize": (False,)},
+    )
+    rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_length", 160)
+    seconds, bins = extractor.get("chunk_length", 30), config.get("num_mel_bins", 80)
+    frames, steps = seconds * rate // max(hop, 1), config.get("max_source_positions", 1500)
+    agree(name, ("num_mel_bins", bins), ("feature_size", extractor.get("feature_size", 80)))
+    agree(name, ("max_source_positions", steps), ("frames by two", (frames + 1) // 2))
+    classifies = kind == CLASSIFIER
+    network: dict[str, Any] = {
+        "type": "Whisper",
+        "width": config.get("d_model", 384),
+        "depth": config.get("encoder_layers", 4),
+        "heads": config.get("encoder_attention_heads", 6),
+        "bins": bins,
+        "steps": steps,
+        "mlp_width": config.get("encoder_ffn_dim", 1536),
+        "activation": activation(name, config.get("activation_function", "gelu")),
+        "pool": "all" if classifies else "recording",
+    }
+    table = "whisper"
+    if classifies and config.get("use_weighted_layer_sum", False):
+        network, table = {"type": "WeightedLayers", "network": network}, "whisper_weighted"
+    return Entry(
+        name=name,
+        frontend={
+            "type": "WhisperLogMel",
+            "sample_rate": rate,
+            "bins": bins,
+            "n_fft": extractor.get("n_fft", 400),
+            "hop_length": hop,
+            "total_frames": frames,
+        },
+        network=network,
+        window=float(seconds),
+        source=page(name),
+        paper=PAPER,
+        checkpoint=Checkpoint(repo=name, table=table),
+        **(projected_head(name, config) if classifies else ENCODER),
+    )
