@@ -253,7 +253,7 @@ def sentence(folder, fault, kind=ValueError):
 @pytest.mark.parametrize(
     "fields, fault",
     [
-        ({"hidden_act": "mish"}, "x has the activation 'mish': the zoo's AST has gelu"),
+        ({"hidden_act": "mish"}, "x has the activation 'mish': the zoo has gelu"),
         ({"id2label": {"0": "a", "2": "c"}}, r"x needs labels 0, 1, \.\.\. in the id2label.*\['0', '2'\]"),
         ({"id2label": {"1": "a", "2": "c"}}, r"x needs labels 0, 1, \.\.\. in the id2label.*\['1', '2'\]"),
         ({"id2label": {"first": "a"}}, r"x needs labels 0, 1.*\['first'\]"),
@@ -336,7 +336,7 @@ def test_weights_that_do_not_fit_the_config_are_listed(tmp_path):
 @pytest.mark.parametrize(
     "config, fault",
     [
-        ({"model_type": "wav2vec2", "architectures": ["Wav2Vec2Model"]}, "x holds a model of the kind 'wav2vec2'"),
+        ({"model_type": "wav2vec2-bert", "architectures": ["Wav2Vec2BertModel"]}, "x holds a model of the kind 'wav2v"),
         ({"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}, "of the kind 'resnet'"),
         ({"architecture": "vit_base_patch16_224", "num_classes": 1000}, "of the kind 'vit_base_patch16_224'"),
         ({"architecture": ["resnet18"]}, "of the kind"),

@@ -26,6 +26,7 @@ from audax_eqx.networks import (
     AST,
     CED,
     CNN,
+    ECAPA,
     BEATs,
     ConvNeXt,
     EfficientNet,
@@ -51,6 +52,7 @@ NETWORKS = {
     "cnn": functools.partial(CNN, (4, 8), (2, 1), input_norm=BINS),
     "panns": functools.partial(PANNsResNet, (1, 1), (4, 4), input_norm=BINS),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (8,) * 8, embedding=32, input_norm=BINS),
+    "ecapa": functools.partial(ECAPA, 8, 8, 8, bins=BINS, parts=4, squeezed=4, hidden=4),
     "whisper": functools.partial(Whisper, 8, 2, 2, bins=BINS, drop_path=0.5),
     "speech base": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, buckets=320, drop_path=0.5),
     "speech large": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, norm_first=True, drop_path=0.5),
@@ -68,16 +70,17 @@ STEPS = {  # of the feature map, by frames
     "cnn": {1: 1, 33: 16, 3000: 1500},
     "panns": {1: 1, 33: 4, 3000: 375},
     "mobilenet": {1: 1, 33: 1, 3000: 93},
+    "ecapa": {1: 1, 33: 33, 3000: 3000},
     "whisper": {1: 1, 33: 17, 3000: 1500},
     "speech": {1: 1, 33: 33, 3000: 3000},
     "beats": {1: 1, 33: 4, 3000: 375},
     "xvector": {1: 1, 33: 19, 3000: 2986},
 }
 LAYERS = {"convnext": 4, "resnet": 2, "efficientnet": 8, "ast": 3, "ced": 3, "cnn": 2, "panns": 3, "mobilenet": 8}
-LAYERS |= {"whisper": 3, "speech": 3, "beats": 3, "xvector": 3}
+LAYERS |= {"ecapa": 5, "whisper": 3, "speech": 3, "beats": 3, "xvector": 3}
 NORMS = ("ast", "ced", "speech large")  # have one between the last layer and the feature map
 STATELESS = ("ast", "whisper", "speech", "beats", "xvector")
-DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "speech weighted", "xvector")
+DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "ecapa", "speech weighted", "xvector")
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 

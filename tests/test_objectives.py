@@ -7,13 +7,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 from scipy.special import logsumexp
 
 import zoo
+from audax_eqx.layers import Cosine
 from audax_eqx.models.simclr import cosines
-from train import step
+from train import recipe, step
 from train.numbers import split
 from train.objectives import Augment, Examples, Matching, NTXent, Supervised, _projections, over_batch
 
@@ -187,3 +189,68 @@ def test_mixup_of_an_odd_number_is_refused(examples, keys):
     odd = partial(jax.tree.map, lambda leaf: leaf[:7])
     with pytest.raises(ValueError, match="each device has 7 examples"):
         call(Supervised(mixup=0.5), (Echo(), None), odd(examples), keys[:7])
+
+
+# The margin -----------------------------------------------------------------------------------------------------------
+
+
+class EchoOfCosines(Echo):
+    """Its logits are 0.5 times numbers in [-1, 1]."""
+
+    head: Cosine
+
+    def classify(self, x, state, *, key):
+        return 0.5 * jnp.clip(x[0, :CLASSES] * 3, -1.0, 1.0), state
+
+
+def test_a_margin_widens_the_angle_to_the_right_class(examples, keys):
+    head = Cosine(2, CLASSES, 0.5, key=jax.random.key(0))
+    cosines = np.clip(np.asarray(examples.waves[:, 0, :CLASSES], np.float64) * 3, -1, 1)
+    assert np.abs(cosines).max() == 1.0  # where the angle is 0 or pi
+    for margin in (0.2, 0.5):
+        loss, _ = Supervised(margin=margin)(EchoOfCosines(head), eqx.nn.State({}), examples, keys)
+        angles = np.arccos(cosines)
+        wider = np.where(angles < np.pi - margin, np.cos(angles + margin), cosines - margin * np.sin(margin))
+        logits = 0.5 * np.where(np.asarray(examples.targets, bool), wider, cosines)
+        expected = np.mean(logsumexp(logits, axis=1) - (logits * np.asarray(examples.targets)).sum(axis=1))
+        np.testing.assert_allclose(loss, expected, rtol=1e-4)
+        plain, _ = Supervised()(EchoOfCosines(head), eqx.nn.State({}), examples, keys)
+        assert loss > plain
+
+
+def test_a_margin_takes_a_head_of_cosines_and_one_right_class(examples, keys):
+    with pytest.raises(ValueError, match="takes a head of cosines"):
+        Supervised(margin=0.2)(*model({"type": "Classifier"}, "multiclass"), examples, keys)
+    for options in ({"margin": -0.1}, {"margin": 1.6}, {"margin": 0.2, "task": "multilabel"}):
+        with pytest.raises(ValueError, match="The margin is an angle"):
+            Supervised(**options)
+
+
+def test_ecapa_learns_voices_with_a_margin(keys):
+    chosen = recipe.find("voxceleb_ecapa")[0]
+    network = {"type": "ECAPA", "width": 8, "channels": 8, "outputs": 8, "parts": 2, "squeezed": 4, "hidden": 4}
+    small = dataclasses.replace(chosen.model, network=network)
+    entry = dataclasses.replace(chosen, model=small).entry(tuple("abc"))
+    given = zoo.create(entry, key=jax.random.key(0))
+    places = np.arange(COUNT) % CLASSES
+    pitches = (np.array([200, 900, 3000])[places] + np.arange(COUNT))[:, None]
+    waves = np.sin(2 * np.pi * pitches * np.arange(2400) / 16000).astype(np.float32)[:, None]
+    lengths, targets = jnp.full((COUNT, 1), 2400, jnp.int32), jnp.asarray(np.eye(CLASSES, dtype=np.float32)[places])
+    voices = Examples(jnp.asarray(waves), lengths, targets)
+    adam = optax.adam(1e-2)
+
+    @eqx.filter_jit
+    def train(model, state, moments):
+        objective = Supervised(margin=chosen.objective.margin)
+        loss = eqx.filter_value_and_grad(objective, has_aux=True)
+        (value, state), gradients = loss(model, state, voices, keys)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, moments = adam.update(gradients, moments)
+        return eqx.apply_updates(model, updates), state, moments, value
+
+    carry = (*given, adam.init(eqx.filter(given[0], eqx.is_inexact_array)))
+    losses = []
+    for _ in range(15):
+        *carry, loss = train(*carry)
+        losses.append(float(loss))
+    assert np.all(np.isfinite(losses)) and losses[-1] < 0.3 * losses[0]

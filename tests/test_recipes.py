@@ -41,7 +41,7 @@ EXPECTED = {
     "simclr_efficientnet_b0": ("LogMel", "efficientnet_b0", "SimCLR"),
     "simclr_convnext_tiny": ("LogMel", "convnext_tiny", "SimCLR"),
 }
-OURS = {"esc10", "fsdd", "cola_small", "simclr_small", "linear_probe", "finetune"}  # not audax's
+OURS = {"voxceleb_ecapa", "esc10", "fsdd", "cola_small", "simclr_small", "linear_probe", "finetune"}  # not audax's
 OBJECTIVES = {"Classifier": Supervised, "COLA": Matching, "SimCLR": NTXent}
 AUDIOSET = [name for name in NAMES if name.startswith("audioset")]
 SPEECH_COMMANDS = [name for name in NAMES if name.startswith("speech_commands")]

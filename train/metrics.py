@@ -20,6 +20,8 @@ from audax_eqx.models import COLA, SimCLR
 from zoo._audio import window_size
 from zoo._pretrained import output, scores
 from zoo._recordings import Options, results
+from zoo._speakers import equal_error_rate as equal_error_rate
+from zoo._speakers import minimum_cost as minimum_cost
 
 from .data import crops
 from .dataset import Dataset

@@ -27,6 +27,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from audax_eqx import augment
+from audax_eqx.layers import Cosine
 from audax_eqx.models import COLA, Classifier, SimCLR
 
 from .numbers import adjusts
@@ -121,11 +122,19 @@ class Supervised(eqx.Module):
     mixup: float = 0.0
     """Alpha of the Beta distribution that shares are drawn from; 0 for none."""
     augment: Augment = Augment()
+    margin: float = 0.0
+    """Radians by which the angle to the right class is taken for wider (Deng et al., 2019, arXiv:1801.07698), with a
+    head of cosines; 0 for none."""
 
     def __check_init__(self):
         if not (0 <= self.label_smoothing <= 1 and 0 <= self.mixup < math.inf):
             raise ValueError(
                 f"Label smoothing is a share and mixup an alpha from 0 on, got {self.label_smoothing} and {self.mixup}."
+            )
+        if not 0 <= self.margin < math.pi / 2 or (self.margin and self.task != "multiclass"):
+            raise ValueError(
+                f"The margin is an angle from 0 to below pi / 2, of multiclass models alone, got {self.margin} and "
+                f"{self.task}."
             )
 
     def __call__(
@@ -157,9 +166,24 @@ class Supervised(eqx.Module):
             return model.classify(x, state, key=network_key, **known)
 
         predictions, state = over_batch(logits)(waves, lengths.astype(jnp.float32), keys, state)
+        if adjusts(self.margin):
+            predictions = self._narrower(model, predictions, targets)
         if self.task == "multiclass":
             return jnp.mean(optax.softmax_cross_entropy(predictions, targets)), state
         return jnp.mean(optax.sigmoid_binary_cross_entropy(predictions, targets)), state
+
+    def _narrower(
+        self, model: Classifier, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
+    ) -> Float[Array, "batch classes"]:
+        """The logits with the margin added to the angles of the targets, by their shares."""
+        if not isinstance(model.head, Cosine):
+            raise ValueError('A margin between angles takes a head of cosines: {"type": "Classifier", "cosine": 30.0}.')
+        cosines = logits / model.head.scale
+        sines = jnp.sqrt(jnp.maximum(1.0 - jnp.square(cosines), 1e-9))
+        wider = cosines * jnp.cos(self.margin) - sines * jnp.sin(self.margin)
+        # beyond pi - margin it goes on falling in a straight line, where the cosine of the sum would rise again
+        wider = jnp.where(cosines > -jnp.cos(self.margin), wider, cosines - self.margin * jnp.sin(self.margin))
+        return model.head.scale * (targets * wider + (1.0 - targets) * cosines)
 
     def _smooth(self, targets: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
         spread = 1 / targets.shape[-1] if self.task == "multiclass" else 0.5

@@ -193,10 +193,11 @@ def _folder(name: str, revision: str | None) -> Callable[..., pathlib.Path]:
 
 def _described(name: str, fetch: Callable[[str], pathlib.Path]) -> Entry:
     """The entry in the folder's or repo's `config.json`. Raises ValueError for one that asks for too much."""
-    path = fetch(CONFIG)
+    instead = [] if os.path.exists(os.path.join(name, CONFIG)) else _instead(name)
+    path = fetch(instead[0][0] if instead else CONFIG)
     text = read_text(path)
     try:
-        config = parse_json(text, str(path))
+        config = instead[0][1] if instead else parse_json(text, str(path))
         if isinstance(config, dict) and families.foreign(config):
             name = pathlib.Path(name).resolve().name if os.path.isdir(name) else name
             entry = families.describe(name, config, functools.partial(_content, fetch))
@@ -206,6 +207,12 @@ def _described(name: str, fetch: Callable[[str], pathlib.Path]) -> Entry:
     except RecursionError:
         raise ValueError(f"{path} is nested deeper than any description of a model: do not trust it.") from None
     return entry
+
+
+def _instead(name: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The files of a folder that stand for its `config.json`, and what that would say."""
+    known = [each for family in families.having("WITHOUT_CONFIG") for each in family.WITHOUT_CONFIG.items()]
+    return [(file, config) for file, config in known if os.path.isfile(os.path.join(name, file))]
 
 
 def _content(fetch: Callable[[str], pathlib.Path], file: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from audax_eqx import AbstractNetwork
-from audax_eqx.layers import Length, Linear, keyword
+from audax_eqx.layers import Cosine, Length, Linear, keyword
 from audax_eqx.models import Classifier
 from audax_eqx.networks import WeightedLayers
 
@@ -124,7 +124,9 @@ class Pretrained(eqx.Module):
     def frame_times(self, frames: int, layer: int = -1) -> Float[np.ndarray, " frames"]:
         """Seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`, or with
         `layer` of `layers(wave)[layer]`."""
-        return self.model.frontend.times(self.model.network.positions(frames, layer))
+        network = self.model.network
+        positions = network.positions(frames) if layer == -1 else network.positions(frames, layer)
+        return self.model.frontend.times(positions)  # a network of one's own may have no layers
 
     def thaw(
         self,
@@ -193,17 +195,19 @@ class Pretrained(eqx.Module):
         """Raises TypeError or ValueError for a head that was put into a classifier and does not fit there."""
         if not isinstance(self.model, Classifier):
             return
-        head, width = self.model.head, self.model.network.width
-        if self.model.projection is not None:
-            width = self.model.projection.outputs
+        head: Any = self.model.head
+        width = self.model.head_inputs
         if not hasattr(head, "outputs"):
             made = f"{type(head).__module__}.{type(head).__qualname__}"
             raise TypeError(
                 f"{self.entry.name} has a head of the type {made}, and a Classifier takes an audax_eqx.layers.Linear: "
                 f"Linear({width}, {self.entry.classes}, key=key), or clip.thaw(labels=..., key=key), which makes one."
             )
-        weight, bias = head.weight.shape[-2:], None if head.bias is None else head.bias.shape[-1:]
-        if isinstance(head, Linear) and (weight != (head.outputs, width) or bias not in (None, (head.outputs,))):
+        bias = getattr(head, "bias", None)
+        weight, bias = head.weight.shape[-2:], None if bias is None else bias.shape[-1:]
+        if isinstance(head, Linear | Cosine) and (
+            weight != (head.outputs, width) or bias not in (None, (head.outputs,))
+        ):
             raise ValueError(
                 f"{self.entry.name} has a head with a weight of the shape {weight} and a bias of {bias}, behind an "
                 f"embedding of {width} numbers: put in a whole one, audax_eqx.layers.Linear({width}, "
@@ -289,12 +293,14 @@ def _check_layers(model: Classifier, state: eqx.nn.State) -> None:
 
 
 def _classifier(model: Model, network: AbstractNetwork, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:
-    """A classifier for the entry on the model's frontend and this network, with its norm and, unless `fresh`, its
-    projection and its head."""
+    """A classifier for the entry on the model's frontend and this network, with its norm, its hidden layers and, unless
+    `fresh`, its projection and its head."""
     assert entry.task in ("multiclass", "multilabel"), f"{entry.name} has no classes"
     before = model if isinstance(model, Classifier) else None
     norm = before and before.norm
     projection = before and before.projection
+    hidden = before and before.hidden
+    head: Any = before and before.head
     made = Classifier(
         model.frontend,
         network,
@@ -302,10 +308,14 @@ def _classifier(model: Model, network: AbstractNetwork, entry: Entry, fresh: boo
         dropout=before.dropout.p if before else entry.dropout,
         norm=norm and norm.eps,
         projection=projection and projection.outputs,
+        hidden=hidden and [layer.linear.outputs for layer in hidden.layers],
+        cosine=head.scale if isinstance(head, Cosine) else None,
         task=entry.task,
         key=key,
     )
-    parts = {"norm": norm} if fresh or before is None else {"norm": norm, "projection": projection, "head": before.head}
+    parts = {"norm": norm, "hidden": hidden}
+    if not fresh:
+        parts |= {"projection": projection, "head": head}
     for name, part in parts.items():
         if part is not None:
             made = eqx.tree_at(operator.attrgetter(name), made, part)

@@ -21,8 +21,9 @@ def hwio(kernel: np.ndarray) -> np.ndarray:
 
 
 def dense(kernel: np.ndarray) -> np.ndarray:
-    """A torch 1x1 convolution's kernel, outputs inputs 1 1, to a linear map's: outputs inputs. Others as `hwio`."""
-    return kernel.reshape(kernel.shape[:2]) if kernel.shape[2:] in ((), (1, 1)) else hwio(kernel)
+    """A torch convolution's kernel of one place, outputs inputs 1 1 or outputs inputs 1, to a linear map's: outputs
+    inputs. Others as `hwio`."""
+    return kernel.reshape(kernel.shape[:2]) if kernel.shape[2:] in ((), (1,), (1, 1)) else hwio(kernel)
 
 
 def mono(kernel: np.ndarray) -> np.ndarray:

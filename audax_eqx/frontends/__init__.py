@@ -11,5 +11,6 @@ from .log_mel import torchaudio_log_mel as torchaudio_log_mel
 from .log_mel import torchlibrosa_log_mel as torchlibrosa_log_mel
 from .pcen import PCEN as PCEN
 from .sincnet import SincNet as SincNet
+from .speechbrain import SpeechBrainFbank as SpeechBrainFbank
 from .wav2vec import Wav2Vec as Wav2Vec
 from .whisper import WhisperLogMel as WhisperLogMel

@@ -7,6 +7,8 @@ from .conv import Conv as Conv
 from .conv import Patchify as Patchify
 from .conv import TimeConv as TimeConv
 from .conv_block import ConvBlock as ConvBlock
+from .cosine import Cosine as Cosine
+from .cosine import unit as unit
 from .depthwise import Depthwise as Depthwise
 from .drop import DropPath as DropPath
 from .drop import split_key as split_key
@@ -14,6 +16,7 @@ from .excite import SqueezeExcite as SqueezeExcite
 from .length import Length as Length
 from .length import keyword as keyword
 from .length import mean_first as mean_first
+from .length import reflect as reflect
 from .length import within as within
 from .length import zero_behind as zero_behind
 from .linear import Linear as Linear

@@ -64,7 +64,8 @@ class Conv(eqx.Module):
 
 
 class TimeConv(eqx.Module):
-    """A convolution over time alone; its kernel is `taps inputs outputs`. It starts as `Conv` does.
+    """A convolution over time alone; its kernel is `taps inputs outputs`, the taps `dilation` steps apart. It starts as
+    `Conv` does.
 
     XLA runs it on CPU in a fifth of the time of a `Conv` over a map of one bin.
     """
@@ -73,6 +74,7 @@ class TimeConv(eqx.Module):
     bias: Float[Array, " outputs"] | None
     stride: int = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
+    dilation: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -82,17 +84,29 @@ class TimeConv(eqx.Module):
         *,
         stride: int = 1,
         padding: Padding = "symmetric",
+        dilation: int = 1,
         bias: bool = True,
         key: PRNGKeyArray,
     ):
         self.weight = normal(key, (taps, inputs, outputs), math.sqrt(2 / (taps * outputs)))
         self.bias = full(outputs, 0.0) if bias else None
-        self.stride, self.padding = stride, padding
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+
+    @property
+    def span(self) -> int:
+        """The steps from the first tap to the last, both counted."""
+        return (len(self.weight) - 1) * self.dilation + 1
 
     def __call__(self, x: Float[Array, "time inputs"]) -> Float[Array, "newtime outputs"]:
-        around = [pads(len(x), len(self.weight), self.stride, self.padding)]
-        dimensions = ("NHC", "HIO", "NHC")
-        y = jax.lax.conv_general_dilated(x[None], self.weight, (self.stride,), around, dimension_numbers=dimensions)[0]
+        around = [pads(len(x), self.span, self.stride, self.padding)]
+        y = jax.lax.conv_general_dilated(
+            x[None],
+            self.weight,
+            (self.stride,),
+            around,
+            rhs_dilation=(self.dilation,),
+            dimension_numbers=("NHC", "HIO", "NHC"),
+        )[0]
         return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
 
 

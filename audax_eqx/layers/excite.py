@@ -6,26 +6,42 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .initial import split
+from .length import Length, mean_first
 from .linear import Linear
+from .transformer import Activation, activate
 
 
 class SqueezeExcite(eqx.Module):
     """Scales each channel by a number in (0, 1) that follows from the means of all channels:
 
-    x * sigmoid(expand(silu(reduce(mean over time and freq))))
+    x * sigmoid(expand(activation(reduce(mean over time and freq))))
+
+    With a `length` the mean is over the first steps of time alone.
     """
 
     reduce: Linear
     expand: Linear
     channels: int = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
 
-    def __init__(self, channels: int, squeezed: int, *, bias: bool = True, key: PRNGKeyArray):
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        *,
+        bias: bool = True,
+        activation: Activation = "silu",
+        key: PRNGKeyArray,
+    ):
         reduce_key, expand_key = split(key, 2)
         self.reduce = Linear(channels, squeezed, bias=bias, scale=(2 / squeezed) ** 0.5, key=reduce_key)
         self.expand = Linear(squeezed, channels, bias=bias, scale=(2 / channels) ** 0.5, key=expand_key)
-        self.channels = channels
+        self.channels, self.activation = channels, activation
 
-    def __call__(self, x: Float[Array, "time freq {self.channels}"]) -> Float[Array, "time freq {self.channels}"]:
-        mean = jnp.mean(x, axis=(0, 1), dtype=jnp.float32).astype(x.dtype)
-        scale = jax.nn.sigmoid(self.expand(jax.nn.silu(self.reduce(mean))))
+    def __call__(
+        self, x: Float[Array, "time *freq {self.channels}"], *, length: Length = None
+    ) -> Float[Array, "time *freq {self.channels}"]:
+        rows = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
+        mean = mean_first(rows, length).astype(x.dtype)
+        scale = jax.nn.sigmoid(self.expand(activate(self.reduce(mean), self.activation)))
         return x * jnp.broadcast_to(scale, x.shape)

@@ -3,6 +3,7 @@
 `length` may be traced, so that recordings of many lengths need one program. What lies behind has no part in the result.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -21,6 +22,27 @@ def zero_behind(x: Float[Array, "size *rest"], length: Length) -> Float[Array, "
         return x
     inside = within(len(x), length).reshape(-1, *[1] * (x.ndim - 1))
     return jnp.where(inside, x, jnp.zeros_like(x))
+
+
+def reflect(x: Float[Array, "size *rest"], count: int, length: Length = None) -> Float[Array, "more *rest"]:
+    """`x` with `count` rows more at both ends, reflected at its first row and at the last of its first `length`.
+
+    What is shorter than `count` is reflected again and again, and one row repeated. Rows behind them mean nothing.
+    """
+    if count == 0:
+        return x
+    last = jnp.asarray(len(x) if length is None else jnp.clip(length, 1, len(x)), jnp.int32) - 1
+
+    def mirrored(positions: Int[Array, " count"]) -> Float[Array, "count *rest"]:
+        places = positions % jnp.maximum(2 * last, 1)
+        return x[jnp.minimum(places, 2 * last - places)]
+
+    steps = jnp.arange(count, dtype=jnp.int32)
+    before, after = mirrored(steps - count), mirrored(last + 1 + steps)
+    if length is None:
+        return jnp.concatenate([before, x, after])
+    padded = jnp.concatenate([before, x, jnp.zeros_like(after)])
+    return jax.lax.dynamic_update_slice_in_dim(padded, after, count + last + 1, axis=0)
 
 
 def mean_first(x: Float[Array, "size *rest"], length: Length = None) -> Float[Array, "*rest"]:

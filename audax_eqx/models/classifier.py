@@ -1,22 +1,69 @@
-"""A waveform in, class logits out: frontend -> network -> (LayerNorm ->) (projection ->) dropout -> linear head."""
+"""A waveform in, class logits out: frontend -> network -> (LayerNorm ->) (projection ->) dropout -> head.
 
+The head is linear, or gives cosines; SpeechBrain's classifiers of languages have hidden layers in front of it.
+"""
+
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
-from ..layers import LayerNorm, Length, Linear, keyword, split_key
+from ..layers import BatchNorm, Cosine, LayerNorm, Length, Linear, keyword, split_key
 from ..layers.initial import split
 from .hearing import hear, takes_length, valid
+
+
+class HiddenLayer(eqx.Module):
+    """norm(leaky relu(linear))."""
+
+    linear: Linear
+    norm: BatchNorm
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray):
+        self.linear = Linear(inputs, outputs, scale=(2 / inputs) ** 0.5, key=key)
+        self.norm = BatchNorm(outputs)
+
+    def __call__(
+        self, x: Float[Array, " inputs"], state: eqx.nn.State
+    ) -> tuple[Float[Array, " outputs"], eqx.nn.State]:
+        return self.norm(jax.nn.leaky_relu(self.linear(x)), state)
+
+
+class HiddenLayers(eqx.Module):
+    """norm(leaky relu), and then layers of these `widths`."""
+
+    norm: BatchNorm
+    layers: tuple[HiddenLayer, ...]
+
+    def __init__(self, inputs: int, widths: Sequence[int], *, key: PRNGKeyArray):
+        self.norm = BatchNorm(inputs)
+        pairs = zip((inputs, *widths), widths, split(key, len(widths)), strict=False)
+        self.layers = tuple(HiddenLayer(*pair, key=layer_key) for *pair, layer_key in pairs)
+
+    @property
+    def outputs(self) -> int:
+        return self.layers[-1].linear.outputs if self.layers else self.norm.channels
+
+    def __call__(
+        self, x: Float[Array, " inputs"], state: eqx.nn.State
+    ) -> tuple[Float[Array, " outputs"], eqx.nn.State]:
+        y, state = self.norm(jax.nn.leaky_relu(x), state)
+        for layer in self.layers:
+            y, state = layer(y, state)
+        return y, state
 
 
 class Classifier(eqx.Module):
     """`frontend` and `network` with a linear head over the embedding.
 
     `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm behind the embedding, which
-    transformers have; `projection`, if given, the width of a linear map in front of the head, which speech models have.
+    transformers have; `projection`, if given, the width of a linear map in front of the head, which speech models have;
+    `hidden`, if given, the widths of layers behind a first leaky ReLU and norm, as SpeechBrain's x-vectors have them.
+    `cosine`, if given, makes logits of cosines: this scale times that of the embedding with each class's weights.
     `task` says what the logits are for: "multiclass" for one softmax over all, "multilabel" for a
     sigmoid of each, None where nobody has said. It computes nothing; the zoo saves no model under another task.
 
@@ -32,8 +79,9 @@ class Classifier(eqx.Module):
     network: AbstractNetwork
     norm: LayerNorm | None
     projection: Linear | None
+    hidden: HiddenLayers | None
     dropout: eqx.nn.Dropout
-    head: Linear
+    head: Linear | Cosine
     task: Literal["multiclass", "multilabel"] | None = eqx.field(static=True)
 
     def __init__(
@@ -45,20 +93,33 @@ class Classifier(eqx.Module):
         dropout: float = 0.0,
         norm: float | None = None,
         projection: int | None = None,
+        hidden: Sequence[int] | None = None,
+        cosine: float | None = None,
         task: Literal["multiclass", "multilabel"] | None = None,
         key: PRNGKeyArray,
     ):
         self.frontend, self.network = frontend, network
         self.norm = None if norm is None else LayerNorm(network.width, eps=norm)
-        head_key, projection_key = key, split(key, 1)[0]
-        self.projection = None if projection is None else Linear(network.width, projection, key=projection_key)
+        head_key, (projection_key, hidden_key) = key, split(key, 2)
+        width = network.width if projection is None else projection
+        self.projection = None if projection is None else Linear(network.width, width, key=projection_key)
+        self.hidden = None if hidden is None else HiddenLayers(width, hidden, key=hidden_key)
+        width = self.head_inputs
+        linear = cosine is None
+        self.head = Linear(width, classes, key=head_key) if linear else Cosine(width, classes, cosine, key=head_key)
         self.dropout = eqx.nn.Dropout(dropout)
-        self.head = Linear(network.width if projection is None else projection, classes, key=head_key)
         self.task = task
 
     @property
     def classes(self) -> int:
         return self.head.outputs
+
+    @property
+    def head_inputs(self) -> int:
+        """How many numbers the head takes."""
+        if self.hidden is not None:
+            return self.hidden.outputs
+        return self.network.width if self.projection is None else self.projection.outputs
 
     @property
     def takes_length(self) -> bool:
@@ -108,13 +169,15 @@ class Classifier(eqx.Module):
         frames, as `valid` gives it."""
         network_key, head_key = split_key(key, 2)
         network: Any = self.network
-        embedding, state = network(x, state, key=network_key, **keyword(length))
-        return self.logits(embedding, key=head_key), state
+        y, state = network(x, state, key=network_key, **keyword(length))
+        if self.hidden is not None:
+            y, state = self.hidden(y, state)
+        return self.logits(y, key=head_key), state
 
     def logits(
         self, embedding: Float[Array, " width"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "{self.classes}"]:
-        """Logits of an embedding, in float32."""
+        """Logits of an embedding, or of what the hidden layers make of it, in float32."""
         embedding = embedding if self.norm is None else self.norm(embedding)
         embedding = embedding if self.projection is None else self.projection(embedding)
         return self.head(self.dropout(embedding, key=key)).astype(jnp.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
-from ..layers import Linear
+from ..layers import Linear, unit
 from ..layers.initial import split
 
 
@@ -97,10 +97,4 @@ class SimCLR(eqx.Module):
 
 def cosines(a: Float[Array | np.ndarray, "n width"], b: Float[Array | np.ndarray, "m width"]) -> Float[Array, "n m"]:
     """The cosine of the angle between each row of `a` and each of `b`; 0 for a row of zeros."""
-    return _unit(a) @ _unit(b).T
-
-
-def _unit(rows: Array | np.ndarray) -> Array:
-    rows = jnp.asarray(rows, jnp.float32)
-    squares = jnp.sum(jnp.square(rows), axis=1, keepdims=True)
-    return rows * jnp.broadcast_to(jax.lax.rsqrt(jnp.maximum(squares, 1e-12)), rows.shape)
+    return unit(jnp.asarray(a)) @ unit(jnp.asarray(b)).T

@@ -24,6 +24,9 @@ from .convnext import convnext_pico as convnext_pico
 from .convnext import convnext_small as convnext_small
 from .convnext import convnext_tiny as convnext_tiny
 from .convnext import convnext_xlarge as convnext_xlarge
+from .ecapa import ECAPA as ECAPA
+from .ecapa import ecapa_512 as ecapa_512
+from .ecapa import ecapa_1024 as ecapa_1024
 from .efficientnet import EfficientNet as EfficientNet
 from .efficientnet import efficientnet_b0 as efficientnet_b0
 from .efficientnet import efficientnet_b1 as efficientnet_b1

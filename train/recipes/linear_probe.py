@@ -18,12 +18,13 @@ from ..objectives import Supervised
 from ..recipe import Data, Model, Optimizer, Recipe, Run
 
 START = "cola_small"  # comes with the package
+FROZEN = ("frontend.*", "network.*", "norm.*", "hidden.*")
 
 recipe = Recipe(
     name="linear_probe",
     model=Model(start=START),
     data=Data(seconds=zoo.info(START).window, batch=64, hold_out="split", held_out=("test",)),
-    optimizer=Optimizer(learning_rate=1e-2, warmup=1.0, weight_decay=0.0, freeze=("frontend.*", "network.*", "norm.*")),
+    optimizer=Optimizer(learning_rate=1e-2, warmup=1.0, weight_decay=0.0, freeze=FROZEN),
     objective=Supervised(),
     run=Run(epochs=50.0, evaluate=5.0, checkpoint=5.0, log=20),
 )

@@ -3,3 +3,4 @@
 from . import events as events
 from . import models as models
 from . import recordings as recordings
+from . import speakers as speakers

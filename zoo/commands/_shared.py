@@ -58,11 +58,23 @@ def add_recordings(parser: argparse.ArgumentParser, default: str = "", hop: str 
         metavar="LIST",
         help="a file of paths, a line each or ended by zero bytes; - is stdin",
     )
+    hearing = add_hearing(parser)
+    hearing.add_argument(
+        "--shard",
+        type=_shard,
+        default=Shard(),
+        metavar="I/N",
+        help="a fixed share of the recordings, I from 0 to N - 1 or from 1 to N, by the hashes of their paths",
+    )
+
+
+def add_hearing(parser: argparse.ArgumentParser, model: str = DEFAULT) -> argparse._ArgumentGroup:
+    """The model, and the options of the engine, whose group it returns."""
     parser.add_argument(
         "--model",
-        default=DEFAULT,
+        default=model,
         metavar="NAME",
-        help=f"a name of `audax-zoo list`, a folder or a Hub repo (default: {DEFAULT})",
+        help=f"a name of `audax-zoo list`, a folder or a Hub repo (default: {model})",
     )
     hearing = parser.add_argument_group("how recordings are heard")
     hearing.add_argument("--window", type=float, metavar="SECONDS", help="default: the model's native length")
@@ -71,13 +83,7 @@ def add_recordings(parser: argparse.ArgumentParser, default: str = "", hop: str 
     hearing.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     hearing.add_argument("--batch", type=positive, metavar="N", help="windows at a time (default: what fits)")
     hearing.add_argument("--workers", type=positive, metavar="N", help="threads that decode (default: one a core)")
-    hearing.add_argument(
-        "--shard",
-        type=_shard,
-        default=Shard(),
-        metavar="I/N",
-        help="a fixed share of the recordings, I from 0 to N - 1 or from 1 to N, by the hashes of their paths",
-    )
+    return hearing
 
 
 def engine(options: argparse.Namespace) -> dict[str, Any]:
