@@ -26,11 +26,6 @@ def dense(kernel: np.ndarray) -> np.ndarray:
     return kernel.reshape(kernel.shape[:2]) if kernel.shape[2:] in ((), (1,), (1, 1)) else hwio(kernel)
 
 
-def tio(kernel: np.ndarray) -> np.ndarray:
-    """A torch kernel over time, outputs inputs taps, to ours: taps inputs outputs."""
-    return kernel.transpose(2, 1, 0)
-
-
 def mono(kernel: np.ndarray) -> np.ndarray:
     """A torch convolution over several channels to ours over one: the sum is what it gives for equal channels."""
     return hwio(kernel.sum(axis=1, keepdims=True))

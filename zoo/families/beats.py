@@ -14,7 +14,7 @@ import numpy as np
 from .._entry import Checkpoint, Entry, line
 from .._foreign import Recognised, Source, refuse
 from .._labels import label_dict
-from .._rules import Rule, drop, flat, hwio, tio, under
+from .._rules import Rule, drop, flat, hwio, taps_first, under
 
 ENTRIES = (
     Entry(
@@ -62,7 +62,7 @@ BODY = (
         "network.encoder.",
         Rule(r"pos_conv\.0\.bias", "positional.0.bias"),
         Rule(r"pos_conv\.0\.(?:weight_g|parametrizations\.weight\.original0)", "positional.0.scale", flat),
-        Rule(r"pos_conv\.0\.(?:weight_v|parametrizations\.weight\.original1)", "positional.0.weight", tio),
+        Rule(r"pos_conv\.0\.(?:weight_v|parametrizations\.weight\.original1)", "positional.0.weight", taps_first),
         Rule(r"layer_norm\.(weight|bias)", r"norm.\1"),
         Rule(r"layers\.0\.self_attn\.relative_attention_bias\.weight", "distance_bias"),
         Rule(r"layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight", drop),  # the same once more
