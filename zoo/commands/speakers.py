@@ -12,6 +12,7 @@ from .._recordings import embed as embed_recordings
 from .._rows import utf8
 from .._speakers import Pair, cosine, equal_error_rate, minimum_cost, read_pairs
 from ._shared import Progress, add_hearing, engine, output
+from ._signals import signals
 
 MODEL = "ecapa_voxceleb"
 
@@ -53,7 +54,7 @@ def compare(options: argparse.Namespace) -> int:
     results = progress.of(embed_recordings(clip, files, **engine(options)))
     embeddings = {result.source: result.values[0] for result in results if result.error is None}
     code = progress.report()
-    if progress.signal_number:
+    if signals.number:
         return code
     heard = [pair for pair in pairs if pair.first in embeddings and pair.second in embeddings]
     scores = np.array([cosine(embeddings[pair.first], embeddings[pair.second]) for pair in heard])
