@@ -1,5 +1,6 @@
 """Strict numerics on eight host devices, and the folder of oracles and recordings beside the repository."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -57,3 +58,13 @@ def programs():
     jax.monitoring.register_event_duration_secs_listener(listener)
     yield lambda: len(names)
     jax.monitoring.unregister_event_duration_listener(listener)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forgets compiled programs where there are many: each maps memory, and Linux ends a process with 65,530 maps."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()

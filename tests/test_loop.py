@@ -25,11 +25,11 @@ import zoo
 from train import loop, records
 from train.__main__ import main
 from train.dataset import Dataset
-from train.lock import locked
 from train.metrics import Scorer
 from train.recipe import find
 from train.signals import Stopped
 from train.step import mesh
+from zoo._lock import locked
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = '''

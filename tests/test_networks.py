@@ -14,6 +14,7 @@ import test_beats
 import test_ced
 import test_cnn
 import test_convnext
+import test_ecapa
 import test_efficientnet
 import test_mobilenet
 import test_panns_resnet
@@ -323,6 +324,7 @@ def test_every_variant_is_counted():
         test_ced,
         test_cnn,
         test_convnext,
+        test_ecapa,
         test_efficientnet,
         test_mobilenet,
         test_panns_resnet,

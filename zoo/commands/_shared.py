@@ -58,7 +58,7 @@ def add_recordings(parser: argparse.ArgumentParser, default: str = "", hop: str 
         metavar="LIST",
         help="a file of paths, a line each or ended by zero bytes; - is stdin",
     )
-    hearing = add_hearing(parser)
+    hearing = add_hearing(parser, hop=hop)
     hearing.add_argument(
         "--shard",
         type=_shard,
@@ -68,7 +68,9 @@ def add_recordings(parser: argparse.ArgumentParser, default: str = "", hop: str 
     )
 
 
-def add_hearing(parser: argparse.ArgumentParser, model: str = DEFAULT) -> argparse._ArgumentGroup:
+def add_hearing(
+    parser: argparse.ArgumentParser, model: str = DEFAULT, hop: str = "a window"
+) -> argparse._ArgumentGroup:
     """The model, and the options of the engine, whose group it returns."""
     parser.add_argument(
         "--model",
