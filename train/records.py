@@ -136,7 +136,7 @@ def _signature(rows: Sequence[Row], *settings: int | str) -> str:
 def _tidy(out: pathlib.Path, names: Sequence[str]) -> None:
     """Removes what killed runs and other manifests left, and `dataset.json`, which holds only when all is written."""
     for path in out.iterdir():
-        temporary = re.fullmatch(r"\.(shard-\d+-of-\d+|dataset)\.\d+-\d+\.(tfrecord|json)", path.name)
+        temporary = re.fullmatch(r"\.(shard-\d+-of-\d+|dataset)\.\d+(-\d+)?\.(tfrecord|json)", path.name)
         shard = re.fullmatch(r"shard-\d+-of-\d+\.(tfrecord|json)", path.name)
         if temporary or (shard and path.stem not in names) or path.name == "dataset.json":
             path.unlink()
