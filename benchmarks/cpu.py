@@ -2,7 +2,8 @@
 
     python benchmarks/cpu.py [--peer PYTHON] [--rounds 15] [--only PATTERN]
 
-Log-mel and resampling against torchaudio, networks against timm and transformers on torch, LEAF against the direct
+Log-mel and resampling against torchaudio, networks against timm and transformers on torch (both with random weights;
+wav2vec2 from the wave to the embedding, Whisper from its log-mel), LEAF against the direct
 convolution of its filters; compile times, `import zoo`, and the first embedding in a fresh process. `--peer` is a
 Python with torch, torchaudio, timm and transformers, maybe of another environment; each framework runs in a process of
 its own, the processes take turns. Writes `benchmarks/results/cpu.json`, where `--only` replaces what it measured.
@@ -28,8 +29,14 @@ MAPS = {
     f"{name} {length}": (name, shape)
     for name in ("convnext_tiny", "resnet18", "efficientnet_b0")
     for length, shape in (("1 x 10 s", LONG), ("8 x 5 s", SHORT))
-} | {"ast_base 1 x 10.24 s": ("ast_base", (1, 1024, 128))}
-COMPILED = {"convnext_tiny": 10, "resnet18": 10, "efficientnet_b0": 10, "ast_base": 10, "efficientnet_b7": 60}
+}
+MAPS |= {
+    "ast_base 1 x 10.24 s": ("ast_base", (1, 1024, 128)),
+    "whisper_base 1 x 30 s": ("whisper_base", (1, 3000, 80)),
+    "wav2vec2_base 1 x 10 s": ("wav2vec2_base", (1, 160000)),  # from the wave on: its frontend learns
+}
+SHAPES = dict(reversed(MAPS.values()))  # each network's first shape
+COMPILED = dict.fromkeys(SHAPES, 10) | {"efficientnet_b7": 60}
 TARGETS = dict.fromkeys(list(WAVES)[1:], 0.7) | dict.fromkeys(MAPS, 1.0) | {"LEAF 64 filters 5 s": 0.4}
 TARGETS |= {"efficientnet_b0 1 x 10 s": 0.7, "efficientnet_b0 8 x 5 s": 1.2}
 FIRST = """
@@ -54,7 +61,7 @@ def ours():
     import jax.numpy as jnp
     import numpy as np
 
-    from audax_eqx import features, frontends, networks
+    from audax_eqx import features, frontends, models, networks
 
     rng = np.random.default_rng(0)
 
@@ -66,9 +73,14 @@ def ours():
     )
     resample = jax.jit(lambda waves: features.resample(waves, 44100, 16000))
 
+    def wav2vec2(key):
+        frontend = frontends.Wav2Vec(16000, key=key)
+        return models.Encoder(frontend, networks.wav2vec2_base(key=key), key=key)
+
     @functools.cache
     def embedder(name):
-        network = eqx.nn.make_with_state(getattr(networks, name))(key=jax.random.key(0))
+        build = wav2vec2 if name == "wav2vec2_base" else getattr(networks, name)
+        network = eqx.nn.make_with_state(build)(key=jax.random.key(0))
         parts, static = eqx.partition(eqx.nn.inference_mode(network), eqx.is_array)
 
         def embed(parts, maps):
@@ -84,7 +96,7 @@ def ours():
     def compile_(name):
         jax.clear_caches()
         run, parts = embedder(name)
-        shape = jax.ShapeDtypeStruct((1, 1024, 128) if name == "ast_base" else LONG, jnp.float32)
+        shape = jax.ShapeDtypeStruct(SHAPES.get(name, LONG), jnp.float32)
         start = time.perf_counter()
         run.lower(parts, shape).compile()
         return time.perf_counter() - start
@@ -132,7 +144,24 @@ def peers():
     def network(name):
         if name == "ast_base":
             return transformers.ASTModel(transformers.ASTConfig()).eval()
+        if name == "wav2vec2_base":
+            return transformers.Wav2Vec2Model(transformers.Wav2Vec2Config()).eval()
+        if name == "whisper_base":
+            config = transformers.WhisperConfig(
+                d_model=512,
+                encoder_layers=6,
+                encoder_attention_heads=8,
+                encoder_ffn_dim=2048,
+                decoder_attention_heads=8,
+            )
+            return transformers.WhisperModel(config).encoder.eval()
         return timm.create_model(name, in_chans=1, num_classes=0).eval()
+
+    def shaped(name, shape):
+        """The shape that the peer takes: images for timm, and bins before frames for Whisper."""
+        if name == "whisper_base":
+            return shape[0], shape[2], shape[1]
+        return shape if name in ("ast_base", "wav2vec2_base") else (shape[0], 1, *shape[1:])
 
     def inferred(run):
         with torch.inference_mode():
@@ -140,10 +169,7 @@ def peers():
 
     waves = {name: torch.randn(batch, 160000) for name, batch in WAVES.items()}
     waves |= {name: torch.randn(batch, 441000) for name, batch in RESAMPLED.items()}
-    maps = {
-        name: (network_name, torch.randn(shape if network_name == "ast_base" else (shape[0], 1, *shape[1:])))
-        for name, (network_name, shape) in MAPS.items()
-    }
+    maps = {row: (name, torch.randn(shaped(name, shape))) for row, (name, shape) in MAPS.items()}
     work = {name: lambda name=name: inferred(lambda: torch.log(mel(waves[name]) + 1e-8)) for name in WAVES}
     work |= {name: lambda name=name: inferred(lambda: resample(waves[name])) for name in RESAMPLED}
     return work | {name: lambda each=each: inferred(lambda: network(each[0])(each[1])) for name, each in maps.items()}
