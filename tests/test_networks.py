@@ -20,6 +20,7 @@ import test_mobilenet
 import test_panns_resnet
 import test_resnet
 import test_speech
+import test_wespeaker
 from golden.seeded import fill
 
 from audax_eqx import AbstractNetwork, networks
@@ -36,6 +37,7 @@ from audax_eqx.networks import (
     ResNet,
     Wav2Vec2,
     WeightedLayers,
+    WeSpeaker,
     Whisper,
     XVector,
 )
@@ -54,6 +56,8 @@ NETWORKS = {
     "panns": functools.partial(PANNsResNet, (1, 1), (4, 4), input_norm=BINS),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (8,) * 8, embedding=32, input_norm=BINS),
     "ecapa": functools.partial(ECAPA, 8, 8, 8, bins=BINS, parts=4, squeezed=4, hidden=4),
+    "wespeaker": functools.partial(WeSpeaker, (1, 1), 8, 4, bins=BINS),
+    "wespeaker bottleneck": functools.partial(WeSpeaker, (1, 1), 16, 2, bins=BINS, bottleneck=True),
     "whisper": functools.partial(Whisper, 8, 2, 2, bins=BINS, drop_path=0.5),
     "speech base": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, buckets=320, drop_path=0.5),
     "speech large": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, norm_first=True, drop_path=0.5),
@@ -72,16 +76,18 @@ STEPS = {  # of the feature map, by frames
     "panns": {1: 1, 33: 4, 3000: 375},
     "mobilenet": {1: 1, 33: 1, 3000: 93},
     "ecapa": {1: 1, 33: 33, 3000: 3000},
+    "wespeaker": {1: 1, 33: 17, 3000: 1500},
     "whisper": {1: 1, 33: 17, 3000: 1500},
     "speech": {1: 1, 33: 33, 3000: 3000},
     "beats": {1: 1, 33: 4, 3000: 375},
     "xvector": {1: 1, 33: 19, 3000: 2986},
 }
 LAYERS = {"convnext": 4, "resnet": 2, "efficientnet": 8, "ast": 3, "ced": 3, "cnn": 2, "panns": 3, "mobilenet": 8}
-LAYERS |= {"ecapa": 5, "whisper": 3, "speech": 3, "beats": 3, "xvector": 3}
+LAYERS |= {"ecapa": 5, "wespeaker": 2, "whisper": 3, "speech": 3, "beats": 3, "xvector": 3}
 NORMS = ("ast", "ced", "speech large")  # have one between the last layer and the feature map
 STATELESS = ("ast", "whisper", "speech", "beats", "xvector")
 DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "ecapa", "speech weighted", "xvector")
+DROPS_NOTHING += ("wespeaker", "wespeaker bottleneck")
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -284,6 +290,7 @@ CENTRED = {  # a step each 32 frames
     "cnn": functools.partial(CNN, (2, 2, 2, 2, 2, 2), (2, 2, 2, 2, 2, 1)),
     "panns": functools.partial(PANNsResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (2, 2, 2, 2, 2, 2, 4, 2), embedding=2),
+    "wespeaker": functools.partial(WeSpeaker, (1,) * 6, 2, 1, bins=4),
 }
 SHIFTED = {f"{name} same": functools.partial(CENTRED[name], padding="same") for name in ("resnet", "efficientnet")}
 
@@ -330,5 +337,6 @@ def test_every_variant_is_counted():
         test_panns_resnet,
         test_resnet,
         test_speech,
+        test_wespeaker,
     )
     assert sorted(variants) == sorted(name for test in tests for name in test.PARAMETERS)

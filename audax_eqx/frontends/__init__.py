@@ -3,6 +3,7 @@
 from .kaldi import KaldiFbank as KaldiFbank
 from .kaldi import ast_fbank as ast_fbank
 from .kaldi import beats_fbank as beats_fbank
+from .kaldi import wespeaker_fbank as wespeaker_fbank
 from .leaf import LEAF as LEAF
 from .log_mel import LogMel as LogMel
 from .log_mel import audax_log_mel as audax_log_mel

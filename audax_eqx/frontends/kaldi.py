@@ -1,10 +1,11 @@
 """Kaldi's log-mel filterbank (Povey et al., 2011), normalised as Transformers over spectrograms take it.
 
     wave times `gain` -> frames less their mean -> pre-emphasis -> window -> |FFT|^2 -> mel filterbank -> log
-         -> cut or filled up to `frames` -> (x - mean) / scale
+         -> less its mean over time, if `centred` -> cut or filled up to `frames` -> (x - mean) / scale
 
 `ast_fbank` is that of https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593 (BSD-3), `beats_fbank` that of
-https://github.com/microsoft/unilm/tree/master/beats (MIT).
+https://github.com/microsoft/unilm/tree/master/beats (MIT), `wespeaker_fbank` that of
+https://github.com/wenet-e2e/wespeaker (Apache-2.0).
 """
 
 import math
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from .. import features
 from ..abstract import AbstractFrontend
-from ..layers import Length
+from ..layers import Length, mean_first
 
 
 class KaldiFbank(AbstractFrontend):
@@ -34,6 +35,7 @@ class KaldiFbank(AbstractFrontend):
       deviations, and so does BEATs.
     - `gain`: the factor of the samples. Kaldi's own numbers are of samples in the range of 16 bits, a gain of 32768:
       higher by 2 log(32768) = 20.79, but in silence, for the floor of the logarithm, 1.2e-7, stays where it is.
+    - `centred`: whether each bin loses its mean over the frames of the clip that count.
 
     Raises ValueError for a waveform shorter than `min_samples`, which is one frame.
     """
@@ -49,6 +51,7 @@ class KaldiFbank(AbstractFrontend):
     mean: float = eqx.field(static=True)
     scale: float = eqx.field(static=True)
     gain: float = eqx.field(static=True)
+    centred: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class KaldiFbank(AbstractFrontend):
         mean: float = 0.0,
         scale: float = 1.0,
         gain: float = 1.0,
+        centred: bool = False,
     ):
         if scale <= 0.0:
             raise ValueError(f"KaldiFbank divides by `scale`, which must be > 0: got {scale}.")
@@ -73,7 +77,7 @@ class KaldiFbank(AbstractFrontend):
             raise ValueError(f"KaldiFbank gives at least 1 frame, or as many as there are: got frames={frames}.")
         self.sample_rate, self.bins, self.frame_length, self.frame_shift = sample_rate, bins, frame_length, frame_shift
         self.window, self.low_freq, self.high_freq, self.total_frames = window, low_freq, high_freq, frames
-        self.mean, self.scale, self.gain = mean, scale, gain
+        self.mean, self.scale, self.gain, self.centred = mean, scale, gain, centred
 
     def __check_init__(self):
         # The features themselves refuse all other options that make no sense.
@@ -121,6 +125,9 @@ class KaldiFbank(AbstractFrontend):
             sample_frequency=self.sample_rate,
             window_type=self.window,
         )
+        if self.centred:
+            count = None if length is None else jnp.asarray(self.frames(length), jnp.int32)
+            fbank = fbank - mean_first(fbank, count)[None]
         if self.total_frames is not None:
             fbank = jnp.pad(fbank, ((0, self.total_frames - len(fbank)), (0, 0)))
         return (fbank - self.mean) / self.scale
@@ -131,3 +138,4 @@ class KaldiFbank(AbstractFrontend):
 
 ast_fbank = partial(KaldiFbank, frames=1024, mean=-4.2677393, scale=2 * 4.5689974)
 beats_fbank = partial(KaldiFbank, window="povey", mean=15.41663, scale=2 * 6.55582, gain=2.0**15)
+wespeaker_fbank = partial(KaldiFbank, bins=80, window="hamming", gain=2.0**15, centred=True)

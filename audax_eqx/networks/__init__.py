@@ -58,6 +58,11 @@ from .wav2vec2 import wavlm_large as wavlm_large
 from .wav2vec2 import xls_r_1b as xls_r_1b
 from .wav2vec2 import xls_r_2b as xls_r_2b
 from .weighted import WeightedLayers as WeightedLayers
+from .wespeaker import WeSpeaker as WeSpeaker
+from .wespeaker import wespeaker_resnet34 as wespeaker_resnet34
+from .wespeaker import wespeaker_resnet152 as wespeaker_resnet152
+from .wespeaker import wespeaker_resnet221 as wespeaker_resnet221
+from .wespeaker import wespeaker_resnet293 as wespeaker_resnet293
 from .whisper import Whisper as Whisper
 from .whisper import whisper_base as whisper_base
 from .whisper import whisper_large as whisper_large

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
-from ..layers import BatchNorm, Conv, Linear, max_pool, pointwise
+from ..layers import BatchNorm, Conv, Length, Linear, max_pool, pointwise, zero_behind
 from ..layers.initial import split
 
 Keys = Iterator[PRNGKeyArray]
@@ -46,7 +46,10 @@ class Shortcut(eqx.Module):
 
 
 class Basic(eqx.Module):
-    """Two 3x3 convolutions. The last norm's weight starts at 0, so that training starts from the identity."""
+    """Two 3x3 convolutions. The last norm's weight starts at 0, so that training starts from the identity.
+
+    With a `length`, and "symmetric" padding, convolutions hear zeros behind so many rows, as if the map ended there.
+    """
 
     conv1: Conv
     norm1: BatchNorm
@@ -62,16 +65,18 @@ class Basic(eqx.Module):
         self.norm2 = BatchNorm(width, scale=0.0)
         self.shortcut = Shortcut(inputs, width, stride, keys) if stride > 1 or inputs != width else None
 
-    def __call__(self, x: Map, state: eqx.nn.State) -> tuple[Smaller, eqx.nn.State]:
-        y, state = self.norm1(self.conv1(x), state)
-        y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)
+    def __call__(self, x: Map, state: eqx.nn.State, *, length: Length = None) -> tuple[Smaller, eqx.nn.State]:
+        y, state = self.norm1(self.conv1(zero_behind(x, length)), state)
+        y = zero_behind(jax.nn.relu(y), fewer(length, self.conv1.stride[0]))
+        y, state = self.norm2(self.conv2(y), state)
         if self.shortcut is not None:
             x, state = self.shortcut(x, state)
         return jax.nn.relu(x + y), state
 
 
 class Bottleneck(eqx.Module):
-    """1x1 to `width` channels, 3x3, 1x1 to four times as many. The last norm's weight starts at 0."""
+    """1x1 to `width` channels, 3x3, 1x1 to four times as many. The last norm's weight starts at 0. `length` is that of
+    `Basic`."""
 
     conv1: Linear
     norm1: BatchNorm
@@ -91,13 +96,18 @@ class Bottleneck(eqx.Module):
         self.norm3 = BatchNorm(outputs, scale=0.0)
         self.shortcut = Shortcut(inputs, outputs, stride, keys) if stride > 1 or inputs != outputs else None
 
-    def __call__(self, x: Map, state: eqx.nn.State) -> tuple[Smaller, eqx.nn.State]:
+    def __call__(self, x: Map, state: eqx.nn.State, *, length: Length = None) -> tuple[Smaller, eqx.nn.State]:
         y, state = self.norm1(self.conv1(x), state)
-        y, state = self.norm2(self.conv2(jax.nn.relu(y)), state)
+        y, state = self.norm2(self.conv2(zero_behind(jax.nn.relu(y), length)), state)
         y, state = self.norm3(self.conv3(jax.nn.relu(y)), state)
         if self.shortcut is not None:
             x, state = self.shortcut(x, state)
         return jax.nn.relu(x + y), state
+
+
+def fewer(size: Length, stride: int) -> Length:
+    """What a stride leaves of so many rows; of all, all."""
+    return None if size is None else -(-size // stride)
 
 
 class ResNet(AbstractNetwork):

@@ -1,0 +1,177 @@
+"""WeSpeaker's ResNets, Wang et al., 2023, arXiv:2210.17016, by pyannote.audio: who speaks.
+
+Weights: https://huggingface.co/pyannote/wespeaker-voxceleb-resnet34-LM (CC-BY-4.0), a checkpoint of Lightning: objects
+of pyannote's own stand beside its arrays, and mean nothing here. `config.yaml` beside it describes the model.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .._entry import Checkpoint, Entry, line
+from .._foreign import ENCODER, Recognised, Source, page, refuse
+from .._rules import COUNTER, NORM, Rule, dense, drop, time_first, under
+
+FILE = "pytorch_model.bin"
+PAPER = "https://arxiv.org/abs/2210.17016"
+WINDOW = 10.0  # seconds; trained on 2, and then on 6, but used on whole turns of a speaker
+DEPTHS = {"34": (3, 4, 6, 3), "152": (3, 8, 36, 3), "221": (6, 16, 48, 3), "293": (10, 20, 64, 3)}
+
+ENTRIES = (
+    Entry(
+        name="wespeaker_resnet34",
+        frontend={"type": "wespeaker_fbank", "sample_rate": 16000},
+        network={"type": "wespeaker_resnet34"},
+        window=WINDOW,
+        license="CC-BY-4.0",
+        source="https://huggingface.co/pyannote/wespeaker-voxceleb-resnet34-LM",
+        paper=PAPER,
+        metrics=(
+            {
+                "dataset": "VoxCeleb1, cleaned test",
+                "metric": "EER",
+                "value": 0.00797,
+                "source": "the publisher, Wespeaker/wespeaker-voxceleb-resnet34-LM, without normalisation of scores",
+            },
+        ),
+        checkpoint=Checkpoint(repo="pyannote/wespeaker-voxceleb-resnet34-LM", table="wespeaker", file=FILE),
+        **ENCODER,
+    ),
+)
+
+
+def _kernel(kernel: np.ndarray) -> np.ndarray:
+    """A torch kernel over freq and time to ours; one of one place to a linear map's."""
+    return dense(kernel.swapaxes(2, 3))
+
+
+SHORTCUT = (
+    Rule(r"shortcut\.0\.weight", "shortcut.conv.weight", dense),
+    Rule(rf"shortcut\.1\.{NORM}", r"shortcut.norm.\1"),
+)
+BODY = (
+    Rule(r"conv1\.weight", "stem.weight", time_first),
+    Rule(rf"bn1\.{NORM}", r"norm.\1"),
+    *(
+        rule
+        for stage in range(4)
+        for rule in under(
+            rf"layer{stage + 1}\.(\d+)\.",
+            rf"stages.{stage}.\1.",
+            Rule(r"conv(\d)\.weight", r"conv\1.weight", _kernel),
+            Rule(rf"bn(\d)\.{NORM}", r"norm\1.\2"),
+            *(SHORTCUT if stage else ()),
+        )
+    ),
+    Rule(r"seg_1\.(weight|bias)", r"embed.\1"),
+)
+RULES = {
+    "wespeaker": (COUNTER, *under(r"state_dict\.resnet\.", "network.", *BODY)),
+    "wespeaker_authors": (
+        COUNTER,
+        *under(r"(?:state_dict\.)?(?:resnet\.)?", "network.", *BODY),
+        *under(r"(?:state_dict\.)?(?:resnet\.)?layer1\.(\d+)\.", r"network.stages.0.\1.", *SHORTCUT),  # of bottlenecks
+        Rule(r"projection\..+", drop),  # the classifier of WeSpeaker's training
+    ),
+}
+READS = "pyannote.audio's WeSpeakerResNet34"
+WITHOUT_CONFIG = {"config.yaml": {"model": {"_target_": "pyannote.audio"}}}
+
+
+def describes(config: Mapping[str, Any]) -> bool:
+    """Whether that is what a `config.yaml` of pyannote.audio would say, which has its models below "model"."""
+    inner = config.get("model")
+    return isinstance(inner, Mapping) and str(inner.get("_target_", "")).startswith("pyannote.audio")
+
+
+def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
+    """The model in pyannote.audio's `config.yaml`; defaults are those of its classes."""
+    settings = _model(name, read("config.yaml"))
+    target = str(settings.pop("_target_", None))
+    match = re.fullmatch(r"pyannote\.audio\.models\.embedding\.(?:wespeaker\.)?WeSpeakerResNet(\d+)", target)
+    if match is None or match[1] not in DEPTHS:
+        kinds = ", ".join(f"WeSpeakerResNet{depth}" for depth in DEPTHS)
+        raise ValueError(f"{name} holds a {line(target)} by its config.yaml: the zoo reads {kinds} of pyannote.audio.")
+    frontend = _frontend(f"{name}, in its config.yaml,", settings)
+    bottleneck = match[1] != "34"
+    network = {
+        "type": "WeSpeaker",
+        "depths": DEPTHS[match[1]],
+        "bins": frontend["bins"],
+        "bottleneck": bottleneck,
+    }
+    return Entry(
+        name=name,
+        frontend=frontend,
+        network=network,
+        window=WINDOW,
+        source=page(name),
+        paper=PAPER,
+        checkpoint=Checkpoint(repo=name, table="wespeaker_authors" if bottleneck else "wespeaker", file=FILE),
+        **ENCODER,
+    )
+
+
+def _model(name: str, text: str) -> dict[str, Any]:
+    """The settings of the model in a `config.yaml`."""
+    import yaml  # as huggingface_hub needs it; it takes long to import
+
+    try:
+        settings = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{name} has a config.yaml that is not YAML ({line(str(error))}).") from None
+    settings = settings.get("model") if isinstance(settings, dict) else None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{name} has a config.yaml without the settings of a model of pyannote.audio.")
+    return dict(settings)
+
+
+def _frontend(name: str, settings: Mapping[str, Any], rate: int = 16000, bins: int = 80) -> dict[str, Any]:
+    """The features that pyannote.audio's settings describe."""
+    refuse(
+        name,
+        settings,
+        used="sample_rate num_mel_bins frame_length frame_shift",
+        unused="task",
+        known={"num_channels": (1,), "dither": (0.0,), "use_energy": (False,), "round_to_power_of_two": (True,)}
+        | {"snip_edges": (True,), "fbank_centering_span": (None,)}
+        | {"window_type": ("hamming", "hanning", "povey", "rectangular", "blackman")},
+    )
+    return {
+        "type": "wespeaker_fbank",
+        "sample_rate": settings.get("sample_rate", rate),
+        "bins": settings.get("num_mel_bins", bins),
+        "frame_length": float(settings.get("frame_length", 25.0)),
+        "frame_shift": float(settings.get("frame_shift", 10.0)),
+        "window": settings.get("window_type", "hamming"),
+    }
+
+
+def recognise(source: Source) -> Recognised | None:
+    """pyannote's `pytorch_model.bin`, or WeSpeaker's own file, of any depth and width. The settings that a file has
+    beside its arrays are its features'; the bins of others are 80, which their arrays must agree with."""
+    shapes = source.shapes
+    before = next((each for each in ("state_dict.resnet.", "resnet.", "") if f"{each}seg_1.weight" in shapes), None)
+    if before is None or f"{before}layer1.0.conv1.weight" not in shapes:
+        return None
+    if f"{before}seg_2.weight" in shapes:
+        raise ValueError(f"{source.path} has two layers behind its statistics, seg_1 and seg_2: the zoo has one.")
+    first, depths = shapes[f"{before}conv1.weight"], []
+    while depth := source.count(f"{before}layer{len(depths) + 1}.{{}}.conv1.weight"):
+        depths.append(depth)
+    width, statistics = shapes[f"{before}seg_1.weight"]
+    bottleneck = f"{before}layer1.0.conv3.weight" in shapes
+    outputs = first[0] * 2 ** (len(depths) - 1) * (4 if bottleneck else 1)
+    bins = statistics // (2 * outputs) * 2 ** (len(depths) - 1)
+    given = source.settings.get("hyper_parameters")
+    settings = given if isinstance(given, dict) else {}
+    frontend = _frontend(str(source.path), settings, source.sample_rate or 16000, bins)
+    network = {"type": "WeSpeaker", "depths": tuple(depths), "width": width, "channels": first[0]}
+    network |= {"bins": frontend["bins"], "bottleneck": bottleneck}
+    entry = Entry(source.path.name, frontend, network, window=WINDOW, paper=PAPER, **ENCODER)
+    published = ENTRIES[0]
+    if (network["depths"], width, first[0], bins) == (DEPTHS["34"], 256, 32, 80):
+        entry = entry.replace(license=published.license, source=published.source)
+    return Recognised(entry, RULES["wespeaker_authors"])
