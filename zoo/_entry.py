@@ -76,9 +76,8 @@ class Entry:
 
     - `frontend`, `network`, `model`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends`, `.networks` or `.models`
       or one that `zoo.register` made known, and its options; a network in a network, as `WeightedLayers` and `XVector`
-      have one, is an option "network" of the same form, and the network for texts that `CLAP` has its option "text". A
-      `Classifier` takes `classes` and `dropout` too, other models
-      have no classes.
+      have one, is an option "network" of the same form, and the network for texts that `CLAP` has is its option "text".
+      A `Classifier` takes `classes` and `dropout` too, other models have no classes.
     - `task`: "multiclass" (softmax over labels), "multilabel" (a sigmoid each); or, without labels, "contrastive"
       (`COLA`, `SimCLR`, `CLAP`) or "embedding" (`Encoder`).
     - `window`: the native length in seconds: what it was trained on, and how long recordings are cut.
@@ -195,7 +194,7 @@ class Entry:
         if layers == "weighted" and network["type"] != "WeightedLayers":
             network = {"type": "WeightedLayers", "network": dict(network)}
         if labels is not None:
-            labels = _checked_labels(labels)
+            labels = checked_labels(labels)
             classes = len(labels) if classes is None else classes
         name = f"{self.name.rpartition('/')[2]}_finetuned" if name is None else name
         known = {"name": self.name, "repo": self.repo, "license": self.license, "paper": self.paper}
@@ -216,7 +215,8 @@ class Entry:
         )
 
 
-def _checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
+def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
+    """The names of classes. Raises ValueError for what has no order, and for names that are none or come twice."""
     if isinstance(labels, set | frozenset | Mapping):
         raise ValueError(
             f"labels are in the order of the head's outputs, which a {type(labels).__name__} has not: give a list, "
