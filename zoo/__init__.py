@@ -29,4 +29,6 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._save import save as save
     from ._weights import arrays as arrays
 
-from . import hear as hear  # behind the hook, for it takes what other libraries bring
+from . import hear as hear  # behind the hook, for these take what other libraries bring
+from . import mteb as mteb
+from . import xares as xares
