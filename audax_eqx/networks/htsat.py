@@ -1,7 +1,7 @@
 """HTS-AT, "A Hierarchical Token-Semantic Audio Transformer for Sound Classification and Detection", Chen et al., 2022,
 arXiv:2202.00874: a Swin Transformer (Liu et al., 2021, arXiv:2103.14030) over a log-mel folded into a square.
 
-    image:  norm(log-mel), each bin by itself -> stretched to 1024 frames -> four quarters, one above the other: 256 x 256
+    image:  norm(log-mel), each bin by itself -> stretched to 1024 frames -> four quarters, one above the other
             image[64 q + bin, t] = log-mel[256 q + t, bin]
     tokens: norm(4x4 patches), 64 x 64 of them
     block:  x + attention in windows of 8x8(norm(x)), then x + contract(gelu(expand(norm(x))))
@@ -41,7 +41,7 @@ EPS = 1e-5  # of the norms outside of the blocks
 
 
 class WindowAttention(eqx.Module):
-    """Attention within each window of `side` x `side` tokens, with a bias by how far apart two tokens are, down and right.
+    """Attention within each window of `side` x `side` tokens, with a bias by how far apart two are, down and right.
 
     Two tokens of one window that `parts` has in different parts do not see each other.
     """
@@ -64,7 +64,9 @@ class WindowAttention(eqx.Module):
     def __call__(
         self, x: Float[Array, "windows tokens width"], separate: np.ndarray | None
     ) -> Float[Array, "windows tokens width"]:
-        query, key, value = (linear(x).reshape(*x.shape[:2], self.heads, -1) for linear in (self.query, self.key, self.value))
+        query, key, value = (
+            linear(x).reshape(*x.shape[:2], self.heads, -1) for linear in (self.query, self.key, self.value)
+        )
         query = query * query.shape[-1] ** -0.5
         scores = jnp.einsum("nqhc,nkhc->nhqk", query, key, preferred_element_type=jnp.float32)
         bias = self.bias.astype(jnp.float32)[_offsets(self.side)].transpose(2, 0, 1)
@@ -114,7 +116,11 @@ class SwinBlock(eqx.Module):
     ) -> Float[Array, "rows columns width"]:
         attention_key, mlp_key = split_key(key, 2)
         side, (rows, columns, width) = self.attention.side, x.shape
-        y = jnp.roll(self.attention_norm(x), (-self.shift, -self.shift), (0, 1)) if self.shift else self.attention_norm(x)
+        y = (
+            jnp.roll(self.attention_norm(x), (-self.shift, -self.shift), (0, 1))
+            if self.shift
+            else self.attention_norm(x)
+        )
         y = y.reshape(rows // side, side, columns // side, side, width).swapaxes(1, 2).reshape(-1, side * side, width)
         y = self.attention(y, _separate(rows, columns, side, self.shift) if self.shift else None)
         y = y.reshape(rows // side, columns // side, side, side, width).swapaxes(1, 2).reshape(x.shape)
@@ -125,7 +131,7 @@ class SwinBlock(eqx.Module):
 
 
 class PatchMerging(eqx.Module):
-    """A linear map of the norm of 2x2 tokens to twice the channels: upper left, lower left, upper right, lower right."""
+    """A linear map of the norm of 2x2 tokens, column by column, to twice the channels."""
 
     norm: LayerNorm
     reduction: Linear
@@ -252,7 +258,6 @@ class HTSAT(AbstractNetwork):
     ) -> tuple[Maps, eqx.nn.State]:
         x, state = self.input_norm(x, state)
         x = _stretched(x, self.image * self.folds)
-        x = _stretched(x.T, self.image // self.folds).T
         image = x.reshape(self.folds, self.image, -1).swapaxes(1, 2).reshape(-1, self.image)
         maps = [self.patch_norm(self.patchify(image[:, :, None]))]
         for stage, stage_key in zip(self.stages, split_key(key, len(self.stages)), strict=True):
@@ -285,7 +290,11 @@ class HTSAT(AbstractNetwork):
 
     def _unfolded(self, x: Float[Array, "rows columns width"]) -> Float[Array, "time freq width"]:
         rows, columns, width = x.shape
-        return x.reshape(self.folds, rows // self.folds, columns, width).swapaxes(1, 2).reshape(-1, rows // self.folds, width)
+        return (
+            x.reshape(self.folds, rows // self.folds, columns, width)
+            .swapaxes(1, 2)
+            .reshape(-1, rows // self.folds, width)
+        )
 
 
 def _check(
@@ -299,12 +308,11 @@ def _check(
             f"window={window}."
         )
     last = patch * 2 ** (len(depths) - 1)
-    folds = image // bins
-    if folds < 1 or image % (last * window) or image // last % folds or image % folds:
+    if image % (last * window) or image % bins or image // last % (image // bins):
         raise ValueError(
             f"HTSAT cuts an image of {image} x {image} into patches of {patch} and these into windows of {window}, in "
             f"{len(depths)} stages, each with half of the tokens of the one before: choose an image of a multiple of "
-            f"{last * window}, and bins, {bins} here, whose pieces of time divide the last stage's tokens."
+            f"{last * window} and of the {bins} bins, and pieces of time that divide the last stage's rows of tokens."
         )
 
 
@@ -315,7 +323,8 @@ def _stretched(x: Float[Array, "size *rest"], size: int) -> Float[Array, "{size}
     if len(x) > size:
         raise ValueError(f"HTSAT takes at most {size} frames, got {len(x)}: cut the clip.")
     places, weights = _taps(len(x), size)
-    y = sum(x.astype(jnp.float32)[place] * weight[:, None] for place, weight in zip(places, weights, strict=True))
+    taps = x.astype(jnp.float32)[places]
+    y = jnp.sum(taps * weights.reshape(*weights.shape, *[1] * (x.ndim - 1)), axis=0)
     return y.astype(x.dtype)
 
 
