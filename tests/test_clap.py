@@ -18,9 +18,10 @@ from safetensors.numpy import load_file, save_file
 import zoo
 from audax_eqx import networks
 from audax_eqx.frontends import CLAPLogMel, LogMel
+from audax_eqx.layers import SwinBlock
 from audax_eqx.models import CLAP, Classifier
 from audax_eqx.networks import HTSAT, RoBERTa
-from audax_eqx.networks.htsat import SwinBlock, _stretched
+from audax_eqx.networks.htsat import _stretched
 from zoo import families
 from zoo.__main__ import main
 from zoo._limits import check_entry

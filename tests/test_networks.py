@@ -63,7 +63,7 @@ NETWORKS = {
     "speech data2vec": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, position_layers=2, drop_path=0.5),
     "speech weighted": lambda key: WeightedLayers(Wav2Vec2(8, 2, 2, **SPEECH, key=key)),
     "beats": functools.partial(BEATs, 8, 2, 2, patch=8, embedding=12, kernel=8, groups=2, drop_path=0.5),
-    "htsat": functools.partial(HTSAT, (2, 1), (2, 2), 4, **SQUARE, drop_path=0.5),
+    "htsat": functools.partial(HTSAT, (2, 1), (2, 2), 4, **SQUARE, drop_path=0.3),
     "xvector": lambda key: XVector(Wav2Vec2(8, 2, 2, **SPEECH, key=key), 8, widths=(8,) * 5, key=key),
 }
 STEPS = {  # of the feature map, by frames
