@@ -112,9 +112,7 @@ class Best:
         chosen = self._chosen(np.asarray(estimates)[: len(block)])
         rows = block[chosen].astype(np.float64)
         with np.errstate(invalid="ignore"):  # of infinite rows, whose cosines are NaN
-            lengths = np.sqrt(
-                np.sum(np.square(rows), axis=1)
-            )  # a row's numbers in one order: equal rows, equal cosines
+            lengths = np.sqrt(np.sum(np.square(rows), axis=1))  # NumPy adds each row alike: equal rows tie
             cosines = np.sum(rows * self.query, axis=1) / np.where(lengths == 0.0, 1.0, lengths)
         known = ~np.isnan(cosines)
         self.waiting.append((self.rows + chosen[known], cosines[known]))
@@ -135,9 +133,8 @@ class Best:
 
     def sort(self) -> None:
         """Leaves the k highest of what has come."""
-        numbers, cosines = (
-            np.concatenate(parts) for parts in zip((self.numbers, self.cosines), *self.waiting, strict=True)
-        )
+        parts = [(self.numbers, self.cosines), *self.waiting]
+        numbers, cosines = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(-cosines, kind="stable")[: self.k]
         self.numbers, self.cosines, self.waiting = numbers[order], cosines[order], []
 
@@ -174,7 +171,8 @@ def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
             clip = load(str(name))
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"{rows.path} holds rows of the model {name!r}, and what made them has to be given ({error})"
+                f"{rows.path} holds rows of the model {name!r}, which does not load by this name: give the model, "
+                f"--model FOLDER in the shell. {error}"
             ) from None
     if fingerprint(clip) != weights:
         remedy = "give that one, or none to have it loaded" if given else "give the model that made them"

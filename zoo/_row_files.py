@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -122,9 +123,8 @@ class Parquet:
         if not (lists and types.is_floating(kind.value_type)):
             raise ValueError(f"{self.path} has embeddings of the type {kind}: lists of float32 are searched.")
         valid = column.drop_null()
-        for length in (
-            valid.value_lengths().unique().to_pylist() if hasattr(valid, "value_lengths") else [kind.list_size]
-        ):
+        fixed = types.is_fixed_size_list(kind)
+        for length in [kind.list_size] if fixed else valid.value_lengths().unique().to_pylist():
             _check_width(self.path, length, width)
         rows = valid.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(valid), width)
         if len(valid) == len(column):
@@ -143,20 +143,17 @@ class Npz:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self.names = [name.removesuffix(".npy") for name in archive.namelist()]
-            _check_names(path, self.names)
-            with self._array("embeddings") as (_, shape, dtype):
-                if len(shape) != 2 or dtype.kind != "f":
-                    raise ValueError(f"its embeddings are {dtype} of the shape {shape}, and not rows of floats")
-            self.rows, self.width = shape
-            for name in ("files", *(name for name in TIMES if name in self.names)):
-                with self._array(name) as (_, shape, dtype):
-                    if shape != (self.rows,) or dtype.kind != ("U" if name == "files" else "f"):
-                        raise ValueError(f"its {name} are {dtype} of the shape {shape}, beside {self.rows} embeddings")
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
-            raise ValueError(f"{path} is no .npz of embeddings ({error}): audax-zoo embed writes one.") from None
+        with self._archive() as archive:
+            self.names = [name.removesuffix(".npy") for name in archive.namelist()]
+        _check_names(path, self.names)
+        with self._array("embeddings") as (_, shape, dtype):
+            if len(shape) != 2 or dtype.kind != "f":
+                raise ValueError(f"its embeddings are {dtype} of the shape {shape}, and not rows of floats")
+        self.rows, self.width = shape
+        for name in ("files", *(name for name in TIMES if name in self.names)):
+            with self._array(name) as (_, shape, dtype):
+                if shape != (self.rows,) or dtype.kind != ("U" if name == "files" else "f"):
+                    raise ValueError(f"its {name} are {dtype} of the shape {shape}, beside {self.rows} embeddings")
 
     def blocks(self, width: int, size: int) -> Iterator[Block]:
         _check_width(self.path, self.width, width)
@@ -185,13 +182,23 @@ class Npz:
                 count = min(size, shape[0] - start)
                 content = file.read(count * row)
                 if len(content) < count * row:
-                    raise ValueError(f"{self.path} ends in the middle of its {name}: write it again.")
+                    raise ValueError(f"its {name} end too early")
                 yield np.frombuffer(content, dtype).reshape(count, *shape[1:])
+
+    @contextlib.contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
+        """The file as an archive. What goes wrong with it meanwhile is raised as ValueError, in one sentence."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                yield archive
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+            fault = str(error).rstrip(".")
+            raise ValueError(f"{self.path} is no .npz of embeddings ({fault}): audax-zoo embed writes one.") from None
 
     @contextlib.contextmanager
     def _array(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
         """An array's bytes from its first number on, its shape and its type."""
-        with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as file:
+        with self._archive() as archive, archive.open(f"{name}.npy") as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, transposed, dtype = read(file)
