@@ -18,7 +18,7 @@ import soundfile
 import zoo
 from zoo import _matches
 from zoo.__main__ import main
-from zoo._matches import nearest
+from zoo._matches import is_words, nearest
 from zoo._row_files import Place, RowFiles
 from zoo._rows import Part, path_of, table, utf8, write
 
@@ -271,6 +271,30 @@ def test_the_model_of_the_corpus_is_loaded_by_its_name(tmp_path, monkeypatch, so
     assert main(["embed", str(sound), "-o", "out", "--each", "window"]) == 0
     matches = zoo.search("out", sound, k=2)
     assert matches == zoo.search("out", sound, zoo.load("resnet_esc10"), k=2) and matches[0].file == str(sound)
+
+
+def test_words_find_their_sounds(capsys, shared, tmp_path):
+    """The rows are what transformers makes of texts and of a sound; one text then is the query."""
+    folder = shared / "oracles" / "clap_unfused"
+    golden = np.load(folder / "golden.npz")
+    parquet(tmp_path / "out", np.concatenate([golden["audio_full"][None], 3 * golden["text"]]).astype(np.float32))
+    order, cosines = sorted_by_cosine(np.concatenate([golden["audio_full"][None], golden["text"]]), golden["text"][1])
+    words = str(golden["texts"][1])
+    matches = zoo.search(tmp_path / "out", words, zoo.load(folder))
+    assert order[0] == 2 and [int(match.start) for match in matches] == order
+    assert [match.similarity for match in matches] == pytest.approx(cosines, abs=1e-5)
+    assert main(["search", str(tmp_path / "out"), words, "-k", "1", "--csv", "--model", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split(",")[1] == "2.000"
+
+
+def test_words_need_a_model_of_words(here, model):
+    with pytest.raises(ValueError, match="tiny has no words: texts need a model of sounds and words"):
+        zoo.search("out", "rain on a tent", zoo.load(model))
+
+
+@pytest.mark.parametrize("text", ["rain on a tent", "0.5 s", "e.g. a dog", "data", "x" * 5000, "Regen, \u96e8", "a\0b"])
+def test_what_is_no_path_is_words(here, text):
+    assert is_words(text) and not is_words("data/0.wav")
 
 
 def test_another_model_is_refused(here, model, tmp_path):

@@ -60,10 +60,10 @@ def search(
     """
     if k < 1:
         raise ValueError(f"search takes k of at least 1, got {k}.")
-    words = _is_words(query)
+    words = is_words(query)
     rows = RowFiles(folder)
     clip = _model(rows, clip)
-    vector = _of_words(clip, query) if words else _of_sound(clip, query, rows.note or {})
+    vector = np.asarray(clip.embed_text(query))[0] if words else _of_sound(clip, query, rows.note or {})
     numbers, similarities = nearest(rows, vector, int(k))
     places = rows.places(numbers)
     return [Match(*place, similarity) for place, similarity in zip(places, similarities, strict=True)]
@@ -139,7 +139,7 @@ class Best:
         self.numbers, self.cosines, self.waiting = numbers[order], cosines[order], []
 
 
-def _is_words(query: Any) -> bool:
+def is_words(query: Any) -> bool:
     """Whether a query is a text. Raises ValueError for a path of no file, and TypeError for what is no query."""
     if not is_source(query):
         raise TypeError(f"A query is a text, or a recording as zoo.read takes it, got a {type(query).__name__}.")
@@ -180,15 +180,6 @@ def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
             f"{rows.path} holds rows of the model {name!r}, with other weights than {clip.entry.name} has: {remedy}."
         )
     return clip
-
-
-def _of_words(clip: Pretrained, words: str) -> Float[np.ndarray, " width"]:
-    texts: Any = clip
-    if not hasattr(texts, "embed_text"):
-        raise ValueError(
-            f"{clip.entry.name} has heard sounds and no words: search by a recording, or use clap_unfused."
-        )
-    return np.asarray(texts.embed_text([words]), np.float32)[0]
 
 
 def _of_sound(clip: Pretrained, source: Any, note: dict[str, Any]) -> Float[np.ndarray, " width"]:

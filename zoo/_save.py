@@ -111,7 +111,11 @@ def _write(folder: pathlib.Path, texts: Mapping[str, str], tensors: Mapping[str,
     """All files, or none."""
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        paths = {file: stack.enter_context(atomic(folder / file)) for file in (*FILES, TOKENIZER) if file in texts or file in tensors}
+        paths = {
+            file: stack.enter_context(atomic(folder / file))
+            for file in (*FILES, TOKENIZER)
+            if file in texts or file in tensors
+        }
         for file, text in texts.items():
             paths[file].write_text(text, encoding="utf-8")
         for file, content in tensors.items():
