@@ -184,7 +184,8 @@ def test_blocks_are_full_across_parts_and_the_rows_are_those_of_one_table(tmp_pa
     ]
 
 
-def test_a_large_part_is_read_piece_by_piece(tmp_path):
+def test_a_large_part_is_read_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo._row_files.SMALL", 1 << 20)
     rows = np.zeros((60_000, 256), np.float32)
     rows[:] = np.random.default_rng(7).normal(size=256)
     files = parquet(tmp_path, rows, parts=1)
@@ -192,6 +193,17 @@ def test_a_large_part_is_read_piece_by_piece(tmp_path):
     for _ in files.blocks(256, 1000):
         highest = max(highest, pyarrow.total_allocated_bytes() - before)
     assert 0 < highest < rows.nbytes / 5
+
+
+def test_few_parts_are_read_ahead(tmp_path):
+    rows = np.zeros((40_000, 64), np.float32)
+    rows[:] = np.random.default_rng(9).normal(size=64)
+    files, ours = parquet(tmp_path, rows, parts=100), []
+    before = pyarrow.total_allocated_bytes()
+    for block in files.blocks(64, 1000):
+        ours.append(pyarrow.total_allocated_bytes() - before)
+        del block
+    assert len(ours) == 40 and 0 < max(ours) < rows.nbytes / 5
 
 
 def test_single_files_hold_what_the_corpus_does(here):

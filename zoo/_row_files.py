@@ -5,6 +5,8 @@ such file; or an .npz. A row is known by its number: row 0 is the first one of t
 """
 
 import bisect
+import collections
+import concurrent.futures
 import contextlib
 import itertools
 import math
@@ -23,6 +25,7 @@ from ._files import parse_json, read_text
 from ._rows import import_parquet, path_of
 
 BUFFER = 1 << 20  # bytes of a Parquet file that are read at a time
+THREADS, SMALL = 4, 1 << 27  # that read ahead, each one piece of up to so many bytes
 PICKED = 1 << 14  # rows of names or times of an .npz that are read at a time
 TIMES = "starts", "ends"
 Block = Float[np.ndarray, "_rows _width"]
@@ -34,6 +37,13 @@ class Place(NamedTuple):
     file: str
     start: float | None
     end: float | None
+
+
+class Piece(NamedTuple):
+    """Neighbouring rows of a file, of about so many bytes, in blocks."""
+
+    size: int
+    blocks: Iterator[Block]
 
 
 class RowFiles:
@@ -58,7 +68,7 @@ class RowFiles:
         """
         waiting: list[np.ndarray] = []
         room = size
-        for rows in itertools.chain.from_iterable(file.blocks(width, size) for file in self.files):
+        for rows in _ahead(piece for file in self.files for piece in file.pieces(width, size)):
             while len(rows):
                 waiting.append(rows[:room])
                 rows, room = rows[room:], room - len(waiting[-1])
@@ -86,18 +96,24 @@ class Parquet:
         self.path, self.faults = path, (OSError, self.arrow.ArrowException)
         try:
             with self.parquet.ParquetFile(path) as file:
-                groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+                groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+                counts, self.sizes = [each.num_rows for each in groups], [each.total_byte_size for each in groups]
                 self.names = file.schema_arrow.names
         except self.faults as error:
             raise self._broken(error) from None
         _check_names(path, self.names)
-        self.starts = _starts(groups)
+        self.starts = _starts(counts)
         self.rows = self.starts[-1]
 
-    def blocks(self, width: int, size: int) -> Iterator[Block]:
+    def pieces(self, width: int, size: int) -> Iterator[Piece]:
+        """A piece for each row group."""
+        for group, count in enumerate(self.sizes):
+            yield Piece(count, self._blocks(group, width, size))
+
+    def _blocks(self, group: int, width: int, size: int) -> Iterator[Block]:
         try:
             with self.parquet.ParquetFile(self.path, buffer_size=BUFFER) as file:
-                for batch in file.iter_batches(size, columns=["embeddings"]):
+                for batch in file.iter_batches(size, row_groups=[group], columns=["embeddings"]):
                     yield self._matrix(batch.column(0), width)
         except self.faults as error:
             raise self._broken(error) from None
@@ -155,10 +171,11 @@ class Npz:
                 if shape != (self.rows,) or dtype.kind != ("U" if name == "files" else "f"):
                     raise ValueError(f"its {name} are {dtype} of the shape {shape}, beside {self.rows} embeddings")
 
-    def blocks(self, width: int, size: int) -> Iterator[Block]:
+    def pieces(self, width: int, size: int) -> Iterator[Piece]:
+        """One piece, for bytes are bytes."""
         _check_width(self.path, self.width, width)
-        for block in self._read("embeddings", size):
-            yield block.astype(np.float32, copy=False)
+        blocks = (block.astype(np.float32, copy=False) for block in self._read("embeddings", size))
+        yield Piece(4 * self.rows * width, blocks)
 
     def places(self, rows: Sequence[int]) -> list[Place]:
         """Of rows that are sorted."""
@@ -205,6 +222,25 @@ class Npz:
             if transposed and len(shape) > 1:
                 raise ValueError(f"its {name} lie column by column")
             yield file, shape, dtype
+
+
+def _ahead(pieces: Iterable[Piece]) -> Iterator[Block]:
+    """All blocks in order. Threads read small pieces whole, a few ahead: to decode Parquet takes longer than to compare
+    the rows, and a thread decodes one row group."""
+    threads = min(os.cpu_count() or 1, THREADS)
+    waiting: collections.deque[Iterator[Block] | concurrent.futures.Future[list[Block]]] = collections.deque()
+
+    def first() -> Iterable[Block]:
+        piece = waiting.popleft()
+        return piece.result() if isinstance(piece, concurrent.futures.Future) else piece
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for piece in pieces:
+            waiting.append(piece.blocks if piece.size > SMALL else pool.submit(list, piece.blocks))
+            if len(waiting) > threads:
+                yield from first()
+        while waiting:
+            yield from first()
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
