@@ -19,7 +19,7 @@ import zoo
 from zoo import _matches
 from zoo.__main__ import main
 from zoo._matches import is_words, nearest
-from zoo._row_files import Place, RowFiles
+from zoo._row_files import THREADS, Piece, Place, RowFiles, ahead
 from zoo._rows import Part, path_of, table, utf8, write
 
 RATE = 8000
@@ -151,6 +151,13 @@ def test_rows_of_any_size_count_by_their_direction(tmp_path):
     assert dict(zip(numbers, similarities, strict=True))[12] == 0.0
 
 
+def test_a_length_that_float32_loses_does_not_make_a_row_win(tmp_path):
+    rows = np.full((2, 64), 9e-20, np.float32)  # whose squares float32 takes for 0
+    rows[0, 0], rows[1] = 2e-19, 0.0
+    rows[1, :2] = 0.5, 0.9
+    assert nearest(parquet(tmp_path, rows, parts=1), np.eye(64, dtype=np.float32)[0], 1)[0] == [1]
+
+
 def test_rows_with_nan_or_infinity_never_come(tmp_path):
     rows = np.ones((6, 4), np.float32)
     rows[1, 2], rows[2, 0], rows[4] = np.nan, np.inf, -np.inf
@@ -195,15 +202,22 @@ def test_a_large_part_is_read_piece_by_piece(tmp_path, monkeypatch):
     assert 0 < highest < rows.nbytes / 5
 
 
-def test_few_parts_are_read_ahead(tmp_path):
-    rows = np.zeros((40_000, 64), np.float32)
-    rows[:] = np.random.default_rng(9).normal(size=64)
-    files, ours = parquet(tmp_path, rows, parts=100), []
-    before = pyarrow.total_allocated_bytes()
-    for block in files.blocks(64, 1000):
-        ours.append(pyarrow.total_allocated_bytes() - before)
-        del block
-    assert len(ours) == 40 and 0 < max(ours) < rows.nbytes / 5
+def test_few_pieces_are_read_ahead_and_large_ones_not_at_all():
+    begun, read = [], []
+
+    def blocks(number):
+        read.append(number)
+        yield np.full((1, 1), number, np.float32)
+
+    def pieces():
+        for number in range(50):
+            begun.append(number)
+            yield Piece(1 << 40 if number == 2 else 1, blocks(number))
+
+    values = ahead(pieces())
+    assert [next(values).item() for _ in range(2)] == [0, 1]
+    assert len(begun) <= 2 + THREADS and 2 not in read
+    assert [block.item() for block in values] == list(range(2, 50)) and sorted(read) == begun
 
 
 def test_single_files_hold_what_the_corpus_does(here):

@@ -68,7 +68,7 @@ class RowFiles:
         """
         waiting: list[np.ndarray] = []
         room = size
-        for rows in _ahead(piece for file in self.files for piece in file.pieces(width, size)):
+        for rows in ahead(piece for file in self.files for piece in file.pieces(width, size)):
             while len(rows):
                 waiting.append(rows[:room])
                 rows, room = rows[room:], room - len(waiting[-1])
@@ -224,7 +224,7 @@ class Npz:
             yield file, shape, dtype
 
 
-def _ahead(pieces: Iterable[Piece]) -> Iterator[Block]:
+def ahead(pieces: Iterable[Piece]) -> Iterator[Block]:
     """All blocks in order. Threads read small pieces whole, a few ahead: to decode Parquet takes longer than to compare
     the rows, and a thread decodes one row group."""
     threads = min(os.cpu_count() or 1, THREADS)

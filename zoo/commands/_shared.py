@@ -193,7 +193,9 @@ def add_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", metavar="LABEL,LABEL", help="what to tell apart, in words, for a model that has them: clap_unfused"
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="made of each label of --labels (default: This is a sound of {}.)")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="made of each label of --labels (default: This is a sound of {}.)"
+    )
 
 
 def check_labels(options: argparse.Namespace) -> None:
