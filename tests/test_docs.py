@@ -15,13 +15,14 @@ import jax
 import numpy as np
 import pages
 import pytest
+import soundfile
 
 import zoo
 from audax_eqx import lora
 from train import __main__ as trainer
 from zoo.__main__ import _parser
 
-RUN = {"index", "concepts", "zoo", "features", "frontends", "finetuning", "serving", "publishing", "training"}
+RUN = {"index", "concepts", "zoo", "features", "frontends", "finetuning", "serving", "search", "publishing", "training"}
 ELSEWHERE = {"scale"}  # in test_cluster.py, on a Ray of its own
 PAGES = [pages.README, *pages.DOCS]
 
@@ -211,6 +212,21 @@ def test_serving(after):
     light, logits = after["Half precision"]["light"], after["Half precision"]["logits"]
     assert {leaf.dtype.name for leaf in arrays(light.model.network)} == {"bfloat16"} and logits.dtype == np.float32
     assert 0 < np.abs(jax.nn.softmax(logits) - wanted[0]).max() < 0.05
+
+
+@of("search")
+def test_search(after):
+    names = after["Apply it"]
+    assert names["matches"][0].file == "recordings/3.wav" and len(names["matches"]) == 8
+    assert names["matches"][0].similarity == pytest.approx(1.0, abs=1e-3)  # the same second, resampled in a cut
+    wave, _ = soundfile.read("match_0.wav")
+    assert len(wave) == names["rate"]
+    assert len(names["labels"]) == 8 + 2 * 3
+    assert {row[0] for row in names["found"]} == {"recordings/2.wav", "recordings/3.wav"} and len(names["found"]) == 10
+    saved, (places, rows) = zoo.load("rain_or_clock"), next(names["blocks"]())
+    (result,) = zoo.tag(saved, [places[0][0]], each="window")
+    np.testing.assert_allclose(result.values, names["classifier"].predict_proba(rows[:5]), atol=1e-4)
+    assert saved.labels == ("clock", "rain")
 
 
 def test_publishing(tmp_path):
