@@ -34,9 +34,10 @@ MAPS |= {
     "ast_base 1 x 10.24 s": ("ast_base", (1, 1024, 128)),
     "whisper_base 1 x 30 s": ("whisper_base", (1, 3000, 80)),
     "wav2vec2_base 1 x 10 s": ("wav2vec2_base", (1, 160000)),  # from the wave on: its frontend learns
+    "clap audio tower 1 x 10 s": ("htsat_tiny", LONG),
 }
 SHAPES = dict(reversed(MAPS.values()))  # each network's first shape
-COMPILED = dict.fromkeys(SHAPES, 10) | {"efficientnet_b7": 60}
+COMPILED = dict.fromkeys(SHAPES, 10) | {"efficientnet_b7": 60, "htsat_tiny": 15}
 TARGETS = dict.fromkeys(list(WAVES)[1:], 0.7) | dict.fromkeys(MAPS, 1.0) | {"LEAF 64 filters 5 s": 0.4}
 TARGETS |= {"efficientnet_b0 1 x 10 s": 0.7, "efficientnet_b0 8 x 5 s": 1.2}
 FIRST = """
@@ -155,6 +156,8 @@ def peers():
                 decoder_attention_heads=8,
             )
             return transformers.WhisperModel(config).encoder.eval()
+        if name == "htsat_tiny":
+            return transformers.ClapAudioModel(transformers.ClapAudioConfig()).eval()
         return timm.create_model(name, in_chans=1, num_classes=0).eval()
 
     def shaped(name, shape):

@@ -16,7 +16,7 @@ from zoo.families.audax import transposed
 from zoo.families.ced import steps
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "checkpoints.json").read_text())
-SPEECH = ("speech", "whisper")  # of which tests/test_speech.py knows the keys
+SPEECH = ("speech", "whisper", "clap")  # of which tests/test_speech.py and tests/test_clap.py know the keys
 ENTRIES = tuple(entry for entry in families.entries().values() if entry.checkpoint.table not in SPEECH)
 TABLES = {entry.checkpoint.table: families.rules(entry.checkpoint.table) for entry in ENTRIES}
 OTHERS = tuple(  # repos that describe themselves

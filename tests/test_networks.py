@@ -12,6 +12,7 @@ import pytest
 import test_ast
 import test_beats
 import test_ced
+import test_clap
 import test_cnn
 import test_convnext
 import test_ecapa
@@ -29,6 +30,7 @@ from audax_eqx.networks import (
     CED,
     CNN,
     ECAPA,
+    HTSAT,
     BEATs,
     ConvNeXt,
     EfficientNet,
@@ -45,6 +47,7 @@ from audax_eqx.networks import (
 BINS = 24
 SEVEN = ((1, 1, 1, 1, 1, 1, 1), (4, 4, 4, 4, 4, 4, 4, 4))  # residual at the first, fifth and last block
 SPEECH = {"bins": BINS, "kernel": 8, "groups": 2}
+SQUARE = {"bins": BINS, "frames": 33, "image": 48, "patch": 4, "window": 3}
 NETWORKS = {
     "convnext": functools.partial(ConvNeXt, (1, 0, 0, 1), (4, 4, 4, 8), input_norm=BINS, drop_path=0.5),
     "resnet basic": functools.partial(ResNet, (1, 1), (4, 8)),
@@ -64,6 +67,7 @@ NETWORKS = {
     "speech data2vec": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, position_layers=2, drop_path=0.5),
     "speech weighted": lambda key: WeightedLayers(Wav2Vec2(8, 2, 2, **SPEECH, key=key)),
     "beats": functools.partial(BEATs, 8, 2, 2, patch=8, embedding=12, kernel=8, groups=2, drop_path=0.5),
+    "htsat": functools.partial(HTSAT, (2, 1), (2, 2), 4, **SQUARE, drop_path=0.3),
     "xvector": lambda key: XVector(Wav2Vec2(8, 2, 2, **SPEECH, key=key), 8, widths=(8,) * 5, key=key),
 }
 STEPS = {  # of the feature map, by frames
@@ -80,11 +84,12 @@ STEPS = {  # of the feature map, by frames
     "whisper": {1: 1, 33: 17, 3000: 1500},
     "speech": {1: 1, 33: 33, 3000: 3000},
     "beats": {1: 1, 33: 4, 3000: 375},
+    "htsat": {1: 12, 33: 12},  # which stretches the frames, and takes no more than 96
     "xvector": {1: 1, 33: 19, 3000: 2986},
 }
 LAYERS = {"convnext": 4, "resnet": 2, "efficientnet": 8, "ast": 3, "ced": 3, "cnn": 2, "panns": 3, "mobilenet": 8}
-LAYERS |= {"ecapa": 5, "wespeaker": 2, "whisper": 3, "speech": 3, "beats": 3, "xvector": 3}
-NORMS = ("ast", "ced", "speech large")  # have one between the last layer and the feature map
+LAYERS |= {"ecapa": 5, "wespeaker": 2, "whisper": 3, "speech": 3, "beats": 3, "xvector": 3, "htsat": 3}
+NORMS = ("ast", "ced", "htsat", "speech large")  # have one between the last layer and the feature map
 STATELESS = ("ast", "whisper", "speech", "beats", "xvector")
 DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "ecapa", "speech weighted", "xvector")
 DROPS_NOTHING += ("wespeaker", "wespeaker bottleneck")
@@ -139,6 +144,10 @@ def train(network, state, x, keys):
 def test_any_number_of_frames(name, frames):
     network, state = seeded(name)
     x = noise(frames, BINS)
+    if frames not in STEPS[name.split()[0]]:
+        with pytest.raises(ValueError, match=f"got {frames}"):
+            embed(network, state, x)
+        return
     y, _ = embed(network, state, x)
     assert y.shape == (network.width,)
     assert np.all(np.isfinite(y)) and 0.01 < np.abs(y).max() < 100
@@ -329,6 +338,7 @@ def test_every_variant_is_counted():
         test_ast,
         test_beats,
         test_ced,
+        test_clap,
         test_cnn,
         test_convnext,
         test_ecapa,

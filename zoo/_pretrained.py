@@ -111,15 +111,16 @@ class Pretrained(eqx.Module):
         """The clip's embedding: what the network makes of it."""
         return _embedding(self, self._checked(wave, sample_rate))
 
-    def embed_text(self, texts: str | Iterable[str]) -> Float[Array, "texts width"]:
-        """The embeddings of texts, in the space of `embed(wave)` and of length 1: their products with that are cosines.
+    def embed_text(self, texts: Any) -> Float[Array, "texts width"]:
+        """The embeddings of a text or of a list of texts, in the space of `embed(wave)` and of length 1: the products
+        of both are cosines. One text has one row. Of a text with too many tokens the first count.
 
-        One text has one row. Of a text with too many tokens the first count. Raises ValueError for a model without
-        words, and TypeError or ValueError for what are no texts, for none and for empty ones.
+        Raises ValueError for a model without words, and TypeError or ValueError for what are no texts, for none and for
+        empty ones.
         """
         return embed_texts(self.model, self.entry, texts)
 
-    def zero_shot(self, labels: Iterable[str], prompt: str = "This is a sound of {}.") -> "Pretrained":
+    def zero_shot(self, labels: Iterable[Any], prompt: str = "This is a sound of {}.") -> "Pretrained":
         """A classifier for labels in words: `clip.zero_shot(["dog", "rain"]).top(wave)`.
 
         Its probabilities are the softmax of the scaled cosines of a wave's embedding with those of the texts that

@@ -78,7 +78,7 @@ def embed_texts(model: Any, entry: Entry, texts: Any) -> Float[Array, "texts wid
 
 
 def zero_shot(
-    model: Any, state: eqx.nn.State, entry: Entry, labels: Iterable[str], prompt: str
+    model: Any, state: eqx.nn.State, entry: Entry, labels: Iterable[Any], prompt: str
 ) -> tuple[Classifier, eqx.nn.State, Entry]:
     """A classifier for labels in words: its head has the embeddings of the texts that `prompt` makes of them."""
     _check_words(model, entry)

@@ -44,8 +44,8 @@ class CLAPLogMel(AbstractFrontend):
     def __check_init__(self):
         if self.max_samples <= self.n_fft // 2:
             raise ValueError(
-                f"CLAPLogMel reflects n_fft // 2 = {self.n_fft // 2} samples at the ends of {self.max_samples} samples: "
-                "give more seconds."
+                f"CLAPLogMel reflects n_fft // 2 = {self.n_fft // 2} samples at the ends of {self.max_samples} "
+                "samples: give more seconds."
             )
 
     @property

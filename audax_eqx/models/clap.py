@@ -1,5 +1,5 @@
-"""CLAP, "Large-scale Contrastive Language-Audio Pretraining with Feature Fusion and Keyword-to-Caption Augmentation", Wu
-et al., 2022, arXiv:2211.06687: two towers whose vectors of length 1 lie close together where a text fits a sound.
+"""CLAP, "Large-scale Contrastive Language-Audio Pretraining with Feature Fusion and Keyword-to-Caption Augmentation",
+Wu et al., 2022, arXiv:2211.06687: two towers whose vectors of length 1 lie close together where a text fits a sound.
 
     logits of a sound for texts = exp(logit scale) cosine(network(frontend(wave)), text(tokens))
 """

@@ -111,5 +111,3 @@ class RoBERTa(eqx.Module):
         for block in self.blocks:
             x = block(x, length=length)
         return x
-
-
