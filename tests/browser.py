@@ -25,9 +25,8 @@ PATIENCE = 60  # seconds
 class Page:
     """One tab. `requests` are the addresses that it has asked for."""
 
-    def __init__(self, address):
-        self.socket = connect(address, max_size=None)
-        self.count, self.requests = 0, []
+    def __init__(self, socket):
+        self.socket, self.count, self.requests = socket, 0, []
         for domain in ("Page", "Runtime", "Network", "DOM"):
             self.call(f"{domain}.enable")
 
@@ -104,9 +103,8 @@ def browser(folder):
         with connect(whole) as socket:
             socket.send(json.dumps({"id": 1, "method": "Target.createTarget", "params": {"url": "about:blank"}}))
             target = json.loads(socket.recv(timeout=PATIENCE))["result"]["targetId"]
-        page = Page(f"{whole.partition('/devtools/')[0]}/devtools/page/{target}")
-        with page.socket:
-            yield page
+        with connect(f"{whole.partition('/devtools/')[0]}/devtools/page/{target}", max_size=None) as socket:
+            yield Page(socket)
     finally:
         process.terminate()
         process.wait(PATIENCE)

@@ -20,7 +20,7 @@ from ._pretrained import Pretrained
 from ._result import Result
 
 COLUMNS = 2000  # of the picture, whatever the file's length
-OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # for all kinds of sight
+INK, ORANGE, PALE = "#334155", "#E69F00", "#FBE5B8"  # orange beside blue is for all kinds of sight
 
 
 class Picture(NamedTuple):
@@ -43,9 +43,11 @@ def plot(
     _draw_log_mel(above, picture(result.source, result.duration, clip, channel), result.duration)
     name = pathlib.Path(result.source).name.encode("utf-8", "backslashreplace").decode()
     above.set_title(f"{name}, {clip.entry.name}", parse_math=False)  # dollar signs are themselves
-    rows = labels[::-1]
+    rows, events = labels[::-1], [event for event in events if event.label in labels]
     colors = {label: f"C{(row + 1) % 10}" for row, label in enumerate(rows)}
-    image = _draw_scores(below, result, clip.labels, rows, events, above, colors)
+    for event in events:
+        above.axvspan(event.start, event.end, color=colors[event.label], alpha=0.3, linewidth=0)
+    image = _draw_scores(below, result, clip.labels, rows, events, colors)
     figure.colorbar(image, ax=below, label="score")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in another script is drawn as boxes
@@ -64,14 +66,14 @@ def panels(
     top, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=heights)
     edges = np.linspace(0, result.duration, len(drawn.wave) + 1)
     loudest = max(float(np.abs(drawn.wave).max()), 1e-3)
-    top.fill_between(edges[:-1], *drawn.wave.T, step="post", color="#334155", linewidth=0.5)
+    for event in (events := list(events)):
+        top.axvspan(event.start, event.end, color=PALE, linewidth=0)
+    top.fill_between(edges[:-1], *drawn.wave.T, step="post", color=INK, linewidth=0.5)
     top.set(yticks=(), ylim=(-1.05 * loudest, 1.05 * loudest), ylabel="wave")
     top.spines[["top", "left", "right"]].set_visible(False)
     _draw_log_mel(middle, drawn, result.duration)
     shown = [label if len(label) <= 18 else f"{label[:17]}…" for label in labels] if narrow else labels
-    rows = labels[::-1]
-    colors = {label: OKABE_ITO[row % len(OKABE_ITO)] for row, label in enumerate(labels)}
-    image = _draw_scores(below, result, names, rows, events, top, colors)
+    image = _draw_scores(below, result, names, labels[::-1], events, dict.fromkeys(labels, ORANGE))
     below.set_yticks(below.get_yticks(), shown[::-1], parse_math=False)
     beside = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 12, "pad": 0.01}
     bar = figure.colorbar(image, ax=below, label="score", **beside).ax
@@ -104,19 +106,17 @@ def _draw_log_mel(axes: Axes, drawn: Picture, seconds: float) -> None:
 
 
 def _draw_scores(
-    axes: Axes, result: Result, names: tuple[str, ...], rows: list[str], events: Iterable[Event], shaded: Axes,
-    colors: dict[str, str],
-) -> Any:  # fmt: skip
-    """Draws the scores of `rows`, from below, over time, and events in the colours of their labels; gives the image."""
+    axes: Axes, result: Result, names: tuple[str, ...], rows: list[str], events: list[Event], colors: dict[str, str]
+) -> Any:
+    """Draws the scores of `rows`, from below, over time, and frames events in colours by label; gives the image."""
     edges, scores = timeline(result)
     shown = scores[:, [names.index(label) for label in rows]].T
     image = axes.pcolormesh(edges, np.arange(len(rows) + 1), shown, vmin=0, vmax=1, cmap="Blues")
     for event in events:
         if event.label in rows:
-            row = rows.index(event.label)
-            color, seconds = colors[event.label], event.end - event.start
-            shaded.axvspan(event.start, event.end, color=color, alpha=0.3, linewidth=0)
-            axes.add_patch(Rectangle((event.start, row), seconds, 1, fill=False, edgecolor=color, linewidth=2))
+            corner, seconds = (event.start, rows.index(event.label)), event.end - event.start
+            frame = Rectangle(corner, seconds, 1, fill=False, edgecolor=colors[event.label], linewidth=2)
+            axes.add_patch(frame)
     axes.set(xlabel="seconds", xlim=(0, result.duration))
     axes.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
     return image

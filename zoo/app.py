@@ -13,6 +13,7 @@ import functools
 import html
 import importlib
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ POLICY = (
 )
 HINT = "Here come the names of what is in it, their scores over time, and the events."
 CSS = """
-.gradio-container { max-width: min(1240px, 100vw) !important; margin: auto; }
+.gradio-container { width: 100%; max-width: min(1240px, 100vw) !important; margin: auto; }
 #notice { min-height: 2.5em; padding-top: 0.4em; }
 #picture .image-container { padding-top: 2.2em; }
 #notice .fault { color: #b91c1c; font-weight: 600; }
@@ -110,8 +111,8 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
                             label="Labels", num_top_classes=TOP, show_heading=False, min_width=300, elem_id="labels"
                         )
                         events = gradio.Dataframe(
-                            label="Events, in seconds", headers=["from", "to", "label", "score"], datatype="str", buttons=[],
-                            interactive=False, max_height=240, min_width=300, elem_id="events",
+                            label="Events, in seconds", headers=["from", "to", "label", "score"], datatype="str",
+                            buttons=[], interactive=False, max_height=240, min_width=300, elem_id="events",
                         )  # fmt: skip
                     image = gradio.Image(
                         label="Over time", buttons=["download", "fullscreen"], format="png", elem_id="picture",
@@ -133,31 +134,40 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
 
 
 def serve(
-    page: Any,
+    model: str | os.PathLike = DEFAULT,
     *,
+    models: Sequence[str] | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     max_size: float = 50,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serves the page until a signal ends it, to this machine alone unless `host` is another of its addresses.
+    """Serves the page that `build` makes until a signal ends it, to this machine alone unless `host` is another of its
+    addresses.
 
     Files of more than `max_size` MB are refused. All that visitors leave lies in a temporary folder that goes when the
-    call ends. `ready` is called with the address once there is an answer. Raises ValueError for numbers that make no sense,
-    and OSError for a port that cannot be had.
+    call ends. `ready` is called with the address once there is an answer. Raises what `build` raises, ValueError for
+    numbers that make no sense, and OSError for an address that cannot be had.
     """
-    gradio = _gradio()
     if not (0 < max_size < 1e6 and 0 < port < 65536):
         raise ValueError(f"The page takes a port from 1 to 65535 and files of some MB, got {port} and {max_size:g}.")
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        cause = str(error.strerror).partition(" (while")[0]
+        raise OSError(f"The page cannot be had at {host}:{port} ({cause}): give another port or host.") from None
+    gradio, page = _gradio(), build(model, models=models)
+    for name in ("no_proxy", "NO_PROXY"):  # Gradio asks the page whether it is there
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), host, "localhost"]))
     font = ["system-ui", "sans-serif"]
     theme = gradio.themes.Default(
         primary_hue="blue", neutral_hue="slate", font=font, font_mono=["ui-monospace", "monospace"]
     )
     try:
         page.launch(
-            server_name=host, server_port=port, max_file_size=round(max_size * 1e6), theme=theme, css=CSS, share=False,
-            quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False, mcp_server=False, run_history=False,
-            footer_links=[], app_kwargs={"middleware": [_policy()]},
+            server_name=host, server_port=port, max_file_size=round(max_size * 2**20), theme=theme, css=CSS,
+            share=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False, mcp_server=False,
+            run_history=False, footer_links=[], app_kwargs={"middleware": [_policy()]},
         )  # fmt: skip
         ready(f"http://{host}:{port}")
         threading.Event().wait()

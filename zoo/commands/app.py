@@ -26,10 +26,10 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def app(options: argparse.Namespace) -> int:
-    from ..app import build, serve
+    from ..app import serve
 
     def ready(address: str) -> None:
         print(f"{address} has the page until Ctrl-C ends it.", flush=True)
 
-    serve(build(options.model), host=options.host, port=options.port, max_size=options.max_size, ready=ready)
+    serve(options.model, host=options.host, port=options.port, max_size=options.max_size, ready=ready)
     return 0
