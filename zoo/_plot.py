@@ -79,8 +79,8 @@ def panels(
     bar = figure.colorbar(image, ax=below, label="score", **beside).ax
     for axes in (top, middle, below, bar):
         axes.tick_params(labelsize=8, length=2)
-        axes.xaxis.label.set_size(8)
-        axes.yaxis.label.set_size(8)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
     figure.align_ylabels()
     return figure
 
