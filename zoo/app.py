@@ -80,12 +80,13 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
         if path is None:
             return None, HINT, gradio.update(visible=False), None, None, None
         try:
-            heard = _hear(path, loaded(chosen))
+            clip = loaded(chosen)
+            heard = _hear(path, clip)
         except FAULTS as error:
             sentence = str(error).replace(path, os.path.basename(path))
             fault = f'<span class="fault">{html.escape(sentence)}</span>'
             return None, fault, gradio.update(visible=False), None, None, None
-        line = f"{os.path.basename(path)}, {heard.result.duration:.1f} s, as {chosen} hears it"
+        line = f"{os.path.basename(path)}, {heard.result.duration:.1f} s, as {clip.entry.name} hears it"
         return heard, html.escape(line), gradio.update(visible=True), dict(heard.top), *show(heard, threshold, width)
 
     def show(heard: Heard | None, threshold: float, width: float) -> tuple[Any, Any]:
