@@ -177,6 +177,17 @@ def test_a_broken_file_shows_the_sentence(served, tab, tmp_path):
     assert not tab.value("!!document.querySelector('#picture img')")
 
 
+def test_a_warning_stands_beside_the_sound(served, tab, tmp_path):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    soundfile.write(tmp_path / "turned.wav", np.stack([wave, -wave], axis=1), 16000)
+    tab.open(served[0])
+    tab.upload(tmp_path / "turned.wav")
+    tab.wait("!!document.querySelector('#picture img')")
+    first, second = tab.text("#notice").strip().splitlines()
+    assert first == "turned.wav, 1.0 s, as resnet_esc10 hears it"
+    assert second.startswith("turned.wav has channels in opposite phase") and second.count("turned.wav") == 1
+
+
 def test_a_model_that_cannot_be_had_shows_the_sentence(served, tab):
     tab.open(served[0])
     tab.upload(zoo.example())
