@@ -34,6 +34,12 @@ class AbstractFrontend(eqx.Module):
     def takes_length(self) -> bool:
         return False
 
+    @property
+    def fills(self) -> bool:
+        """Whether a network hears all that the frontend fills a clip up with, as CLAP's repetitions: it needs no length
+        then."""
+        return False
+
 
 class AbstractNetwork(eqx.Module):
     """`frames bins` to an embedding of `width` numbers, one example at a time; the user's `vmap` makes the batch.
@@ -86,4 +92,9 @@ class AbstractNetwork(eqx.Module):
 
     @property
     def takes_length(self) -> bool:
+        return False
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether the embedding has length 1, as that of several clips should have, too."""
         return False

@@ -84,6 +84,8 @@ def _body(entry: Entry, parameters: int) -> str:
         "contrastive": "turns a recording into an embedding, trained without labels",
         "embedding": "turns a recording into an embedding",
     }[entry.task]
+    if "text" in entry.model:
+        does = "turns recordings and texts into embeddings in one space"
     use = "top" if entry.classifies else "embed"
     text = f"""# {entry.name}
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import equinox as eqx
@@ -25,6 +25,7 @@ TASKS = {
     "Classifier": ("multiclass", "multilabel"),
     "Encoder": ("embedding",),
 }  # others are contrastive
+TEXTS = {"RoBERTa": networks.RoBERTa}  # the networks that take texts
 HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
 
@@ -75,10 +76,10 @@ class Entry:
 
     - `frontend`, `network`, `model`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends`, `.networks` or `.models`
       or one that `zoo.register` made known, and its options; a network in a network, as `WeightedLayers` and `XVector`
-      have one, is an option "network" of the same form. A `Classifier` takes `classes` and `dropout` too, other models
-      have no classes.
+      have one, is an option "network" of the same form, and the network for texts that `CLAP` has is its option "text".
+      A `Classifier` takes `classes` and `dropout` too, other models have no classes.
     - `task`: "multiclass" (softmax over labels), "multilabel" (a sigmoid each); or, without labels, "contrastive"
-      (`COLA`, `SimCLR`) or "embedding" (`Encoder`).
+      (`COLA`, `SimCLR`, `CLAP`) or "embedding" (`Encoder`).
     - `window`: the native length in seconds: what it was trained on, and how long recordings are cut.
     - `labels`: one a class; empty where they are in the checkpoint's repo, or, as ImageNet's, name no sounds.
     - `metrics`: `{"dataset", "metric", "value", "source"}` each; `source` says whose measurement it is.
@@ -118,8 +119,8 @@ class Entry:
         if not fits or self.classifies != (self.task in TASKS["Classifier"]):
             raise ValueError(
                 f"{self.name} is a {kind} with {self.classes} classes and the task {self.task!r}: a Classifier has "
-                "classes and is multiclass or multilabel, other models have 0, an Encoder is embedding, and COLA and "
-                "SimCLR are contrastive."
+                "classes and is multiclass or multilabel, other models have 0, an Encoder is embedding, and COLA, "
+                "SimCLR and CLAP are contrastive."
             )
         if self.labels and len(self.labels) != self.classes:
             raise ValueError(
@@ -193,7 +194,7 @@ class Entry:
         if layers == "weighted" and network["type"] != "WeightedLayers":
             network = {"type": "WeightedLayers", "network": dict(network)}
         if labels is not None:
-            labels = _checked_labels(labels)
+            labels = checked_labels(labels)
             classes = len(labels) if classes is None else classes
         name = f"{self.name.rpartition('/')[2]}_finetuned" if name is None else name
         known = {"name": self.name, "repo": self.repo, "license": self.license, "paper": self.paper}
@@ -214,7 +215,8 @@ class Entry:
         )
 
 
-def _checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
+def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
+    """The names of classes. Raises ValueError for what has no order, and for names that are none or come twice."""
     if isinstance(labels, set | frozenset | Mapping):
         raise ValueError(
             f"labels are in the order of the head's outputs, which a {type(labels).__name__} has not: give a list, "
@@ -285,12 +287,16 @@ def skeleton(entry: Entry) -> tuple[Model, eqx.nn.State]:
 
 def _build(entry: Entry, key: PRNGKeyArray) -> Model:
     network_key, model_key, frontend_key = split(key, 3)
+    description = dict(entry.model)
     frontend = _construct(frontends, entry.frontend, entry.name, key=frontend_key)
     network = _network(entry.network, entry.name, network_key)
     parts: dict[str, Any] = {"frontend": frontend, "network": network, "key": model_key}
     if entry.classes:
         parts |= {"classes": entry.classes, "dropout": entry.dropout, "task": entry.task}
-    return _construct(models, entry.model, entry.name, **parts)
+    if isinstance(description.get("text"), Mapping):
+        text_key, parts["key"] = split(model_key, 2)
+        parts["text"] = _construct(networks, description.pop("text"), entry.name, known=TEXTS, key=text_key)
+    return _construct(models, description, entry.name, **parts)
 
 
 def _network(description: Mapping[str, Any], name: str, key: PRNGKeyArray) -> AbstractNetwork:
@@ -303,11 +309,21 @@ def _network(description: Mapping[str, Any], name: str, key: PRNGKeyArray) -> Ab
     return _construct(networks, outer, name, network=_network(inner, name, inner_key), key=key)
 
 
-def _construct(library: types.ModuleType, description: Mapping[str, Any], name: str, **keywords):
-    """What the description's type makes of its options; `key`, `task` and no dropout go to those that take them."""
+def _construct(
+    library: types.ModuleType,
+    description: Mapping[str, Any],
+    name: str,
+    *,
+    known: Mapping[str, Callable] | None = None,
+    **keywords,
+):
+    """What the description's type makes of its options; `key`, `task` and no dropout go to those that take them.
+
+    The type is one of those `known`, of all that the library and the user have unless given.
+    """
     options = dict(description)
     kind = options.pop("type", None)
-    known = constructors(library)
+    known = constructors(library) if known is None else known
     if not isinstance(kind, str) or kind not in known:
         choices = ", ".join(sorted(known))
         raise ValueError(

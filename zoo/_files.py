@@ -8,6 +8,7 @@ from typing import Any
 
 CONFIG, WEIGHTS, EXTRACTOR = "config.json", "model.safetensors", "preprocessor_config.json"
 GOLDEN, CARD = "golden.safetensors", "README.md"
+TOKENIZER = "tokenizer.json"  # of models with words
 INSTEAD = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # by transformers
 SAFETENSORS = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"

@@ -47,10 +47,11 @@ def check_entry(entry: Entry, where: str) -> None:
                 at_most(LENGTH, f"a {name} of length", len(value))
             elif isinstance(value, int | float):
                 at_most(NUMBER if isinstance(value, int) else REAL, name, value)
-    depths = [value for name, value in _leaves(entry.network) if name in BLOCKS and _is_number(value)]
+    networks = [*_leaves(entry.network), *_leaves(entry.model)]  # a text tower is an option of the model
+    depths = [value for name, value in networks if name in BLOCKS and _is_number(value)]
     if min(depths, default=0) < 0:
         raise ValueError(f"{where} asks for a depth of {min(depths)}: a stage has 0 blocks or more.")
-    parts = [*_leaves(entry.network), *_leaves(entry.frontend)]
+    parts = [*networks, *_leaves(entry.frontend)]
     stages = max((len(value) for _, value in parts if isinstance(value, tuple)), default=0)
     at_most(DEPTH, "a depth of", max(sum(depths), stages))
     at_most(NESTED, "networks in each other, in all", _nested(entry.network))
@@ -61,6 +62,8 @@ def check_entry(entry: Entry, where: str) -> None:
             at_most(BORDER, name, value)
     at_most(WINDOW, "a window of seconds", max(entry.window, _longest(entry.frontend)))
     at_most(TABLE, "a table of size", math.prod(_largest(entry.network, name) for name in ("steps", "width")))
+    at_most(TABLE, "an image of", _largest(entry.network, "image") ** 2)
+    at_most(TABLE, "pairs in a window, in all", _largest(entry.network, "window") ** 4)
     at_most(NUMBER, "classes", entry.classes)
     bins = max([value for name, value in _leaves(entry.frontend) if name == "bins" and _is_number(value)], default=64)
     at_most(BINS, "bins", bins)
@@ -107,8 +110,9 @@ def _largest(part: Mapping[str, Any], option: str) -> float:
 
 def _longest(frontend: Mapping[str, Any]) -> float:
     """The seconds that a frontend fills every clip up to."""
+    seconds = _largest(frontend, "seconds")
     hop = _largest(frontend, "hop_length") if "hop_length" in frontend else 160
-    return _largest(frontend, "total_frames") * hop / frontend["sample_rate"]
+    return max(seconds, _largest(frontend, "total_frames") * hop / frontend["sample_rate"])
 
 
 def _lengths(frontend: Mapping[str, Any]) -> Iterator[float]:

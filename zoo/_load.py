@@ -33,6 +33,7 @@ from ._limits import check_entry, check_size
 from ._pretrained import Pretrained
 from ._repo import PACKAGED, count_download, is_cached, kept, packaged, repo_files
 from ._rules import Rule, rename
+from ._text import Tokenizer, has_words, with_tokenizer
 from ._weights import Arrays, ArraysByName, check, fill, named_leaves
 
 REPO = r"[\w.-]+/[\w.-]+"
@@ -68,6 +69,9 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     file, rules = source(entry)
     arrays = open_files(file, functools.partial(fetch, rules=rules or ()))
     clip = assemble(entry, arrays, shapes_of(arrays), getattr(arrays, "path", name), rules)
+    if has_words(clip.model):
+        tokenizer = Tokenizer.of(name, revision, fetch, folder=local(name) is not None)
+        clip = Pretrained(with_tokenizer(clip.model, tokenizer), clip.state, clip.entry)
     if verify:
         try:
             path = fetch(GOLDEN)

@@ -1,7 +1,6 @@
 """A pretrained model as the zoo hands it out: weights, State and entry in one PyTree, in inference mode."""
 
 import math
-import operator
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -12,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from audax_eqx import AbstractNetwork
 from audax_eqx.layers import Cosine, Length, Linear, keyword
 from audax_eqx.models import Classifier
 from audax_eqx.networks import WeightedLayers
 
 from ._entry import Entry, Model, line
+from ._head import check_layers, classifier
 from ._limits import check_entry
+from ._text import embed_texts, zero_shot
 from ._wave import Rate, check_process, check_window, checked_wave, note_process
 
 
@@ -111,6 +111,23 @@ class Pretrained(eqx.Module):
         """The clip's embedding: what the network makes of it."""
         return _embedding(self, self._checked(wave, sample_rate))
 
+    def embed_text(self, texts: str | Iterable[str]) -> Float[Array, "texts width"]:
+        """The embeddings of texts, in the space of `embed(wave)` and of length 1: their products with that are cosines.
+
+        One text has one row. Of a text with too many tokens the first count. Raises ValueError for a model without
+        words, and TypeError or ValueError for what are no texts, for none and for empty ones.
+        """
+        return embed_texts(self.model, self.entry, texts)
+
+    def zero_shot(self, labels: Iterable[str], prompt: str = "This is a sound of {}.") -> "Pretrained":
+        """A classifier for labels in words: `clip.zero_shot(["dog", "rain"]).top(wave)`.
+
+        Its probabilities are the softmax of the scaled cosines of a wave's embedding with those of the texts that
+        `prompt` makes of the labels, so they depend on what other labels there are. Raises ValueError for a model
+        without words, for labels that are none, empty or equal, and for a prompt without exactly one {}.
+        """
+        return Pretrained(*zero_shot(self.model, self.state, self.entry, labels, prompt))
+
     def frames(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, "frames width"]:
         """Embeddings over time: the network's last feature map, averaged over frequency."""
         return _frames(self, self._checked(wave, sample_rate))
@@ -176,8 +193,8 @@ class Pretrained(eqx.Module):
         )
         if fresh or (isinstance(model, Classifier) and model.task != entry.task):
             network = WeightedLayers(model.network) if entry.network != self.entry.network else model.network
-            model = _classifier(model, network, entry, fresh, key)
-            _check_layers(model, state)
+            model = classifier(model, network, entry, fresh, key)
+            check_layers(model, state)
         return Thawed(eqx.nn.inference_mode(model, value=False), state, entry)
 
     def _checked(self, wave: Any, sample_rate: Rate | None) -> Float[Array, " samples"]:
@@ -282,44 +299,6 @@ def _heard(
 
 def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float[Array, "*rows classes"]:
     return jax.nn.softmax(logits) if clip.entry.task == "multiclass" else jax.nn.sigmoid(logits)
-
-
-def _check_layers(model: Classifier, state: eqx.nn.State) -> None:
-    """Raises ValueError for a sum of layers that have several sizes."""
-    if isinstance(model.network, WeightedLayers):
-        samples = max(model.frontend.sample_rate, model.frontend.min_samples)
-        wave = jax.ShapeDtypeStruct((samples,), jnp.float32)
-        eqx.filter_eval_shape(eqx.nn.inference_mode(model).embed, wave, state)
-
-
-def _classifier(model: Model, network: AbstractNetwork, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:
-    """A classifier for the entry on the model's frontend and this network, with its norm, its hidden layers and, unless
-    `fresh`, its projection and its head."""
-    assert entry.task in ("multiclass", "multilabel"), f"{entry.name} has no classes"
-    before = model if isinstance(model, Classifier) else None
-    norm = before and before.norm
-    projection = before and before.projection
-    hidden = before and before.hidden
-    head: Any = before and before.head
-    made = Classifier(
-        model.frontend,
-        network,
-        entry.classes,
-        dropout=before.dropout.p if before else entry.dropout,
-        norm=norm and norm.eps,
-        projection=projection and projection.outputs,
-        hidden=hidden and [layer.linear.outputs for layer in hidden.layers],
-        cosine=head.scale if isinstance(head, Cosine) else None,
-        task=entry.task,
-        key=key,
-    )
-    parts = {"norm": norm, "hidden": hidden}
-    if not fresh:
-        parts |= {"projection": projection, "head": head}
-    for name, part in parts.items():
-        if part is not None:
-            made = eqx.tree_at(operator.attrgetter(name), made, part)
-    return made
 
 
 def rank(

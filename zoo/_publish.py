@@ -11,7 +11,7 @@ import equinox as eqx
 
 from ._card import addressed, generated
 from ._entry import Entry, Model
-from ._files import CARD, FILES, existing
+from ._files import CARD, FILES, TOKENIZER, existing
 from ._load import REPO, load, local
 from ._save import save
 
@@ -40,8 +40,7 @@ def publish(
     _check(repo)
     with tempfile.TemporaryDirectory() as folder:
         save(folder, model, state, entry, dtype=dtype)
-        files = {file: pathlib.Path(folder, file) for file in FILES}
-        return _send(repo, files, entry.name, private, revision, dry_run)[0]
+        return _send(repo, _paths(pathlib.Path(folder)), entry.name, private, revision, dry_run)[0]
 
 
 def republish(
@@ -54,14 +53,20 @@ def republish(
     clip = load(name, verify=whole)
     options = (clip.entry.name, private, revision, dry_run)
     if folder is not None and whole:
-        url, new = _send(repo, {file: existing(folder, file) for file in FILES}, *options)
+        url, new = _send(repo, _paths(folder), *options)
     else:
         with tempfile.TemporaryDirectory() as made:
             if folder is not None and clip.entry.checkpoint is None and (folder / CARD).exists():
                 pathlib.Path(made, CARD).write_bytes(existing(folder, CARD).read_bytes())
             save(made, clip.model, clip.state, clip.entry)
-            url, new = _send(repo, {file: pathlib.Path(made, file) for file in FILES}, *options)
+            url, new = _send(repo, _paths(pathlib.Path(made)), *options)
     return url if new else f"{repo} has this model already: {url}"
+
+
+def _paths(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The files that `save` writes: those of every model, and the tokenizer of one with words."""
+    files = (*FILES, TOKENIZER) if (folder / TOKENIZER).exists() else FILES
+    return {file: existing(folder, file) for file in files}
 
 
 def _check(repo: str) -> None:

@@ -55,7 +55,8 @@ def embed(
 
     - `recordings`: paths, or whatever `zoo.read` takes; they may come from a generator without end. Memory depends
       neither on their number nor on their lengths, but for the rows of a Result. Two a worker are asked for ahead.
-    - `each`: what has a row. "recording": the mean over its windows, weighted by their samples. "window": one each.
+    - `each`: what has a row. "recording": the mean over its windows, weighted by their samples, and of length 1 where
+      the model's embeddings are. "window": one each.
       "frame": each step of the network's last feature map, all on one grid; windows overlap by part of a step.
     - `window`, `hop`: seconds; the model's native length, and as much, unless given.
     - `last`: what becomes of the end of a recording that fills no window. "pad": zeros fill it up, unless it is less
@@ -147,6 +148,7 @@ def results(
         if count is not None and count < 1:
             raise ValueError(f"{name}={count} can do nothing: give 1 or more, or None to have it chosen.")
     grid = Grid.of(clip, function, size) if options.each == "frame" else None
+    unit = function is embedding and clip.model.network.unit_length
 
     def windows(source: Any) -> Generator[Window, None, None]:
         blocks = stream(source, clip.sample_rate, options.channel) if read is None else read(source)
@@ -174,7 +176,7 @@ def results(
         with contextlib.closing(batches), contextlib.closing(read_ahead(recordings, windows, workers, depth)) as aheads:
             try:
                 for ahead in aheads:
-                    rows = Rows(ahead.source, clip.sample_rate, width, options.each, grid)
+                    rows = Rows(ahead.source, clip.sample_rate, width, options.each, grid, unit)
                     unfinished.append(rows)
                     try:
                         for window in ahead:

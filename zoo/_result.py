@@ -30,10 +30,10 @@ class Result:
 
 
 class Rows:
-    """What becomes of the windows of one recording."""
+    """What becomes of the windows of one recording. With `unit` the mean over them has length 1 again."""
 
-    def __init__(self, source: Any, rate: int, width: int, each: str, grid: Grid | None):
-        self.source, self.rate, self.each, self.grid = source, rate, each, grid
+    def __init__(self, source: Any, rate: int, width: int, each: str, grid: Grid | None, unit: bool = False):
+        self.source, self.rate, self.each, self.grid, self.unit = source, rate, each, grid, unit
         self.width = grid.width if grid else width
         self.awaited, self.end, self.whole = 0, 0, False
         self.error: str | None = None
@@ -57,7 +57,8 @@ class Rows:
             nothing = np.zeros(0)
             return Result(self.source, nothing, nothing, np.zeros((0, self.width), np.float32), duration, self.error)
         if self.each == "recording":
-            values, starts, ends = (self.sum / self.weight)[None], np.zeros(1), np.array([self.end])
+            scale = np.linalg.norm(self.sum) if self.unit else self.weight
+            values, starts, ends = (self.sum / (scale or 1.0))[None], np.zeros(1), np.array([self.end])
         elif self.grid is None:
             values, (starts, ends) = np.stack(self.values), np.array(self.spans).T
         else:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ._card import card, generated
 from ._entry import Entry, Model, skeleton, to_json
-from ._files import CARD, CONFIG, EXTRACTOR, FILES, GOLDEN, WEIGHTS
+from ._files import CARD, CONFIG, EXTRACTOR, FILES, GOLDEN, TOKENIZER, WEIGHTS
 from ._golden import golden
 from ._limits import check_entry
 from ._load import assemble
@@ -36,6 +36,7 @@ def save(
     - `config.json`: the entry. `model.safetensors`: the weights and the State.
     - `golden.safetensors`: a wave and what the saved weights make of it, for `load(folder, verify=True)`.
     - `preprocessor_config.json`: the frontend's numbers in transformers' words, for other programs.
+    - `tokenizer.json`: what makes tokens of texts, of a model with words.
     - `README.md`: a card for the Hub, unless the folder holds one that somebody wrote or changed.
 
     Raises ValueError when the model is not what `entry` describes, holds or gives NaN or infinite numbers, or float16
@@ -62,6 +63,8 @@ def save(
         EXTRACTOR: json.dumps(extractor(entry, model), indent=2) + "\n",
         CARD: card(entry, sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))),
     }
+    if (tokenizer := getattr(model, "tokenizer", None)) is not None:
+        texts[TOKENIZER] = tokenizer.text()
     if not folder.parent.is_dir():
         raise FileNotFoundError(
             f"{folder.parent} is no folder, so {folder.name} cannot be made there: create it first."
@@ -108,7 +111,7 @@ def _write(folder: pathlib.Path, texts: Mapping[str, str], tensors: Mapping[str,
     """All files, or none."""
     folder.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        paths = {file: stack.enter_context(atomic(folder / file)) for file in FILES if file in texts or file in tensors}
+        paths = {file: stack.enter_context(atomic(folder / file)) for file in (*FILES, TOKENIZER) if file in texts or file in tensors}
         for file, text in texts.items():
             paths[file].write_text(text, encoding="utf-8")
         for file, content in tensors.items():

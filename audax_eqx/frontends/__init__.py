@@ -1,5 +1,6 @@
 """Frontends from a waveform to `frames bins`."""
 
+from .clap import CLAPLogMel as CLAPLogMel
 from .kaldi import KaldiFbank as KaldiFbank
 from .kaldi import ast_fbank as ast_fbank
 from .kaldi import beats_fbank as beats_fbank

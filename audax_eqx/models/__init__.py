@@ -1,6 +1,7 @@
 """Models: a frontend, a network, and what its embedding is trained for."""
 
 from ..networks import WeightedLayers as WeightedLayers
+from .clap import CLAP as CLAP
 from .classifier import Classifier as Classifier
 from .cola import COLA as COLA
 from .encoder import Encoder as Encoder

@@ -12,8 +12,8 @@ from ..layers import Length
 
 
 def takes_length(frontend: AbstractFrontend, network: AbstractNetwork) -> bool:
-    """Whether both keep padding out of their results."""
-    return frontend.takes_length and network.takes_length
+    """Whether both keep padding out of their results, or the frontend puts something in its place."""
+    return frontend.takes_length and (frontend.fills or network.takes_length)
 
 
 def hear(frontend: Any, wave: Float[Array, " samples"], length: Length) -> Float[Array, "frames bins"]:
@@ -34,8 +34,8 @@ def hear(frontend: Any, wave: Float[Array, " samples"], length: Length) -> Float
 def valid(frontend: Any, network: AbstractNetwork, samples: int, length: Length = None) -> dict[str, Array]:
     """The keyword `length` for the network, in frames, of a wave of `samples`, of which the first `length` count.
 
-    It is empty where every frame counts: without a length, unless the frontend itself pads the clip. Raises ValueError
-    for a length and a network that takes none.
+    It is empty where every frame counts: without a length, unless the frontend itself pads the clip, and where the
+    network hears what that fills it up with. Raises ValueError for a length and a network that takes none.
     """
     if not takes_length(frontend, network):
         if length is not None:
@@ -43,6 +43,8 @@ def valid(frontend: Any, network: AbstractNetwork, samples: int, length: Length 
                 f"{type(network).__name__} behind {type(frontend).__name__} takes no length, for what pads a clip has "
                 "a part in its result: give each clip without padding."
             )
+        return {}
+    if frontend.fills:
         return {}
     if length is None:
         wave = jax.ShapeDtypeStruct((samples,), jnp.float32)

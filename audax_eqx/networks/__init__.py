@@ -36,6 +36,9 @@ from .efficientnet import efficientnet_b4 as efficientnet_b4
 from .efficientnet import efficientnet_b5 as efficientnet_b5
 from .efficientnet import efficientnet_b6 as efficientnet_b6
 from .efficientnet import efficientnet_b7 as efficientnet_b7
+from .htsat import HTSAT as HTSAT
+from .htsat import htsat_base as htsat_base
+from .htsat import htsat_tiny as htsat_tiny
 from .mobilenet import MobileNetV2 as MobileNetV2
 from .mobilenet import mobilenet_v2 as mobilenet_v2
 from .panns_resnet import PANNsResNet as PANNsResNet
@@ -48,6 +51,7 @@ from .resnet import resnet50 as resnet50
 from .resnet import resnet101 as resnet101
 from .resnet import resnet152 as resnet152
 from .resnet import resnet200 as resnet200
+from .roberta import RoBERTa as RoBERTa
 from .wav2vec2 import Wav2Vec2 as Wav2Vec2
 from .wav2vec2 import data2vec_audio_base as data2vec_audio_base
 from .wav2vec2 import data2vec_audio_large as data2vec_audio_large

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from .._corpus import Shard
 from .._events import Event
 from .._example import example
-from .._load import DEFAULT, info
+from .._load import DEFAULT, info, load
 from .._pretrained import Pretrained
 from .._result import Result
 from .._search import sounds
@@ -188,10 +188,34 @@ def mean(result: Result) -> Float[np.ndarray, " width"]:
     return np.average(result.values, axis=0, weights=result.end - result.start)
 
 
-def check_labels(model: str) -> None:
-    """Raises ValueError for a model without classes, before it is fetched."""
-    if not info(model).classifies:
-        raise ValueError(f"{model} has no classes and names no sounds: audax-zoo embed uses it.")
+def add_words(parser: argparse.ArgumentParser) -> None:
+    """Options for labels in words, which a model of sounds and words tells apart."""
+    parser.add_argument(
+        "--labels", metavar="LABEL,LABEL", help="what to tell apart, in words, for a model that has them: clap_unfused"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="made of each label of --labels (default: This is a sound of {}.)")
+
+
+def check_labels(options: argparse.Namespace) -> None:
+    """Raises ValueError for a model without classes, or without words for those of --labels, before it is fetched."""
+    entry = info(options.model)
+    if options.labels is None and options.prompt is not None:
+        raise ValueError("--prompt makes texts of labels: give them too, --labels LABEL,LABEL.")
+    if options.labels is not None and "text" not in entry.model:
+        raise ValueError(f"{options.model} has no words, so it takes no --labels: --model clap_unfused has.")
+    if options.labels is None and "text" in entry.model:
+        raise ValueError(f"{options.model} has no classes but words: say what to tell apart, --labels LABEL,LABEL.")
+    if options.labels is None and not entry.classifies:
+        raise ValueError(f"{options.model} has no classes and names no sounds: audax-zoo embed uses it.")
+
+
+def labelled(options: argparse.Namespace) -> Pretrained:
+    """The model, with the labels of --labels if there are some."""
+    clip = load(options.model)
+    if options.labels is None:
+        return clip
+    labels = [label.strip() for label in options.labels.split(",")]
+    return clip.zero_shot(labels) if options.prompt is None else clip.zero_shot(labels, options.prompt)
 
 
 def files_of(options: argparse.Namespace) -> list[str] | Iterator[str]:

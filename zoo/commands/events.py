@@ -7,17 +7,18 @@ from typing import TextIO
 
 from .._event_files import FORMATS, Found, format_of
 from .._events import detections
-from .._load import load
 from .._pretrained import rank
 from ._shared import (
     Progress,
     add_formats,
     add_recordings,
+    add_words,
     check_labels,
     check_writable,
     count,
     engine,
     files_of,
+    labelled,
     mean,
     output,
     picture,
@@ -32,6 +33,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "An event begins where the score reaches the threshold and ends where it falls below the release.",
     )
     add_recordings(detection, " (default: a packaged sound)", "half a window")
+    add_words(detection)
     detection.add_argument(
         "-o", "--output", type=pathlib.Path, metavar="OUT.csv|.json|.txt|.selections.txt",
         help="CSV, JSON lines, labels of Audacity or a selection table of Raven",
@@ -59,14 +61,14 @@ def detect(options: argparse.Namespace) -> int:
     draw = picture(options)
     if options.output is not None:
         check_writable(options.output)
-    check_labels(options.model)
+    check_labels(options)
     files = files_of(options)
     if suffix == ".txt" and not (isinstance(files, list) and len(files) == 1):
         raise ValueError(
             f"An Audacity label file is of one recording, and {options.output} would be of several: write a "
             ".selections.txt, a .csv or a .json, or detect them one by one."
         )
-    clip = load(options.model)
+    clip = labelled(options)
     scores = {name: _numbers(name, getattr(options, name), clip.labels) for name in ("threshold", "release")}
     spans = {name: getattr(options, name) for name in ("smooth", "max_gap", "min_duration", "each")}
     progress = Progress(count(files), bar=options.output is not None)

@@ -20,11 +20,13 @@ from ._shared import (
     Progress,
     add_formats,
     add_recordings,
+    add_words,
     check_labels,
     check_writable,
     count,
     engine,
     files_of,
+    labelled,
     mean,
     output,
     picture,
@@ -39,6 +41,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     windows = "Recordings are cut into windows of the model's native length, the last filled up with silence"
     tagging = command(tag, "name the sounds in files", f"{windows}; scores are averaged over them.")
     add_recordings(tagging, " (default: a packaged sound)")
+    add_words(tagging)
     tagging.add_argument("-k", type=positive, default=5, help="how many labels (default: 5)")
     tagging.add_argument("--each", choices=("recording", "window"), default="recording", help="what gets labels")
     tagging.add_argument("-o", "--output", type=pathlib.Path, metavar="OUT.csv|OUT.json", help="default: the terminal")
@@ -72,8 +75,8 @@ def tag(options: argparse.Namespace) -> int:
     if suffix not in (None, ".csv", ".json", ".jsonl"):
         raise ValueError(f"tag writes .csv or .json, got {options.output.name!r}.")
     draw = picture(options)
-    check_labels(options.model)
-    files, clip = files_of(options), load(options.model)
+    check_labels(options)
+    files, clip = files_of(options), labelled(options)
     progress = Progress(count(files), bar=options.output is not None)
     show = {None: _show_tags, ".csv": _tags_csv}.get(suffix, _tags_json)
     with output(options) as file:

@@ -1,0 +1,110 @@
+"""The log-mel spectrogram of LAION's CLAP (Wu et al., 2022, arXiv:2211.06687).
+
+    wave -> its first 10 s, or what is shorter again and again and then zeros -> |STFT|^2 -> mel filterbank
+         -> 10 log10(max(mel, 1e-10))
+
+That of https://huggingface.co/laion/clap-htsat-unfused (Apache-2.0), and with mel_scale="htk", norm=None of
+clap-htsat-fused. The reference takes 10 s at random of a longer clip; here it is always the first.
+"""
+
+from typing import Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .. import features
+from ..abstract import AbstractFrontend
+from ..layers import Length, within
+
+
+class CLAPLogMel(AbstractFrontend):
+    """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
+
+    - `seconds`: what every clip is cut or filled up to.
+    - `fill`: how. "repeatpad": the clip as often as it fits, then zeros; "repeat": the clip again and again, the last
+      time cut; "pad": zeros alone.
+    - `f_min`, `f_max`: Hz; `mel_scale`, `norm`: as in `features.mel_spectrogram`.
+
+    All frames are heard, those of a repetition too. Raises ValueError for an empty waveform.
+    """
+
+    sample_rate: int = eqx.field(static=True, default=48000)
+    bins: int = eqx.field(static=True, default=64)
+    n_fft: int = eqx.field(static=True, default=1024)
+    hop_length: int = eqx.field(static=True, default=480)
+    f_min: float = eqx.field(static=True, default=50.0)
+    f_max: float = eqx.field(static=True, default=14000.0)
+    mel_scale: Literal["htk", "slaney"] = eqx.field(static=True, default="slaney")
+    norm: Literal["slaney"] | None = eqx.field(static=True, default="slaney")
+    seconds: float = eqx.field(static=True, default=10.0)
+    fill: Literal["repeatpad", "repeat", "pad"] = eqx.field(static=True, default="repeatpad")
+
+    def __check_init__(self):
+        if self.max_samples <= self.n_fft // 2:
+            raise ValueError(
+                f"CLAPLogMel reflects n_fft // 2 = {self.n_fft // 2} samples at the ends of {self.max_samples} samples: "
+                "give more seconds."
+            )
+
+    @property
+    def min_samples(self) -> int:
+        return 1
+
+    @property
+    def max_samples(self) -> int:
+        """The samples of a clip that count; what lies behind does not."""
+        return round(self.seconds * self.sample_rate)
+
+    @property
+    def total_frames(self) -> int:
+        """How many frames there are, whatever the clip's length."""
+        return self.max_samples // self.hop_length + 1
+
+    @property
+    def takes_length(self) -> bool:
+        return True
+
+    @property
+    def fills(self) -> bool:
+        return True
+
+    def frames(self, samples: int | Int[Array, ""]) -> int | Int[Array, ""]:
+        """How many frames are centred within a clip of so many samples."""
+        count = (samples - 1) // self.hop_length + 1
+        return min(count, self.total_frames) if isinstance(count, int) else jnp.minimum(count, self.total_frames)
+
+    def __call__(
+        self, wave: Float[Array, " samples"], *, length: Length = None
+    ) -> Float[Array, "{self.total_frames} {self.bins}"]:
+        if wave.size < 1:
+            raise ValueError("CLAPLogMel takes at least 1 sample, got 0: pad the clip with zeros.")
+        wave = wave.astype(jnp.float32)[: self.max_samples]
+        mel = features.mel_spectrogram(
+            self._filled(wave, wave.size if length is None else length),
+            sample_rate=self.sample_rate,
+            n_fft=self.n_fft,
+            hop_length=self.hop_length,
+            f_min=self.f_min,
+            f_max=self.f_max,
+            n_mels=self.bins,
+            mel_scale=self.mel_scale,
+            norm=self.norm,
+            fbanks_dtype="float64",
+        )
+        return features.amplitude_to_db(mel)
+
+    def _filled(self, wave: Float[Array, " samples"], length: Int[Array, ""] | int) -> Float[Array, " filled"]:
+        """The clip's first `length` samples, filled up."""
+        size = self.max_samples
+        if isinstance(length, int) and min(length, wave.size) == size:
+            return wave
+        length = jnp.clip(jnp.asarray(length, jnp.int32), 1, wave.size)
+        places = jnp.arange(size, dtype=jnp.int32)
+        repetitions = {"repeatpad": size // length, "repeat": size, "pad": 1}[self.fill]
+        inside = within(size, size if self.fill == "repeat" else repetitions * length)
+        return jnp.where(inside, wave[places % length], 0.0)
+
+    def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
+        return positions * self.hop_length / self.sample_rate

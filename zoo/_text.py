@@ -1,0 +1,169 @@
+"""Texts for models that have words: their tokenizer, what their text tower makes of texts, and classifiers of words."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from audax_eqx.models import Classifier
+from audax_eqx.networks import RoBERTa
+
+from ._entry import Entry, Model, checked_labels, line
+from ._files import TOKENIZER, read_text
+from ._limits import check_entry
+from ._wave import check_process
+
+SHORTEST = 16  # tokens that a program takes at least; others take powers of 2
+BATCH = 8  # texts of several that a program takes at a time; one alone has a program of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """What makes tokens of texts: `tokenizer.json` of a model, which is read when the first text comes.
+
+    Two of the same `source` are equal.
+    """
+
+    source: str
+    text: Callable[[], str] = dataclasses.field(compare=False, repr=False)
+
+    @staticmethod
+    def of(name: str, revision: str | None, fetch: Callable[[str], pathlib.Path], folder: bool) -> "Tokenizer | None":
+        """That of a model; None for a folder without one. Of a repo it is fetched when it is needed."""
+        if not folder:
+            return Tokenizer(f"{name} {revision}", functools.cache(lambda: read_text(fetch(TOKENIZER))))
+        try:
+            text = read_text(fetch(TOKENIZER))
+        except FileNotFoundError:
+            return None
+        return Tokenizer(text, lambda: text)  # another file of that name is another tokenizer
+
+
+def has_words(model: Any) -> bool:
+    """Whether a model has a tower for texts."""
+    return getattr(model, "text", None) is not None
+
+
+def with_tokenizer(model: Model, tokenizer: Tokenizer | None) -> Model:
+    """The model with that tokenizer."""
+    return eqx.tree_at(lambda tree: tree.tokenizer, model, tokenizer, is_leaf=lambda leaf: leaf is None)
+
+
+def embed_texts(model: Any, entry: Entry, texts: Any) -> Float[Array, "texts width"]:
+    """What `Pretrained.embed_text` gives.
+
+    Texts are filled up to few numbers of tokens, and go by few numbers at a time, so that there are few programs.
+    """
+    check_process(entry.name)
+    _check_words(model, entry)
+    tokens = _tokens(model, entry, _checked_texts(texts))
+    values = np.zeros((len(tokens), model.text.width), np.float32)
+    sizes = np.array([min(max(SHORTEST, 1 << (len(each) - 1).bit_length()), model.text.most_tokens) for each in tokens])
+    for size in np.unique(sizes):
+        (places,) = np.nonzero(sizes == size)
+        batch = BATCH if len(places) > 1 else 1
+        for start in range(0, len(places), batch):
+            rows = places[start : start + batch]
+            padded, lengths = np.full((batch, size), model.text.padding, np.int32), np.ones(batch, np.int32)
+            for row, place in enumerate(rows):
+                padded[row, : len(tokens[place])], lengths[row] = tokens[place], len(tokens[place])
+            values[rows] = np.asarray(_embedded(model.text, padded, lengths))[: len(rows)]
+    return jax.device_put(values)
+
+
+def zero_shot(
+    model: Any, state: eqx.nn.State, entry: Entry, labels: Iterable[str], prompt: str
+) -> tuple[Classifier, eqx.nn.State, Entry]:
+    """A classifier for labels in words: its head has the embeddings of the texts that `prompt` makes of them."""
+    _check_words(model, entry)
+    names = checked_labels(labels)
+    if not isinstance(prompt, str) or prompt.count("{}") != 1:
+        raise ValueError(
+            f'prompt is a text with {{}} once, in place of the label, as "This is a sound of {{}}.", got '
+            f"{line(repr(prompt))}."
+        )
+    weight = embed_texts(model, entry, [prompt.replace("{}", name) for name in names])
+    scale = float(np.exp(np.asarray(model.audio_logit_scale, np.float64)))
+    made = entry.finetuned(labels=names, name=f"{entry.name.rpartition('/')[2]}_zero_shot")
+    made = made.replace(
+        model={"type": "Classifier", "cosine": scale}, source=f"{entry.name}, by the prompt {line(prompt, 100)}"
+    )
+    check_entry(made, f"The classifier to make of {entry.name}")
+    classifier = Classifier(
+        model.frontend, model.network, len(names), cosine=scale, task="multiclass", key=jax.random.key(0)
+    )
+    classifier = eqx.tree_at(lambda tree: tree.head.weight, classifier, weight)
+    return eqx.nn.inference_mode(classifier), state, made
+
+
+@eqx.filter_jit
+def _embedded(
+    text: RoBERTa, tokens: Int[Array | np.ndarray, "texts tokens"], lengths: Int[Array | np.ndarray, " texts"]
+) -> Float[Array, "texts width"]:
+    return jax.vmap(lambda row, length: text(row, length=length).astype(np.float32))(tokens, lengths)
+
+
+def _check_words(model: Any, entry: Entry) -> None:
+    if not has_words(model):
+        raise ValueError(
+            f"{entry.name} has no words: texts need a model of sounds and words, zoo.load('clap_unfused') say."
+        )
+
+
+def _checked_texts(texts: Any) -> tuple[str, ...]:
+    """Raises TypeError for what are no texts, and ValueError for none and for one that is empty."""
+    if isinstance(texts, str):
+        texts = (texts,)
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise TypeError(f"embed_text takes a text or a list of texts, got {line(repr(texts))}.")
+    texts = tuple(texts)
+    if odd := [each for each in texts if not isinstance(each, str)]:
+        raise TypeError(f"embed_text takes a text or a list of texts, got one with {line(repr(odd[0]))}.")
+    if not texts or not all(each.strip() for each in texts):
+        raise ValueError(
+            f"embed_text takes texts with words in them, got {'none' if not texts else 'an empty one'}: leave out what "
+            "is empty."
+        )
+    return texts
+
+
+def _tokens(model: Any, entry: Entry, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of each text, cut to what the model takes. Raises ValueError where they are not the model's."""
+    if model.tokenizer is None:
+        raise ValueError(
+            f"{entry.name} has no {TOKENIZER}, which makes tokens of texts: put it into the model's folder, and load "
+            "it again."
+        )
+    words = len(model.text.word_embedding)
+    encoder = _encoder(model.tokenizer.text(), model.text.most_tokens, entry.name)
+    rows = []
+    for text in texts:
+        try:
+            rows.append(encoder.encode(text).ids)
+        except Exception as error:  # of a library in Rust, which has no classes for them
+            raise ValueError(f"{entry.name} cannot make tokens of {line(repr(text))} ({line(str(error))}).") from None
+        if not rows[-1] or max(rows[-1]) >= words:
+            raise ValueError(
+                f"The {TOKENIZER} of {entry.name} makes tokens up to {max(rows[-1], default=0)} of {line(repr(text))}, "
+                f"and the model has {words} words: they do not belong together."
+            )
+    return rows
+
+
+@functools.lru_cache(maxsize=4)
+def _encoder(text: str, most: int, name: str) -> Any:
+    import tokenizers  # which takes time, and only texts need it
+
+    try:
+        encoder = tokenizers.Tokenizer.from_str(text)
+        encoder.no_padding()
+        encoder.enable_truncation(most)
+    except Exception as error:  # as above
+        raise ValueError(f"The {TOKENIZER} of {name} is none ({line(str(error))}): fetch or copy it again.") from None
+    return encoder
