@@ -82,6 +82,14 @@ class Page:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
 
+    def choose(self, option):
+        """Chooses from Gradio's list of models."""
+        self.wait("!!document.querySelector('input[aria-label=Model]')")
+        self.value("document.querySelector('input[aria-label=Model]').focus()")
+        found = f"[...document.querySelectorAll('[role=option]')].find(e => e.innerText.includes({json.dumps(option)}))"
+        self.wait(f"!!{found}")
+        self.value(f"{found}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
+
     def picture(self, path, whole=False):
         """Writes what there is to see as PNG, with `whole` the page to its end."""
         data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]

@@ -29,6 +29,11 @@ def clip():
     return zoo.load("resnet_esc10")
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 # What is shown --------------------------------------------------------------------------------------------------------
 
 
@@ -91,22 +96,23 @@ def test_a_model_with_words_takes_those_of_the_visitor(shared, clip):
 
 def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["app"]) == 2
+    assert main(["app", "--port", str(free_port())]) == 2
     assert capsys.readouterr().err == 'audax-zoo: The page needs Gradio: pip install "audax-eqx[app]".\n'
 
 
 def test_what_cannot_be_served_exits_2_with_a_sentence(monkeypatch, capsys):
+    port = free_port()
     monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))  # which takes seconds to import
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
         for options, sentence in (
-            (["--port", str(port)], f"at 127.0.0.1:{port} (Address already in use): give another port or host."),
+            (["--port", str(taken)], f"at 127.0.0.1:{taken} (Address already in use): give another port or host."),
             (["--port", "0"], "takes a port from 1 to 65535 and files of some MB, got 0 and 50."),
-            (["--max-size", "-1"], "takes a port from 1 to 65535 and files of some MB, got 7860 and -1."),
+            (["--max-size", "-1"], f"takes a port from 1 to 65535 and files of some MB, got {port} and -1."),
             (["--model", "cola_small"], "cola_small has no classes and names no sounds"),
             (["--model", "resnet_esc11"], "did you mean 'resnet_esc10'?"),
         ):
-            assert main(["app", *options]) == 2
+            assert main(["app", "--port", str(port), *options]) == 2
             assert sentence in capsys.readouterr().err
 
 
@@ -118,9 +124,7 @@ def served(tmp_path_factory):
     """The address of a page that takes 1 MB, the process that serves it, and the folder of its temporary files."""
     if NO_GRADIO:
         pytest.skip("gradio is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("served")
+    port, folder = free_port(), tmp_path_factory.mktemp("served")
     flags = "--xla_backend_optimization_level=0"
     environment = os.environ | {"PYTHONPATH": str(pages.ROOT), "TMPDIR": str(folder), "XLA_FLAGS": flags}
     command = [sys.executable, "-m", "zoo", "app", "--port", str(port), "--max-size", "1"]
@@ -179,6 +183,29 @@ def test_a_broken_file_shows_the_sentence(served, tab, tmp_path):
     sentence = tab.wait("document.querySelector('#notice .fault')?.innerText")
     assert re.fullmatch(r"my i broken_one\.wav cannot be read as sound: .*\.", sentence), sentence
     assert not tab.value("!!document.querySelector('#picture img')")
+
+
+def test_a_warning_stands_beside_the_sound(served, tab, tmp_path):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    soundfile.write(tmp_path / "turned.wav", np.stack([wave, -wave], axis=1), 16000)
+    tab.open(served[0])
+    tab.upload(tmp_path / "turned.wav")
+    tab.wait("!!document.querySelector('#picture img')")
+    first, second = tab.text("#notice").strip().splitlines()
+    assert first == "turned.wav, 1.0 s, as resnet_esc10 hears it"
+    assert second.startswith("turned.wav has channels in opposite phase") and second.count("turned.wav") == 1
+
+
+def test_a_model_that_cannot_be_had_shows_the_sentence(served, tab):
+    tab.open(served[0])
+    tab.upload(zoo.example())
+    tab.wait("!!document.querySelector('#picture img')")
+    tab.choose("ced_tiny_audioset")
+    sentence = tab.wait("document.querySelector('#notice .fault')?.innerText")
+    assert "is neither in the Hub's cache nor reachable: connect to the network once" in sentence
+    tab.choose("resnet_esc10")
+    tab.wait("/as resnet_esc10 hears it/.test(document.querySelector('#notice').innerText)")
+    assert tab.text("#labels").split()[1] == "rain"
 
 
 def test_a_large_file_is_refused_by_page_and_server(served, tab, tmp_path):

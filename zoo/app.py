@@ -16,6 +16,7 @@ import os
 import socket
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,13 +88,16 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
         if path is None:
             return None, HINT, gradio.update(visible=False), None, None, None
         try:
-            heard = _hear(path, _labelled(loaded(chosen), words))
+            with warnings.catch_warnings(record=True) as caught:  # one sound is heard at a time
+                warnings.simplefilter("always", UserWarning)
+                clip = loaded(chosen)
+                heard = _hear(path, _labelled(clip, words))
         except FAULTS as error:
-            sentence = str(error).replace(path, os.path.basename(path))
-            fault = f'<span class="fault">{html.escape(sentence)}</span>'
-            return None, fault, gradio.update(visible=False), None, None, None
-        line = f"{os.path.basename(path)}, {heard.result.duration:.1f} s, as {chosen} hears it"
-        return heard, html.escape(line), gradio.update(visible=True), dict(heard.top), *show(heard, threshold, width)
+            return None, _notice(path, fault=str(error)), gradio.update(visible=False), None, None, None
+        line = f"{path}, {heard.result.duration:.1f} s, as {clip.entry.name} hears it"
+        remarks = dict.fromkeys(str(each.message) for each in caught if each.category is UserWarning)
+        notice, visible = _notice(path, line, *remarks), gradio.update(visible=True)
+        return heard, notice, visible, dict(heard.top), *show(heard, threshold, width)
 
     def show(heard: Heard | None, threshold: float, width: float) -> tuple[Any, Any]:
         return (None, None) if heard is None else _show(heard, threshold, width < NARROW)
@@ -233,6 +237,12 @@ def _show(heard: Heard, threshold: float, narrow: bool) -> tuple[np.ndarray, lis
     canvas.draw()
     rows = [[f"{e.start:.2f}", f"{e.end:.2f}", e.label, f"{e.score:.3f}"] for e in events[:EVENTS]]
     return np.asarray(canvas.buffer_rgba())[..., :3], rows
+
+
+def _notice(path: str, *lines: str, fault: str = "") -> str:
+    """Lines and a fault as HTML, in which the file of a visitor has its name alone."""
+    texts = [html.escape(text.replace(path, os.path.basename(path))) for text in (*lines, fault)]
+    return "<br>".join(filter(None, [*texts[:-1], texts[-1] and f'<span class="fault">{texts[-1]}</span>']))
 
 
 # Gradio ---------------------------------------------------------------------------------------------------------------
