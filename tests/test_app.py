@@ -89,6 +89,8 @@ def test_a_model_with_words_takes_those_of_the_visitor(shared, clip):
     assert app._labelled(clip, "rain") is clip
     with pytest.raises(ValueError, match="a dog several times"):
         app._labelled(words, "a dog, a dog")
+    with pytest.raises(ValueError, match="clap_unfused tells words apart: write some into the box"):
+        app._labelled(words, " , ")
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -203,6 +205,9 @@ def test_a_model_that_cannot_be_had_shows_the_sentence(served, tab):
     tab.choose("ced_tiny_audioset")
     sentence = tab.wait("document.querySelector('#notice .fault')?.innerText")
     assert "is neither in the Hub's cache nor reachable: connect to the network once" in sentence
+    assert not tab.value("!!document.querySelector('#words')")
+    tab.choose("clap_unfused")
+    tab.wait("document.querySelector('#words textarea, #words input')?.value.startsWith('rain, ')")
     tab.choose("resnet_esc10")
     tab.wait("/as resnet_esc10 hears it/.test(document.querySelector('#notice').innerText)")
     assert tab.text("#labels").split()[1] == "rain"

@@ -196,10 +196,16 @@ def serve(
 
 
 def _labelled(clip: Pretrained, words: str) -> Pretrained:
-    """The model, or if it has words what tells those apart that have commas between them."""
+    """The model, or if it has words what tells those apart that have commas between them.
+
+    Raises ValueError for no words, and for some twice.
+    """
     if not _has_words(clip.entry):
         return clip
-    return clip.zero_shot(label.strip() for label in words.split(",") if label.strip())
+    labels = [label.strip() for label in words.split(",") if label.strip()]
+    if not labels:
+        raise ValueError(f"{clip.entry.name} tells words apart: write some into the box, with commas between them.")
+    return clip.zero_shot(labels)
 
 
 def _hear(path: str, clip: Pretrained) -> Heard:
