@@ -80,7 +80,17 @@ def test_a_sound_of_days_in_a_small_file_is_refused(clip, tmp_path, monkeypatch)
 def test_visitors_choose_from_models_that_name_sounds():
     names = app._names()
     assert names[:2] == ["resnet_esc10", "resnet_fsdd"] and "ced_tiny_audioset" in names
-    assert not {"cola_small", "wavlm_base", "timm/resnet18.a1_in1k"} & set(names)
+    assert "clap_unfused" in names and not {"cola_small", "wavlm_base", "timm/resnet18.a1_in1k"} & set(names)
+
+
+def test_a_model_with_words_takes_those_of_the_visitor(shared, clip):
+    words = zoo.load(shared / "oracles" / "clap_unfused")
+    assert app._labelled(words, " rain,a ticking clock , ,").labels == ("rain", "a ticking clock")
+    assert app._labelled(clip, "rain") is clip
+    with pytest.raises(ValueError, match="a dog several times"):
+        app._labelled(words, "a dog, a dog")
+    with pytest.raises(ValueError, match="clap_unfused tells words apart: write some into the box"):
+        app._labelled(words, " , ")
 
 
 # The command ----------------------------------------------------------------------------------------------------------
@@ -195,6 +205,9 @@ def test_a_model_that_cannot_be_had_shows_the_sentence(served, tab):
     tab.choose("ced_tiny_audioset")
     sentence = tab.wait("document.querySelector('#notice .fault')?.innerText")
     assert "is neither in the Hub's cache nor reachable: connect to the network once" in sentence
+    assert not tab.value("!!document.querySelector('#words')")
+    tab.choose("clap_unfused")
+    tab.wait("document.querySelector('#words textarea, #words input')?.value.startsWith('rain, ')")
     tab.choose("resnet_esc10")
     tab.wait("/as resnet_esc10 hears it/.test(document.querySelector('#notice').innerText)")
     assert tab.text("#labels").split()[1] == "rain"

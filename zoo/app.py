@@ -2,8 +2,8 @@
 
     audax-zoo app
 
-    sound, model -> hear -> top labels, Heard -> show -> picture, events
-                                    threshold -> show
+    sound, model, words -> hear -> top labels, Heard -> show -> picture, events
+                                           threshold -> show
 
 It is Gradio's (https://gradio.app), of the extra `app`. `show` alone follows the threshold, for a model hears a sound
 once. Nothing is asked of any other machine but the weights of a model that is chosen and that the package lacks.
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._audio import stream
+from ._entry import Entry
 from ._events import detections, find_events, timeline
 from ._example import example
 from ._load import DEFAULT, info, list_models, load
@@ -44,6 +45,7 @@ POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; "
     "connect-src 'self' blob: data:; frame-src 'none'; object-src 'none'"
 )
+WORDS = "rain, a ticking clock, a barking dog, speech, music"
 HINT = "Here come the names of what is in it, their scores over time, and the events."
 CSS = """
 .gradio-container { width: 100%; max-width: min(1240px, 100vw) !important; margin: auto; }
@@ -72,11 +74,16 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
     gradio = _gradio()
     name = os.fspath(model)
     loaded = functools.lru_cache(maxsize=2)(load)  # the model of the page, and another
-    if not loaded(name).entry.classifies:
+    entry = loaded(name).entry
+    if not (entry.classifies or _has_words(entry)):
         raise ValueError(f"{name} has no classes and names no sounds: audax-zoo list has models that do.")
     choices = list(dict.fromkeys([name, *(_names() if models is None else models)]))
 
-    def hear(path: str | None, chosen: str, threshold: float, width: float) -> tuple[Any, ...]:
+    def ask(chosen: str) -> Any:
+        """Shows the box for words where the model has them."""
+        return gradio.update(visible=_has_words(entry if chosen == name else info(chosen)))
+
+    def hear(path: str | None, chosen: str, words: str, threshold: float, width: float) -> tuple[Any, ...]:
         """What there is to see of the sound; nothing but a sentence where it cannot be heard."""
         if path is None:
             return None, HINT, gradio.update(visible=False), None, None, None
@@ -84,7 +91,7 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
             with warnings.catch_warnings(record=True) as caught:  # one sound is heard at a time
                 warnings.simplefilter("always", UserWarning)
                 clip = loaded(chosen)
-                heard = _hear(path, clip)
+                heard = _hear(path, _labelled(clip, words))
         except FAULTS as error:
             return None, _notice(path, fault=str(error)), gradio.update(visible=False), None, None, None
         line = f"{path}, {heard.result.duration:.1f} s, as {clip.entry.name} hears it"
@@ -104,6 +111,10 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
                 sample = gradio.Button("Take the packaged sound", size="sm")
                 about = "One that the package lacks is fetched when it is first chosen."
                 choice = gradio.Dropdown(choices, value=name, label="Model", info=about, interactive=len(choices) > 1)
+                words = gradio.Textbox(
+                    WORDS, label="Labels in your own words", info="with commas between them; Enter takes them",
+                    max_lines=3, max_length=1000, visible=_has_words(entry), elem_id="words",
+                )  # fmt: skip
                 threshold = gradio.Slider(
                     0.05, 0.95, 0.5, step=0.05, label="Threshold", info="the score from which on a sound is an event"
                 )
@@ -125,8 +136,9 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
         once = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
         measured = "(...values) => [...values.slice(0, -1), window.innerWidth]"
         sample.click(lambda: str(example()), outputs=sound, api_visibility="private")
+        choice.change(ask, choice, words, api_visibility="private", show_progress="hidden")
         gradio.on(
-            [sound.change, choice.change], hear, [sound, choice, threshold, width],
+            [sound.change, choice.change, words.submit], hear, [sound, choice, words, threshold, width],
             [state, notice, results, top, image, events], js=measured, show_progress_on=notice,
             trigger_mode="always_last", **once,
         )  # fmt: skip
@@ -183,6 +195,19 @@ def serve(
 # What a model hears ---------------------------------------------------------------------------------------------------
 
 
+def _labelled(clip: Pretrained, words: str) -> Pretrained:
+    """The model, or if it has words what tells those apart that have commas between them.
+
+    Raises ValueError for no words, and for some twice.
+    """
+    if not _has_words(clip.entry):
+        return clip
+    labels = [label.strip() for label in words.split(",") if label.strip()]
+    if not labels:
+        raise ValueError(f"{clip.entry.name} tells words apart: write some into the box, with commas between them.")
+    return clip.zero_shot(labels)
+
+
 def _hear(path: str, clip: Pretrained) -> Heard:
     """Raises ValueError for a sound that cannot be read or is too long."""
     from ._plot import picture
@@ -232,12 +257,17 @@ def _notice(path: str, *lines: str, fault: str = "") -> str:
 def _names() -> list[str]:
     """The models of the zoo that name sounds, those of the package first."""
     entries = {name: info(name) for name in list_models()}
-    named = [name for name, entry in entries.items() if entry.classifies and (entry.labels or _labelled(entry))]
+    named = [name for name, entry in entries.items() if _has_words(entry) or (entry.classifies and _has_labels(entry))]
     return sorted(named, key=lambda name: (entries[name].checkpoint is not None, name))
 
 
-def _labelled(entry: Any) -> bool:
-    return entry.checkpoint is not None and entry.checkpoint.label_file is not None
+def _has_labels(entry: Entry) -> bool:
+    return bool(entry.labels) or (entry.checkpoint is not None and entry.checkpoint.label_file is not None)
+
+
+def _has_words(entry: Entry) -> bool:
+    """Whether its labels are any texts."""
+    return "text" in entry.model
 
 
 def _gradio() -> Any:
