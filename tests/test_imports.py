@@ -99,7 +99,7 @@ def test_right_imports_are_found_and_allowed():
 
 
 def test_importing_the_zoo_looks_for_no_heavy_package():
-    heavy = {"torch", "tensorflow", "optax", "matplotlib", "huggingface_hub", "pyarrow", "ray", "train"}
+    heavy = {"torch", "tensorflow", "optax", "matplotlib", "huggingface_hub", "gradio", "pyarrow", "ray", "train"}
     script = f"""
 import sys
 

@@ -49,7 +49,15 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    for module in (commands.models, commands.recordings, commands.events, commands.search, commands.speakers):
+    parts = (
+        commands.models,
+        commands.recordings,
+        commands.events,
+        commands.search,
+        commands.speakers,
+        commands.app,
+    )
+    for module in parts:
         module.add(command)
     return parser
 

@@ -111,7 +111,7 @@ def detections(
             if len(result.values):
                 edges, scores = timeline(result)
                 scores = _smoothed(edges, scores[:, columns], smooth)
-                events = _events(result.source, chosen, edges, scores, starts, ends, max_gap, min_duration)
+                events = find_events(result.source, chosen, edges, scores, starts, ends, max_gap, min_duration)
             yield result, events
 
     return run()
@@ -143,10 +143,11 @@ def _smoothed(edges: np.ndarray, scores: np.ndarray, seconds: float) -> np.ndarr
     return (np.stack(sums, axis=1) / (high - low)[:, None]).astype(np.float32)
 
 
-def _events(
+def find_events(
     source: Any, labels: Sequence[str], edges: np.ndarray, scores: np.ndarray, starts: np.ndarray, ends: np.ndarray,
-    max_gap: float, min_duration: float,
+    max_gap: float = 0.0, min_duration: float = 0.0,
 ) -> list[Event]:  # fmt: skip
+    """The events in scores between `edges`, a column a label, each label with its threshold and its release."""
     events = []
     for label, column, start, end in zip(labels, scores.T, starts, ends, strict=True):
         spans: list[tuple[int, int]] = []

@@ -1,12 +1,15 @@
-"""The pictures of `audax-zoo tag --plot` and `detect --plot`: what the model hears, and what it makes of it."""
+"""The pictures of `audax-zoo tag --plot` and `detect --plot`, and of the page of `audax-zoo app`: what the model hears,
+and what it makes of it."""
 
 import pathlib
 import warnings
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -17,6 +20,14 @@ from ._pretrained import Pretrained
 from ._result import Result
 
 COLUMNS = 2000  # of the picture, whatever the file's length
+INK, ORANGE, PALE = "#334155", "#E69F00", "#FBE5B8"  # orange beside blue is for all kinds of sight
+
+
+class Picture(NamedTuple):
+    """A recording in so many columns: the least and the greatest sample of each, and its features."""
+
+    wave: Float[np.ndarray, "columns 2"]
+    log_mel: Float[np.ndarray, "columns bins"]
 
 
 def plot(
@@ -27,39 +38,85 @@ def plot(
     `result` has the scores of its windows or frames. Events are shaded in the picture, each label in a colour, and
     framed in the scores.
     """
-    picture = _log_mel(result, clip, channel)
     figure = Figure(figsize=(10, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.2 * len(labels)))
-    extent = (0, result.duration, 0, picture.shape[1])
-    above.imshow(picture.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
+    _draw_log_mel(above, picture(result.source, result.duration, clip, channel), result.duration)
     name = pathlib.Path(result.source).name.encode("utf-8", "backslashreplace").decode()
-    above.set(ylabel="mel bin")
     above.set_title(f"{name}, {clip.entry.name}", parse_math=False)  # dollar signs are themselves
-    edges, scores = timeline(result)
-    rows = labels[::-1]
-    shown = scores[:, [clip.labels.index(label) for label in rows]].T
-    image = below.pcolormesh(edges, np.arange(len(rows) + 1), shown, vmin=0, vmax=1, cmap="Blues")
+    rows, events = labels[::-1], [event for event in events if event.label in labels]
+    colors = {label: f"C{(row + 1) % 10}" for row, label in enumerate(rows)}
     for event in events:
-        if event.label in rows:
-            row = rows.index(event.label)
-            color, seconds = f"C{(row + 1) % 10}", event.end - event.start
-            above.axvspan(event.start, event.end, color=color, alpha=0.3, linewidth=0)
-            below.add_patch(Rectangle((event.start, row), seconds, 1, fill=False, edgecolor=color, linewidth=2))
-    below.set(xlabel="seconds", xlim=(0, result.duration))
-    below.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
+        above.axvspan(event.start, event.end, color=colors[event.label], alpha=0.3, linewidth=0)
+    image = _draw_scores(below, result, clip.labels, rows, events, colors)
     figure.colorbar(image, ax=below, label="score")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in another script is drawn as boxes
         figure.savefig(out, format="png", dpi=120)
 
 
-def _log_mel(result: Result, clip: Pretrained, channel: Channel) -> Float[np.ndarray, "columns bins"]:
-    """The features of the recording, brought to about COLUMNS columns by averaging."""
-    columns, size = [], window_size(clip.entry.window, clip.sample_rate)
-    count = int(np.ceil(result.duration / clip.entry.window))
-    for window in cut(stream(result.source, clip.sample_rate, channel), size):
+def panels(
+    drawn: Picture, result: Result, names: tuple[str, ...], labels: list[str], events: Iterable[Event], narrow: bool
+) -> Figure:
+    """The waveform, in which events are shaded, above the log-mel picture and the scores of `labels` over time.
+
+    `names` are those of the columns of `result`. With `narrow` the figure suits a telephone.
+    """
+    heights = (0.7, 1.5, 0.4 + 0.2 * len(labels))
+    figure = Figure(figsize=(3.7 if narrow else 9.0, sum(heights) + 1), dpi=160, layout="constrained")
+    top, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=heights)
+    edges = np.linspace(0, result.duration, len(drawn.wave) + 1)
+    loudest = max(float(np.abs(drawn.wave).max()), 1e-3)
+    for event in (events := list(events)):
+        top.axvspan(event.start, event.end, color=PALE, linewidth=0)
+    top.fill_between(edges[:-1], *drawn.wave.T, step="post", color=INK, linewidth=0.5)
+    top.set(yticks=(), ylim=(-1.05 * loudest, 1.05 * loudest), ylabel="wave")
+    top.spines[["top", "left", "right"]].set_visible(False)
+    _draw_log_mel(middle, drawn, result.duration)
+    shown = [label if len(label) <= 18 else f"{label[:17]}…" for label in labels] if narrow else labels
+    image = _draw_scores(below, result, names, labels[::-1], events, dict.fromkeys(labels, ORANGE))
+    below.set_yticks(below.get_yticks(), shown[::-1], parse_math=False)
+    beside = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 12, "pad": 0.01}
+    bar = figure.colorbar(image, ax=below, label="score", **beside).ax
+    for axes in (top, middle, below, bar):
+        axes.tick_params(labelsize=8, length=2)
+        axes.xaxis.label.set_fontsize(8)
+        axes.yaxis.label.set_fontsize(8)
+    figure.align_ylabels()
+    return figure
+
+
+def picture(source: Any, seconds: float, clip: Pretrained, channel: Channel = "mean") -> Picture:
+    """The samples and the features of a recording of so many seconds, brought to about COLUMNS columns by averaging."""
+    waves, columns, size = [], [], window_size(clip.entry.window, clip.sample_rate)
+    count = int(np.ceil(seconds / clip.entry.window))
+    for window in cut(stream(source, clip.sample_rate, channel), size):
         x = np.asarray(clip.model.frontend(jnp.asarray(window.wave)))
         x = x[: max(round(len(x) * window.samples / len(window.wave)), 1)]
         step = max(len(x) * count // COLUMNS, 1)
         columns.append(np.stack([x[start : start + step].mean(axis=0) for start in range(0, len(x), step)]))
-    return np.concatenate(columns)
+        parts = np.array_split(window.wave[: window.samples], min(len(columns[-1]), window.samples))
+        waves.append(np.array([(part.min(), part.max()) for part in parts], np.float32))
+    return Picture(np.concatenate(waves), np.concatenate(columns))
+
+
+def _draw_log_mel(axes: Axes, drawn: Picture, seconds: float) -> None:
+    extent = (0, seconds, 0, drawn.log_mel.shape[1])
+    axes.imshow(drawn.log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
+    axes.set(ylabel="mel bin")
+
+
+def _draw_scores(
+    axes: Axes, result: Result, names: tuple[str, ...], rows: list[str], events: list[Event], colors: dict[str, str]
+) -> Any:
+    """Draws the scores of `rows`, from below, over time, and frames events in colours by label; gives the image."""
+    edges, scores = timeline(result)
+    shown = scores[:, [names.index(label) for label in rows]].T
+    image = axes.pcolormesh(edges, np.arange(len(rows) + 1), shown, vmin=0, vmax=1, cmap="Blues")
+    for event in events:
+        if event.label in rows:
+            corner, seconds = (event.start, rows.index(event.label)), event.end - event.start
+            frame = Rectangle(corner, seconds, 1, fill=False, edgecolor=colors[event.label], linewidth=2)
+            axes.add_patch(frame)
+    axes.set(xlabel="seconds", xlim=(0, result.duration))
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
+    return image

@@ -1,5 +1,6 @@
 """The commands of `audax-zoo`: each module adds its own to the parser."""
 
+from . import app as app
 from . import events as events
 from . import models as models
 from . import recordings as recordings
