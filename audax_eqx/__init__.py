@@ -13,7 +13,9 @@ with install_import_hook("audax_eqx", "audax_eqx._typecheck.typecheck"):
     from . import features as features
     from . import frontends as frontends
     from . import layers as layers
+    from . import lora as lora
     from . import models as models
     from . import networks as networks
+    from . import tree as tree
     from .abstract import AbstractFrontend as AbstractFrontend
     from .abstract import AbstractNetwork as AbstractNetwork

@@ -15,12 +15,14 @@ import jax
 import numpy as np
 import pages
 import pytest
+import soundfile
 
 import zoo
+from audax_eqx import lora
 from train import __main__ as trainer
 from zoo.__main__ import _parser
 
-RUN = {"index", "concepts", "zoo", "features", "frontends", "finetuning", "serving", "publishing", "training"}
+RUN = {"index", "concepts", "zoo", "features", "frontends", "finetuning", "serving", "search", "publishing", "training"}
 ELSEWHERE = {"scale"}  # in test_cluster.py, on a Ray of its own
 PAGES = [pages.README, *pages.DOCS]
 
@@ -167,9 +169,11 @@ def test_fine_tuning_moves_all_but_what_is_frozen_and_the_head_fastest(finetuned
     assert not any(same(before.stages[stage], after.stages[stage]) for stage in range(1, len(before.stages)))
     kept, moved = names["clip"].state, names["tuned"].state
     assert not same(kept, moved)
-    factor, last = names["factor"], len(before.stages) - 1
-    assert factor("head.weight") == 1.0 and factor(f"network.stages.{last}.x") == factor("network.norm.weight") == 0.5
-    assert factor("network.stages.0.x") == 0.5 ** (last + 1)
+    factors, last = names["factors"].network, len(before.stages) - 1
+    assert names["factors"].head.weight == 1.0 and factors.norm.weight == 0.5 ** (last + 2)
+    assert [set(jax.tree.leaves(stage)) for stage in factors.stages[1:]] == [
+        {0.5 ** (last + 1 - i)} for i in range(1, last + 1)
+    ]
     data = finetuned[""]
     np.testing.assert_array_equal(names["guesses"], data["targets"][data["test"]])
 
@@ -177,16 +181,12 @@ def test_fine_tuning_moves_all_but_what_is_frozen_and_the_head_fastest(finetuned
 def test_an_adapter_starts_as_nothing_and_learns_alone(finetuned):
     names = finetuned["LoRA"]
     assert names["losses"][-1] < names["losses"][0]
-    layers, kind = names["layers"], names["LoRA"]
-    trained, merged = layers(names["adapted"], kind), layers(names["merged"], type(names["linears"][0]))
-    assert len(trained) == len(merged) == len(names["linears"]) > 0
-    for linear, start, end, whole in zip(names["linears"], names["adapters"], trained, merged, strict=True):
-        x = jax.random.normal(jax.random.key(0), (3, linear.inputs))
-        np.testing.assert_array_equal(start(x), linear(x))
-        assert same(end.base, linear) and not np.allclose(end(x), linear(x), atol=1e-3)
-        np.testing.assert_allclose(whole(x), end(x), rtol=1e-3, atol=1e-4)
-    others = eqx.tree_at(lambda model: layers(model, kind), names["adapted"], names["linears"])
-    assert same(others.network, names["model"].network) and not same(others.head, names["model"].head)
+    adapted, merged, model = names["adapted"], names["merged"], names["model"]
+    assert same(lora.merge(adapted).network, model.network)
+    x = jax.random.normal(jax.random.key(0), (8000,))
+    before, start, end = (each(x, names["state"])[0] for each in (model, adapted, merged))
+    np.testing.assert_array_equal(before, start)
+    assert np.abs(end - start).max() > 1e-3 and not same(merged.network, model.network)
     assert same(zoo.load("rain_or_clock_lora").model, names["merged"])
 
 
@@ -212,6 +212,21 @@ def test_serving(after):
     light, logits = after["Half precision"]["light"], after["Half precision"]["logits"]
     assert {leaf.dtype.name for leaf in arrays(light.model.network)} == {"bfloat16"} and logits.dtype == np.float32
     assert 0 < np.abs(jax.nn.softmax(logits) - wanted[0]).max() < 0.05
+
+
+@of("search")
+def test_search(after):
+    names = after["Apply it"]
+    assert names["matches"][0].file == "recordings/3.wav" and len(names["matches"]) == 8
+    assert names["matches"][0].similarity == pytest.approx(1.0, abs=1e-3)  # the same second, resampled in a cut
+    wave, _ = soundfile.read("match_0.wav")
+    assert len(wave) == names["rate"]
+    assert len(names["labels"]) == 8 + 2 * 3
+    assert {row[0] for row in names["found"]} == {"recordings/2.wav", "recordings/3.wav"} and len(names["found"]) == 10
+    saved, (places, rows) = zoo.load("rain_or_clock"), next(names["blocks"]())
+    (result,) = zoo.tag(saved, [places[0][0]], each="window")
+    np.testing.assert_allclose(result.values, names["classifier"].predict_proba(rows[:5]), atol=1e-4)
+    assert saved.labels == ("clock", "rain")
 
 
 def test_publishing(tmp_path):
@@ -281,7 +296,7 @@ def test_links_lead_somewhere(page):
 
 def test_the_reference_has_all_public_classes_and_functions():
     text = (pages.ROOT / "docs" / "reference.md").read_text()
-    assert len(re.findall(r"^::: \S+$", text, re.MULTILINE)) == 9
+    assert len(re.findall(r"^::: \S+$", text, re.MULTILINE)) == 11
     for name, options in re.findall(r"^::: (\S+)\n    options:\n((?: {6,}.*\n)+)", text, re.MULTILINE):
         exported = vars(importlib.import_module(name))
         public = {each for each, value in exported.items() if isinstance(value, type | types.FunctionType)}

@@ -15,6 +15,8 @@ BELOW = {  # what each part may import, besides itself
     "audax_eqx.augment": {"features"},
     "audax_eqx.layers": {"features", "augment"},
     "audax_eqx.abstract": {"features", "augment", "layers"},
+    "audax_eqx.tree": {"features", "augment", "layers", "abstract"},
+    "audax_eqx.lora": {"features", "augment", "layers", "abstract", "tree"},
     "audax_eqx.frontends": {"_sharding", "features", "augment", "layers", "abstract"},
     "audax_eqx.networks": {"features", "augment", "layers", "abstract"},
     "audax_eqx.models": {"features", "augment", "layers", "abstract", "frontends", "networks"},

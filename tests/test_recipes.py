@@ -12,6 +12,7 @@ import jax
 import pytest
 
 import zoo
+from audax_eqx import tree
 from train import __main__ as command
 from train import loop, recipe, step
 from train.objectives import Matching, NTXent, Supervised, views
@@ -236,8 +237,8 @@ def test_pretrained_recipes_start_from_a_packaged_model_at_its_native_length(nam
 def test_a_linear_probe_trains_the_head_alone():
     chosen = recipe.find("linear_probe")[0]
     model, _ = loop.build(chosen, chosen.entry(LABELS))
-    model, trains = step.freeze(model, chosen.optimizer.freeze)
-    names = jax.tree.leaves(step.names(eqx.filter(model, trains)))
+    parameters, _ = tree.freeze(model, chosen.optimizer.freeze)
+    names = jax.tree.leaves(tree.names(parameters))
     assert sorted(names) == ["head.bias", "head.weight"]
     assert not chosen.objective.mixup and chosen.objective.augment == type(chosen.objective.augment)()
     assert chosen.optimizer.weight_decay == 0
@@ -248,8 +249,8 @@ def test_a_probe_of_every_model_of_the_zoo_freezes_its_network(start):
     chosen = recipe.find("linear_probe")[0]
     chosen = dataclasses.replace(chosen, model=dataclasses.replace(chosen.model, start=start))
     model, _ = skeleton(chosen.entry(LABELS))
-    names = [name for name, leaf in zip(*map(jax.tree.leaves, (step.names(model), model)), strict=True) if size(leaf)]
-    frozen = [name for name in names if step._matches(name, chosen.optimizer.freeze)]
+    names = [name for name, leaf in zip(*map(jax.tree.leaves, (tree.names(model), model)), strict=True) if size(leaf)]
+    frozen = [name for name in names if tree.matches(name, chosen.optimizer.freeze)]
     assert len(frozen) > 10
     assert {name.split(".")[0] for name in set(names) - set(frozen)} == {"head"}
 
@@ -258,6 +259,7 @@ def test_fine_tuning_moves_the_network_at_a_tenth_of_the_heads_rate():
     optimizer = recipe.find("finetune")[0].optimizer
     assert optimizer.freeze == ("frontend.*",)
     factors = {"head.weight": 1, "norm.weight": 0.1, "network.stages.0.reduce.norm.bias": 0.1, "frontend.gabor": 0.1}
+    factors["network.stages.0.conv.up"] = 1
     assert {name: step._factor(name, optimizer.rates) for name in factors} == factors
 
 

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import zoo
+from audax_eqx import lora, tree
 from train import step as steps
 from train.data import Batch
 from train.loop import build
@@ -225,17 +226,17 @@ def test_what_is_frozen_stays_as_it_was_and_infers():
     for a, b in zip(arrays((before.network, state)), arrays((after.network, moved)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.abs(before.head.weight - after.head.weight).max() > 1e-4
-    model, trained = steps.freeze(build(recipe, recipe.entry(LABELS))[0], recipe.optimizer.freeze)
-    assert model.network.norm.inference and not model.dropout.inference
-    assert sum(jax.tree.leaves(trained)) == 2  # the head's weight and bias
+    parameters, rest = tree.freeze(build(recipe, recipe.entry(LABELS))[0], recipe.optimizer.freeze)
+    assert rest.network.norm.inference and not rest.dropout.inference
+    assert len(jax.tree.leaves(parameters)) == 2  # the head's weight and bias
 
 
 def test_a_pattern_that_freezes_nothing_or_everything_is_refused():
     model, _ = build(RECIPE, RECIPE.entry(LABELS))
     with pytest.raises(ValueError, match=r"'encoder\.\*' is no parameter of the model: they are called as network"):
-        steps.freeze(model, ("encoder.*",))
+        tree.freeze(model, ("encoder.*",))
     with pytest.raises(ValueError, match="leaves nothing to train"):
-        steps.freeze(model, ("*",))
+        tree.freeze(model, ("*",))
 
 
 def moved_by(optimizer, parameters, gradients):
@@ -259,7 +260,7 @@ def test_only_matrices_and_kernels_of_the_network_decay(network, frontend):
     kinds = jax.tree.map(
         lambda leaf: jnp.ones((1,) * leaf.ndim), eqx.filter(shapes, lambda leaf: hasattr(leaf, "ndim"))
     )
-    found = dict(zip(jax.tree.leaves(steps.names(kinds)), jax.tree.leaves(decayed(kinds)), strict=True))
+    found = dict(zip(jax.tree.leaves(tree.names(kinds)), jax.tree.leaves(decayed(kinds)), strict=True))
     for name, change in found.items():
         last = name.split(".")[-1]
         expected = last == "weight" and "norm" not in name and not name.startswith("frontend.")
@@ -297,3 +298,34 @@ def test_the_rate_warms_up_and_falls(fields, expected):
     rate = steps.schedule(recipe, examples=1600)
     for step, value in expected.items():
         assert float(rate(step)) == pytest.approx(value, abs=1e-7), step
+
+
+@pytest.mark.parametrize("layers", ["last", "weighted"])
+def test_adapters_and_the_head_are_all_that_learns(layers, tmp_path):
+    network = {"type": "AST", "depth": 2, "width": 16, "heads": 2, "bins": 16, "frames": 13, "patch": 8}
+    start = dataclasses.replace(RECIPE, model=Model(frontend=FRONTEND, network=network)).entry(LABELS)
+    zoo.save(tmp_path, *zoo.create(start, key=jax.random.key(0)), start)
+    adapted = Model(start=str(tmp_path), lora=2, layers=layers)
+    recipe = dataclasses.replace(RECIPE, model=adapted, optimizer=Optimizer(learning_rate=3.2))
+    entry = recipe.entry(LABELS)
+    model, state = build(recipe, entry)
+    before, devices = copied(lora.merge(model)), steps.mesh(1)
+    carry, static = steps.begin(model, state, recipe, devices)
+    trained = set(jax.tree.leaves(tree.names(carry.parameters)))
+    assert {name for name in trained if not name.endswith((".down", ".up"))} == {"head.weight", "head.bias"} | (
+        {"network.weights"} if layers == "weighted" else set()
+    )
+    step = steps.make_step(recipe, static, devices)
+    for batch in batches(recipe, 2):
+        carry, _ = step(carry, batch, jnp.float32(1e-2))
+    model, state = steps.trained_model(carry, static)
+    zoo.save(tmp_path / "tuned", model, state, entry)  # merged: the names are those of the entry's model
+    moved = [np.abs(a - b).max() for a, b in zip(arrays(before), arrays(model), strict=True)]
+    assert max(moved) > 1e-3 and min(moved) == 0
+
+
+@pytest.mark.parametrize(("rank", "start"), [(-1, "cola_small"), (4, None)])
+def test_adapters_need_a_rank_and_a_pretrained_model(rank, start):
+    model = Model(start=start, lora=rank) if start else dataclasses.replace(RECIPE.model, lora=rank)
+    with pytest.raises(ValueError, match=f"adapters of rank {rank}: the rank is at least 1"):
+        dataclasses.replace(RECIPE, model=model)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from audax_eqx import tree
+
 from .step import Carry
 
 
@@ -63,5 +65,4 @@ class Checkpoints:
 
 
 def _names(carry: Carry) -> list[str]:
-    paths, _ = zip(*jax.tree_util.tree_leaves_with_path(carry), strict=True)
-    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+    return jax.tree.leaves(tree.names(carry))

@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import zoo
+from audax_eqx import lora
 from zoo._entry import line
 from zoo._limits import check_entry
 
@@ -158,6 +159,8 @@ def build(recipe: Recipe, entry: zoo.Entry) -> tuple[Any, eqx.nn.State]:
         classes = None if entry.task == "contrastive" else entry.classes
         clip = zoo.load(recipe.model.start)
         model, state = clip.thaw(classes, task=entry.task, layers=recipe.model.layers, key=key)
+    if recipe.model.lora:
+        model = lora.adapt(model, recipe.model.lora, key=jax.random.fold_in(key, 1))
     _check_window(model, entry)
     return model, state
 

@@ -40,6 +40,8 @@ class Model:
     """A name of the zoo, a folder or a Hub repo to start from, with a fresh head, instead of frontend and network."""
     layers: Literal["last", "weighted"] = "last"
     """What the head hears of a Transformer that it starts from: the last layer, or a learned sum of all."""
+    lora: int = 0
+    """Rank of the adapters beside every `Linear` of the network, of which then they alone are trained; 0 for none."""
     paper: str | None = None
     """Where the architecture is described."""
 
@@ -171,6 +173,11 @@ class Recipe:
             raise ValueError(
                 f"{self.name} has model.layers without a model to start from: give `model.start`, or as the network "
                 '{"type": "WeightedLayers", "network": ...}.'
+            )
+        if self.model.lora < 0 or (self.model.lora and self.model.start is None):
+            raise ValueError(
+                f"{self.name} has adapters of rank {self.model.lora}: the rank is at least 1, or 0 for none, and they "
+                "are put into a pretrained model, `model.start`."
             )
         if self.model.start is None and not (self.model.frontend and self.model.network):
             raise ValueError(

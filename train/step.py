@@ -8,7 +8,6 @@ it.
 """
 
 import copy
-import fnmatch
 import functools
 import math
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from audax_eqx import lora, tree
 from audax_eqx.layers import BatchNorm
 
 from .data import heard
@@ -51,13 +51,6 @@ def mesh(devices: int | None = None) -> Mesh:
     return Mesh(np.array(inorder[:devices]), (DEVICES,), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def names(tree: Any) -> Any:
-    """The tree with each leaf's field path, "network.stages.0.blocks.1.depthwise.weight", in its place."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="."), tree
-    )
-
-
 def schedule(recipe: Recipe, examples: int) -> Callable[[int], float]:
     """The learning rate by the number of steps done before."""
     optimizer, total = recipe.optimizer, recipe.total_steps(examples)
@@ -82,10 +75,11 @@ def transformation(optimizer: Optimizer, rate: optax.Schedule) -> optax.Gradient
     """Clipping, AdamW or SGD at that rate, and the factors of single layers."""
 
     def decayed(parameters):
-        return jax.tree.map(lambda leaf, name: leaf.ndim > 1 and not _matches(name, UNDECAYED), *_named(parameters))
+        labels = tree.names(parameters)
+        return jax.tree.map(lambda leaf, name: leaf.ndim > 1 and not tree.matches(name, UNDECAYED), parameters, labels)
 
     def scaled(updates, _):
-        return jax.tree.map(lambda leaf, name: leaf * _factor(name, optimizer.rates), *_named(updates))
+        return jax.tree.map(lambda leaf, name: leaf * _factor(name, optimizer.rates), updates, tree.names(updates))
 
     if optimizer.method == "adamw":
         update = optax.adamw(rate, optimizer.b1, optimizer.b2, weight_decay=optimizer.weight_decay, mask=decayed)
@@ -96,45 +90,10 @@ def transformation(optimizer: Optimizer, rate: optax.Schedule) -> optax.Gradient
     return optax.chain(clip, update, optax.stateless(scaled))
 
 
-def _named(tree: Any) -> tuple[Any, Any]:
-    return tree, names(tree)
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
 def _factor(name: str, rates: tuple[tuple[str, float], ...]) -> float:
-    return next((factor for pattern, factor in rates if fnmatch.fnmatchcase(name, pattern)), 1.0)
-
-
-def freeze(model: eqx.Module, patterns: tuple[str, ...]) -> tuple[eqx.Module, Any]:
-    """The model with every module under the patterns in inference mode, and which of its leaves are trained.
-
-    Raises ValueError for a pattern that matches nothing, unless it is of a part without parameters, and where nothing
-    is left to train.
-    """
-    _check(model, patterns)
-
-    def inferring(leaf, name):
-        return True if name.split(".")[-1] == "inference" and _matches(name, patterns) else leaf
-
-    model = jax.tree.map(inferring, model, names(model))
-    trained = jax.tree.map(lambda leaf, name: eqx.is_array(leaf) and not _matches(name, patterns), model, names(model))
-    if not any(jax.tree.leaves(trained)):
-        raise ValueError(f"`freeze` leaves nothing to train: {', '.join(patterns)}.")
-    return model, trained
-
-
-def _check(model: eqx.Module, patterns: tuple[str, ...]) -> None:
-    known = jax.tree.leaves(names(eqx.filter(model, eqx.is_array)))
-    bare = [name for name in vars(model) if not any(each.startswith(f"{name}.") or each == name for each in known)]
-    for pattern in patterns:
-        if not any(_matches(name, (pattern,)) for name in known) and pattern.split(".")[0] not in bare:
-            raise ValueError(
-                f"{pattern!r} is no parameter of the model: they are called as {known[0]} and {known[-1]}, so that "
-                "'network.*' is all of the network."
-            )
+    if tree.matches(name, lora.ADAPTERS):
+        return 1.0  # they are new, as a head is
+    return next((factor for pattern, factor in rates if tree.matches(name, (pattern,))), 1.0)
 
 
 def across(model: eqx.Module) -> eqx.Module:
@@ -151,9 +110,13 @@ def across(model: eqx.Module) -> eqx.Module:
 
 def begin(model: eqx.Module, state: eqx.nn.State, recipe: Recipe, mesh: Mesh) -> tuple[Carry, Any]:
     """The carry in front of the first step, on every device of the mesh, and the model without its arrays."""
-    _check(model, tuple(pattern for pattern, _ in recipe.optimizer.rates))
-    model, trained = freeze(across(model), recipe.optimizer.freeze)
-    (parameters, rest), state = eqx.partition(_strong(model), trained), _strong(state)
+    tree.check_patterns(model, tuple(pattern for pattern, _ in recipe.optimizer.rates))
+    patterns, but = recipe.optimizer.freeze, ()
+    if recipe.model.lora:
+        sum_of_layers = ("network.weights",) if recipe.model.layers == "weighted" else ()
+        patterns, but = (*patterns, "frontend.*", "network.*"), (*lora.ADAPTERS, *sum_of_layers)
+    parameters, rest = tree.freeze(_strong(across(model)), patterns, but=but)
+    state = _strong(state)
     frozen, static = eqx.partition(rest, eqx.is_array)
     moments = transformation(recipe.optimizer, optax.constant_schedule(0.0)).init(parameters)
     average = jax.tree.map(jnp.copy, (parameters, state)) if recipe.optimizer.ema else None
@@ -161,15 +124,18 @@ def begin(model: eqx.Module, state: eqx.nn.State, recipe: Recipe, mesh: Mesh) ->
     return jax.device_put(carry, NamedSharding(mesh, P())), static
 
 
-def _strong(tree: Any) -> Any:
-    """The tree without weak types, as `jnp.full(3, 0.5)` has: a step gives none back, so it would compile twice."""
-    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype) if eqx.is_array(leaf) else leaf, tree)
+def _strong(part: Any) -> Any:
+    """The part without weak types, as `jnp.full(3, 0.5)` has: a step gives none back, so it would compile twice."""
+    return jax.tree.map(lambda leaf: lax.convert_element_type(leaf, leaf.dtype) if eqx.is_array(leaf) else leaf, part)
 
 
 def trained_model(carry: Carry, static: Any) -> tuple[Any, eqx.nn.State]:
-    """The model of the carry, of its moving average if there is one, in inference mode, and its State."""
+    """The model of the carry, of its moving average if there is one, in inference mode, and its State.
+
+    Its adapters are merged.
+    """
     parameters, state = (carry.parameters, carry.state) if carry.average is None else carry.average
-    return eqx.nn.inference_mode(eqx.combine(parameters, carry.frozen, static)), state
+    return eqx.nn.inference_mode(lora.merge(eqx.combine(parameters, carry.frozen, static))), state
 
 
 def make_step(recipe: Recipe, static: Any, mesh: Mesh) -> Callable:
@@ -184,7 +150,7 @@ def make_step(recipe: Recipe, static: Any, mesh: Mesh) -> Callable:
     def loss(parameters, frozen, state, objective, examples: Examples, keys):
         model = eqx.combine(parameters, frozen, static)
         if recipe.run.precision == "bfloat16":
-            model = half(model)
+            model = tree.half(model)
         return objective(model, state, examples, keys)
 
     def share(carry: Carry, batch, key, numbers):
@@ -235,12 +201,3 @@ def make_step(recipe: Recipe, static: Any, mesh: Mesh) -> Callable:
 
 def _example_keys(key: PRNGKeyArray, places: Int[Array, " batch"]) -> PRNGKeyArray:
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
-
-
-def half(model: Any) -> Any:
-    """The model with all its parameters but the frontend's in bfloat16."""
-
-    def cast(leaf):
-        return leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf
-
-    return eqx.tree_at(lambda tree: tree.frontend, jax.tree.map(cast, model), model.frontend)

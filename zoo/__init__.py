@@ -19,6 +19,8 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._load import info as info
     from ._load import list_models as list_models
     from ._load import load as load
+    from ._matches import Match as Match
+    from ._matches import search as search
     from ._pretrained import Pretrained as Pretrained
     from ._pretrained import Thawed as Thawed
     from ._publish import publish as publish

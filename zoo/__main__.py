@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    for module in (commands.models, commands.recordings, commands.events, commands.speakers):
+    for module in (commands.models, commands.recordings, commands.events, commands.search, commands.speakers):
         module.add(command)
     return parser
 

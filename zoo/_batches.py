@@ -8,10 +8,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
+
+from audax_eqx import tree
 
 from ._audio import NOTHING, Window
 from ._pretrained import Pretrained, takes_length
@@ -38,7 +39,7 @@ class Batches:
         self.size, self.samples, self.name = share * len(devices), samples, clip.entry.name
         self.shortest = clip.model.frontend.min_samples  # of less a recording is padded, as one does for a call
         mesh = Mesh(np.array(devices), (DEVICES,))
-        leaves, structure = jax.tree.flatten(_half(clip) if half else clip)
+        leaves, structure = jax.tree.flatten(tree.half(clip) if half else clip)
         arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
         others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
         arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))  # once, not for each batch
@@ -111,13 +112,3 @@ def _devices(clip: Pretrained) -> list[jax.Device]:
         if isinstance(leaf, jax.Array) and leaf.committed:
             return sorted(leaf.sharding.addressable_devices, key=lambda device: device.id)
     return jax.local_devices()
-
-
-def _half(clip: Pretrained) -> Pretrained:
-    """The clip with all parameters but the frontend's in bfloat16."""
-
-    def cast(leaf):
-        return leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf
-
-    model = eqx.tree_at(lambda tree: tree.frontend, jax.tree.map(cast, clip.model), clip.model.frontend)
-    return eqx.tree_at(lambda tree: tree.model, clip, model)

@@ -186,7 +186,7 @@ def fingerprint(clip: Pretrained) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, leaf in sorted(named_leaves(clip.model, clip.state).items()):
         digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
     return digest.hexdigest()
 
 

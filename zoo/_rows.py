@@ -65,6 +65,15 @@ def utf8(name: str) -> str:
     return name.replace("\\", "\\\\").encode("utf-8", "backslashreplace").decode()
 
 
+def path_of(text: str) -> str:
+    """The file's name of which `utf8` made the text."""
+    if not NO_TEXT.search(text):
+        return text
+    return re.sub(
+        r"\\\\|\\udc([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)) if match[1] else "\\", text
+    )
+
+
 def reason(error: OSError) -> str:
     """What the operating system says; Arrow puts the number of the error into a text."""
     number = error.errno or next(map(int, re.findall(r"\[errno (\d+)\]", str(error))), 0)

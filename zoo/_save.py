@@ -12,6 +12,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from audax_eqx import lora
+
 from ._card import card, generated
 from ._entry import Entry, Model, skeleton, to_json
 from ._files import CARD, CONFIG, EXTRACTOR, FILES, GOLDEN, TOKENIZER, WEIGHTS
@@ -31,7 +33,7 @@ def save(
     dtype: Literal["float32", "float16"] = "float32",
 ) -> None:
     """Writes a folder from which `load(folder)` gives the model back, bit by bit unless `dtype` is "float16", which
-    halves the file.
+    halves the file. The adapters of `audax_eqx.lora` are merged.
 
     - `config.json`: the entry. `model.safetensors`: the weights and the State.
     - `golden.safetensors`: a wave and what the saved weights make of it, for `load(folder, verify=True)`.
@@ -47,6 +49,7 @@ def save(
     entry = dataclasses.replace(entry, checkpoint=None)
     check_entry(entry, "The entry to save")
     check_window(entry.window, model.frontend, entry.name)
+    model = lora.merge(model)
     leaves = named_leaves(model, state)
     wanted = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}

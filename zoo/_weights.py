@@ -16,6 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from audax_eqx import tree
+
 from ._entry import line
 from ._files import INSTEAD, WEIGHTS, is_torch, parse_json, read_text
 from ._torch import Leaf, torch_file
@@ -34,8 +36,8 @@ READABLE = re.compile(f"{DTYPES.pattern}|C64")  # of safetensors by NumPy
 def named_leaves(model: Any, state: eqx.nn.State) -> dict[str, Parameter]:
     """Every parameter of `model` and every array of `state`, by field path. A skeleton's leaves are shapes."""
     leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model, is_leaf=_is_index):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+    names = jax.tree.leaves(tree.names(model, is_leaf=_is_index))
+    for name, leaf in zip(names, jax.tree.leaves(model, is_leaf=_is_index), strict=True):
         if _is_index(leaf):
             leaves[name] = state.get(leaf)
         elif eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
@@ -49,15 +51,14 @@ def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray])
     arrays, structure = jax.tree.flatten(state)  # state.set takes no array for a shape under a mesh that is set
     places = {id(leaf): place for place, leaf in enumerate(arrays)}
 
-    def value(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
+    def value(leaf, name):
         if _is_index(leaf):
             shape = state.get(leaf)
             arrays[places[id(shape)]] = jnp.asarray(values(name), shape.dtype)
             return leaf
         return jnp.asarray(values(name), leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
-    model = jax.tree_util.tree_map_with_path(value, model, is_leaf=_is_index)
+    model = jax.tree.map(value, model, tree.names(model, is_leaf=_is_index), is_leaf=_is_index)
     return model, jax.tree.unflatten(structure, arrays)
 
 

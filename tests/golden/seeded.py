@@ -42,17 +42,20 @@ def fill(build):
     import jax
     import jax.numpy as jnp
 
-    def array(path, leaf):
-        return jnp.asarray(values(jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape))
+    from audax_eqx import tree
 
-    def parameter(path, leaf):
-        return array(path, leaf) if hasattr(leaf, "shape") else leaf
+    def array(name, leaf):
+        return jnp.asarray(values(name, leaf.shape))
+
+    def parameter(leaf, name):
+        return array(name, leaf) if hasattr(leaf, "shape") else leaf
 
     def is_index(leaf):
         return isinstance(leaf, eqx.nn.StateIndex)
 
     network, state = eqx.filter_eval_shape(eqx.nn.make_with_state(build), key=jax.random.key(0))
-    for path, index in jax.tree_util.tree_flatten_with_path(network, is_leaf=is_index)[0]:
+    names = jax.tree.leaves(tree.names(network, is_leaf=is_index))
+    for name, index in zip(names, jax.tree.leaves(network, is_leaf=is_index), strict=True):
         if is_index(index):
-            state = state.set(index, array(path, state.get(index)))
-    return jax.tree_util.tree_map_with_path(parameter, network), state
+            state = state.set(index, array(name, state.get(index)))
+    return jax.tree.map(parameter, network, tree.names(network)), state

@@ -9,9 +9,10 @@ whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's 
     audax-train finetune sounds-32k runs/tagger --model.start convnext_audioset --data.seconds 10
 
 A frontend that is learned, as speech models have one, stays as it was; `--optimizer.freeze 'network.stages.0.*'` keeps
-another part instead. `--model.layers weighted` gives the head a learned sum of a Transformer's layers, whose weights
-learn in `linear_probe`, too, with `--optimizer.freeze 'frontend.*' 'network.network.*'`. What `linear_probe` says of
-other models and of clips with several labels holds here too.
+another part instead. `--model.lora 8` trains adapters of rank 8 instead of the network. `--model.layers weighted` gives
+the head a learned sum of a Transformer's layers, whose weights learn in `linear_probe`, too, with `--optimizer.freeze
+'frontend.*' 'network.network.*'`. What `linear_probe` says of other models and of clips with several labels holds here
+too.
 """
 
 from dataclasses import replace

@@ -3,4 +3,5 @@
 from . import events as events
 from . import models as models
 from . import recordings as recordings
+from . import search as search
 from . import speakers as speakers

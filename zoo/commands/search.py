@@ -1,0 +1,62 @@
+"""`audax-zoo search`: `zoo.search` of what `audax-zoo embed` wrote, and how the rows are shown."""
+
+import argparse
+import csv
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+
+from .._load import load
+from .._matches import Match
+from .._matches import search as search_rows
+from .._rows import utf8
+from ._shared import add_formats, positive
+
+COLUMNS = ("file", "start", "end", "similarity")
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the command, by what makes the parser of one."""
+    searching = command(
+        search,
+        "find what sounds like a recording, or like words, in embeddings",
+        "All rows are compared by the cosine of the embeddings, and the nearest are printed, nearest first.",
+    )
+    searching.add_argument("rows", type=pathlib.Path, metavar="OUT/", help="what embed wrote, a .npz or .parquet too")
+    searching.add_argument(
+        "query", metavar="FILE|WORDS", help='a recording, or "rain on a tent" for a model of words, as CLAP is'
+    )
+    searching.add_argument("-k", type=positive, default=20, help="how many rows (default: 20)")
+    searching.add_argument(
+        "--model", metavar="NAME", help="the one that made the rows, for single files (default: what OUT/ notes)"
+    )
+    add_formats(searching)
+
+
+def search(options: argparse.Namespace) -> int:
+    clip = None if options.model is None else load(options.model)
+    matches = search_rows(options.rows, options.query, clip, k=options.k)
+    {None: _show, ".csv": _csv, ".json": _json}[options.format](matches)
+    return 0
+
+
+def _show(matches: list[Match]) -> None:
+    for match in matches:
+        times = "" if match.start is None or match.end is None else f"{match.start:.1f} to {match.end:.1f} s"
+        print(f"{match.similarity:6.3f}  {times:>18}  {utf8(match.file)}")
+
+
+def _csv(matches: list[Match]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for match in matches:
+        times = ("" if time is None else f"{time:.3f}" for time in (match.start, match.end))
+        writer.writerow((utf8(match.file), *times, f"{match.similarity:.6f}"))
+
+
+def _json(matches: list[Match]) -> None:
+    for match in matches:
+        times = (None if time is None else round(time, 3) for time in (match.start, match.end))
+        values = (match.file, *times, round(match.similarity, 6))
+        print(json.dumps(dict(zip(COLUMNS, values, strict=True))))
