@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import pickle
 import re
 import shutil
 
@@ -389,6 +390,18 @@ def test_a_recordings_embedding_has_length_1_and_is_the_same_at_every_call(clip)
     assert frames.values.shape[1] == 8 and abs(frames.end[-1] - 1.0) < 0.03
     with pytest.warns(UserWarning, match="hears the first 0.40 s"):
         np.testing.assert_array_equal(clip.embed(long), clip.embed(long[:3200]))
+
+
+def test_hear_and_another_process_take_it(clip, folder):
+    model = zoo.hear.load_model(folder, hop=100.0)
+    assert (model.scene_embedding_size, model.timestamp_embedding_size) == (6, 8)
+    sounds = noise(2, 4000)
+    assert zoo.hear.get_scene_embeddings(sounds, model).shape == (2, 6)
+    embeddings, milliseconds = zoo.hear.get_timestamp_embeddings(sounds, model)
+    assert embeddings.shape == (*milliseconds.shape, 8)
+    copy = pickle.loads(pickle.dumps(clip))
+    assert copy.model.tokenizer == clip.model.tokenizer
+    np.testing.assert_array_equal(copy.embed_text("dog"), clip.embed_text("dog"))
 
 
 def test_it_is_thawed_as_it_is_or_as_a_classifier(clip):

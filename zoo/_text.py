@@ -27,11 +27,14 @@ BATCH = 8  # texts of several that a program takes at a time; one alone has a pr
 class Tokenizer:
     """What makes tokens of texts: `tokenizer.json` of a model, which is read when the first text comes.
 
-    Two of the same `source` are equal.
+    Two of the same `source` are equal. A copy in another process has the text with it.
     """
 
     source: str
     text: Callable[[], str] = dataclasses.field(compare=False, repr=False)
+
+    def __reduce__(self) -> tuple:
+        return _with_text, (self.source, self.text())
 
     @staticmethod
     def of(name: str, revision: str | None, fetch: Callable[[str], pathlib.Path], folder: bool) -> "Tokenizer | None":
@@ -42,7 +45,11 @@ class Tokenizer:
             text = read_text(fetch(TOKENIZER))
         except FileNotFoundError:
             return None
-        return Tokenizer(text, lambda: text)  # another file of that name is another tokenizer
+        return _with_text(text, text)  # another file of that name is another tokenizer
+
+
+def _with_text(source: str, text: str) -> Tokenizer:
+    return Tokenizer(source, lambda: text)
 
 
 def has_words(model: Any) -> bool:

@@ -48,7 +48,9 @@ class HearModel:
         super().__init__()
         self.clip, self.hop = clip, hop
         self.sample_rate = clip.sample_rate
-        self.scene_embedding_size = self.timestamp_embedding_size = clip.model.network.width
+        self.scene_embedding_size = clip.model.network.width
+        wave = jax.ShapeDtypeStruct((window_size(clip.entry.window, clip.sample_rate),), jnp.float32)
+        self.timestamp_embedding_size = eqx.filter_eval_shape(clip.frames, wave).shape[1]  # before a projection, say
 
 
 def load_model(model_file_path: str | os.PathLike = "", hop: float = 50.0) -> HearModel:
