@@ -24,6 +24,10 @@ from .convnext import convnext_pico as convnext_pico
 from .convnext import convnext_small as convnext_small
 from .convnext import convnext_tiny as convnext_tiny
 from .convnext import convnext_xlarge as convnext_xlarge
+from .dymn import DyMN as DyMN
+from .dymn import dymn04 as dymn04
+from .dymn import dymn10 as dymn10
+from .dymn import dymn20 as dymn20
 from .ecapa import ECAPA as ECAPA
 from .ecapa import ecapa_512 as ecapa_512
 from .ecapa import ecapa_1024 as ecapa_1024
@@ -38,6 +42,13 @@ from .efficientnet import efficientnet_b6 as efficientnet_b6
 from .efficientnet import efficientnet_b7 as efficientnet_b7
 from .mobilenet import MobileNetV2 as MobileNetV2
 from .mobilenet import mobilenet_v2 as mobilenet_v2
+from .mobilenet_v3 import MobileNetV3 as MobileNetV3
+from .mobilenet_v3 import mn04 as mn04
+from .mobilenet_v3 import mn05 as mn05
+from .mobilenet_v3 import mn10 as mn10
+from .mobilenet_v3 import mn20 as mn20
+from .mobilenet_v3 import mn30 as mn30
+from .mobilenet_v3 import mn40 as mn40
 from .panns_resnet import PANNsResNet as PANNsResNet
 from .panns_resnet import resnet22 as resnet22
 from .panns_resnet import resnet38 as resnet38
