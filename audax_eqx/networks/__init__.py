@@ -52,6 +52,8 @@ from .mobilenet_v3 import mn40 as mn40
 from .panns_resnet import PANNsResNet as PANNsResNet
 from .panns_resnet import resnet22 as resnet22
 from .panns_resnet import resnet38 as resnet38
+from .passt import PaSST as PaSST
+from .passt import passt as passt
 from .resnet import ResNet as ResNet
 from .resnet import resnet18 as resnet18
 from .resnet import resnet34 as resnet34

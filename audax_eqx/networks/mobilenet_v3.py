@@ -130,15 +130,10 @@ def table(widths: tuple[int, ...]) -> list[tuple[int, int, int]]:
 
 def check_table(name: str, widths: tuple[int, ...], *blocks: tuple[int, ...]) -> None:
     """Raises ValueError for other numbers of channels than a stem, six stages and 15 blocks have."""
-    if (
-        len(widths) != len(WIDTHS)
-        or any(len(each) != len(STAGES) for each in blocks)
-        or min(*widths, *sum(blocks, ())) < 1
-    ):
-        given = " and ".join(map(str, blocks))
-        raise ValueError(
-            f"{name} takes 7 widths and a number for each of 15 blocks, all at least 1, got {widths} and {given}."
-        )
+    counts = len(widths), {len(each) for each in blocks}
+    if counts != (len(WIDTHS), {len(STAGES)}) or min(min(each) for each in (widths, *blocks)) < 1:
+        given = " and ".join(map(str, (widths, *blocks)))
+        raise ValueError(f"{name} takes 7 widths and a number for each of 15 blocks, all at least 1, got {given}.")
 
 
 def centres(time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
