@@ -11,6 +11,9 @@ from .ced import ced_base as ced_base
 from .ced import ced_mini as ced_mini
 from .ced import ced_small as ced_small
 from .ced import ced_tiny as ced_tiny
+from .ced import dasheng_06b as dasheng_06b
+from .ced import dasheng_12b as dasheng_12b
+from .ced import dasheng_base as dasheng_base
 from .cnn import CNN as CNN
 from .cnn import cnn10 as cnn10
 from .cnn import cnn14 as cnn14

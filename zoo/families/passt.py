@@ -1,7 +1,7 @@
 """PaSST, "Efficient training of audio Transformers with patchout", Koutini et al., 2022, arXiv:2110.05069.
 
-Weights: https://github.com/kkoutini/PaSST/releases (Apache-2.0), torch's files. No repo of the Hub has them, so they are
-converted; AudioSet's mAP is the publisher's figure:
+Weights: https://github.com/kkoutini/PaSST/releases (Apache-2.0), torch's files. No repo of the Hub has them, so they
+are converted; AudioSet's mAP is the publisher's figure:
 
 | release | file | mAP |
 |---|---|---|
