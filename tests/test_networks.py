@@ -14,10 +14,13 @@ import test_beats
 import test_ced
 import test_cnn
 import test_convnext
+import test_dasheng
 import test_ecapa
+import test_efficientat
 import test_efficientnet
 import test_mobilenet
 import test_panns_resnet
+import test_passt
 import test_resnet
 import test_speech
 from golden.seeded import fill
@@ -30,9 +33,12 @@ from audax_eqx.networks import (
     ECAPA,
     BEATs,
     ConvNeXt,
+    DyMN,
     EfficientNet,
     MobileNetV2,
+    MobileNetV3,
     PANNsResNet,
+    PaSST,
     ResNet,
     Wav2Vec2,
     WeightedLayers,
@@ -50,9 +56,13 @@ NETWORKS = {
     "efficientnet": functools.partial(EfficientNet, *SEVEN, drop_path=0.5),
     "ast": functools.partial(AST, 8, 2, 2, bins=BINS, frames=64, drop_path=0.5),
     "ced": functools.partial(CED, 8, 2, 2, bins=BINS, frames=64, patch=8, drop_path=0.5),
+    "dasheng": functools.partial(CED, 8, 2, 2, bins=BINS, frames=64, patch=(4, BINS), fill=False, drop_path=0.5),
+    "passt": functools.partial(PaSST, 8, 2, 2, grid=(30, 1), drop_path=0.5),
     "cnn": functools.partial(CNN, (4, 8), (2, 1), input_norm=BINS),
     "panns": functools.partial(PANNsResNet, (1, 1), (4, 4), input_norm=BINS),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (8,) * 8, embedding=32, input_norm=BINS),
+    "mobilenet3": functools.partial(MobileNetV3, (8,) * 7, (8,) * 15),
+    "dymn": functools.partial(DyMN, (8,) * 7, (8,) * 15, (8,) * 15),
     "ecapa": functools.partial(ECAPA, 8, 8, 8, bins=BINS, parts=4, squeezed=4, hidden=4),
     "whisper": functools.partial(Whisper, 8, 2, 2, bins=BINS, drop_path=0.5),
     "speech base": functools.partial(Wav2Vec2, 8, 2, 2, **SPEECH, buckets=320, drop_path=0.5),
@@ -68,9 +78,13 @@ STEPS = {  # of the feature map, by frames
     "efficientnet": {1: 1, 33: 2, 3000: 94},
     "ast": {1: 1, 33: 2, 3000: 299},
     "ced": {1: 1, 33: 4, 3000: 47 * 8},  # chunks of 8 patches
+    "dasheng": {1: 1, 33: 8, 3000: 750},  # of the last, shorter chunk too
+    "passt": {1: 1, 33: 2, 3000: 30},  # the end of a longer input is cut off
     "cnn": {1: 1, 33: 16, 3000: 1500},
     "panns": {1: 1, 33: 4, 3000: 375},
     "mobilenet": {1: 1, 33: 1, 3000: 93},
+    "mobilenet3": {1: 1, 33: 2, 3000: 94},
+    "dymn": {1: 1, 33: 2, 3000: 94},
     "ecapa": {1: 1, 33: 33, 3000: 3000},
     "whisper": {1: 1, 33: 17, 3000: 1500},
     "speech": {1: 1, 33: 33, 3000: 3000},
@@ -78,10 +92,20 @@ STEPS = {  # of the feature map, by frames
     "xvector": {1: 1, 33: 19, 3000: 2986},
 }
 LAYERS = {"convnext": 4, "resnet": 2, "efficientnet": 8, "ast": 3, "ced": 3, "cnn": 2, "panns": 3, "mobilenet": 8}
+LAYERS |= {"dasheng": 3, "passt": 3, "mobilenet3": 7, "dymn": 7}
 LAYERS |= {"ecapa": 5, "whisper": 3, "speech": 3, "beats": 3, "xvector": 3}
-NORMS = ("ast", "ced", "speech large")  # have one between the last layer and the feature map
-STATELESS = ("ast", "whisper", "speech", "beats", "xvector")
-DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "ecapa", "speech weighted", "xvector")
+NORMS = ("ast", "ced", "dasheng", "passt", "speech large")  # have one between the last layer and the feature map
+STATELESS = ("ast", "passt", "whisper", "speech", "beats", "xvector")
+DROPS_NOTHING = (
+    "resnet basic",
+    "resnet bottleneck",
+    "mobilenet",
+    "mobilenet3",
+    "dymn",
+    "ecapa",
+    "speech weighted",
+    "xvector",
+)
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -284,6 +308,7 @@ CENTRED = {  # a step each 32 frames
     "cnn": functools.partial(CNN, (2, 2, 2, 2, 2, 2), (2, 2, 2, 2, 2, 1)),
     "panns": functools.partial(PANNsResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (2, 2, 2, 2, 2, 2, 4, 2), embedding=2),
+    "mobilenet3": functools.partial(MobileNetV3, (2,) * 7, (2,) * 15),
 }
 SHIFTED = {f"{name} same": functools.partial(CENTRED[name], padding="same") for name in ("resnet", "efficientnet")}
 
@@ -324,10 +349,13 @@ def test_every_variant_is_counted():
         test_ced,
         test_cnn,
         test_convnext,
+        test_dasheng,
         test_ecapa,
+        test_efficientat,
         test_efficientnet,
         test_mobilenet,
         test_panns_resnet,
+        test_passt,
         test_resnet,
         test_speech,
     )

@@ -79,7 +79,12 @@ def recognise(source: Source) -> Recognised | None:
     if hop := re.search(r"stfthop(\d+)", source.path.name):
         frontend["hop_length"] = int(hop[1])
     bins, hop_length = frontend["bins"], source.frontend.get("hop_length", frontend["hop_length"])
-    strides = (each for each in range(1, bins + 1) if bins // each == freqs == max(bins - patch[1], 0) // each + 1)
+    # Of several the published ones come first: 10, and patches side by side
+    strides = (
+        each
+        for each in (10, patch[1], *range(1, bins + 1))
+        if bins // each == freqs == max(bins - patch[1], 0) // each + 1
+    )
     stride = source.network.get("stride") or (next(strides, 0),) * 2
     if min(stride) < 1:
         raise ValueError(
