@@ -68,14 +68,16 @@ def table(top: str, norm: str) -> tuple[Rule, ...]:
             Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
             Rule(r"norm\.(weight|bias)", r"norm.\1"),
         ),
-        Rule(r"outputlayer\.0\.(weight|bias)", r"norm.\1"),
-        Rule(r"outputlayer\.1\.(weight|bias)", r"head.\1"),
     )
 
 
+HEAD = (
+    Rule(r"outputlayer\.0\.(weight|bias)", r"norm.\1"),
+    Rule(r"outputlayer\.1\.(weight|bias)", r"head.\1"),
+)
 RULES = {
-    "ced": table(r"encoder\.", "init_bn"),
-    "ced_authors": (*table("", r"init_bn\.1"), Rule(r"front_end\..*", drop)),
+    "ced": (*table(r"encoder\.", "init_bn"), *HEAD),
+    "ced_authors": (*table("", r"init_bn\.1"), *HEAD, Rule(r"front_end\..*", drop)),
 }
 READS = "CedForAudioClassification"
 SIZES = {  # the width and the heads, which the name of a CED decides

@@ -33,11 +33,13 @@ PUBLISHED = Entry(
     license="Apache-2.0",
     source="https://github.com/kkoutini/PaSST",
     paper="https://arxiv.org/abs/2110.05069",
-    checkpoint=Checkpoint(repo="", table="passt", **AUDIOSET),  # for the labels: no repo of the Hub has the weights
+    checkpoint=Checkpoint(
+        repo="", table="passt_authors", **AUDIOSET
+    ),  # for the labels: no repo of the Hub has the weights
 )
 
 RULES = {
-    "passt": (
+    "passt_authors": (
         Rule(r"head_dist\.(weight|bias)", drop),  # of no use since the distillation
         Rule(r"head\.0\.(weight|bias)", r"norm.\1"),
         Rule(r"head\.1\.(weight|bias)", r"head.\1"),
@@ -109,4 +111,4 @@ def recognise(source: Source) -> Recognised | None:
         "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
     }
     entry = dataclasses.replace(entry, frontend=frontend, network=network, window=window)
-    return Recognised(entry, RULES["passt"])
+    return Recognised(entry, RULES["passt_authors"])
