@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import test_beats
+import test_dasheng
 
 from zoo import families
 from zoo._entry import skeleton
@@ -38,6 +39,8 @@ def source_shapes(entry):
     """The shape of each array of the published file; those of ../shared skip where it is absent."""
     if entry.checkpoint.table == "beats":
         return test_beats.published_shapes(entry.classes)
+    if entry.checkpoint.table == "dasheng":
+        return test_dasheng.published_shapes()
     if entry.name in GOLDEN:
         return {key: tuple(shape) for key, shape in GOLDEN[entry.name].items()}
     oracles = pathlib.Path(__file__).parents[2] / "shared" / "oracles"

@@ -15,10 +15,13 @@ import test_ced
 import test_clap
 import test_cnn
 import test_convnext
+import test_dasheng
 import test_ecapa
+import test_efficientat
 import test_efficientnet
 import test_mobilenet
 import test_panns_resnet
+import test_passt
 import test_resnet
 import test_speech
 import test_wespeaker
@@ -33,9 +36,12 @@ from audax_eqx.networks import (
     HTSAT,
     BEATs,
     ConvNeXt,
+    DyMN,
     EfficientNet,
     MobileNetV2,
+    MobileNetV3,
     PANNsResNet,
+    PaSST,
     ResNet,
     Wav2Vec2,
     WeightedLayers,
@@ -55,9 +61,13 @@ NETWORKS = {
     "efficientnet": functools.partial(EfficientNet, *SEVEN, drop_path=0.5),
     "ast": functools.partial(AST, 8, 2, 2, bins=BINS, frames=64, drop_path=0.5),
     "ced": functools.partial(CED, 8, 2, 2, bins=BINS, frames=64, patch=8, drop_path=0.5),
+    "dasheng": functools.partial(CED, 8, 2, 2, bins=BINS, frames=64, patch=(4, BINS), fill=False, drop_path=0.5),
+    "passt": functools.partial(PaSST, 8, 2, 2, grid=(30, 1), drop_path=0.5),
     "cnn": functools.partial(CNN, (4, 8), (2, 1), input_norm=BINS),
     "panns": functools.partial(PANNsResNet, (1, 1), (4, 4), input_norm=BINS),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (8,) * 8, embedding=32, input_norm=BINS),
+    "mobilenet3": functools.partial(MobileNetV3, (8,) * 7, (8,) * 15),
+    "dymn": functools.partial(DyMN, (8,) * 7, (8,) * 15, (8,) * 15),
     "ecapa": functools.partial(ECAPA, 8, 8, 8, bins=BINS, parts=4, squeezed=4, hidden=4),
     "wespeaker": functools.partial(WeSpeaker, (1, 1), 8, 4, bins=BINS),
     "wespeaker bottleneck": functools.partial(WeSpeaker, (1, 1), 16, 2, bins=BINS, bottleneck=True),
@@ -76,9 +86,13 @@ STEPS = {  # of the feature map, by frames
     "efficientnet": {1: 1, 33: 2, 3000: 94},
     "ast": {1: 1, 33: 2, 3000: 299},
     "ced": {1: 1, 33: 4, 3000: 47 * 8},  # chunks of 8 patches
+    "dasheng": {1: 1, 33: 8, 3000: 750},  # of the last, shorter chunk too
+    "passt": {1: 1, 33: 2, 3000: 30},  # the end of a longer input is cut off
     "cnn": {1: 1, 33: 16, 3000: 1500},
     "panns": {1: 1, 33: 4, 3000: 375},
     "mobilenet": {1: 1, 33: 1, 3000: 93},
+    "mobilenet3": {1: 1, 33: 2, 3000: 94},
+    "dymn": {1: 1, 33: 2, 3000: 94},
     "ecapa": {1: 1, 33: 33, 3000: 3000},
     "wespeaker": {1: 1, 33: 17, 3000: 1500},
     "whisper": {1: 1, 33: 17, 3000: 1500},
@@ -89,10 +103,11 @@ STEPS = {  # of the feature map, by frames
 }
 LAYERS = {"convnext": 4, "resnet": 2, "efficientnet": 8, "ast": 3, "ced": 3, "cnn": 2, "panns": 3, "mobilenet": 8}
 LAYERS |= {"ecapa": 5, "wespeaker": 2, "whisper": 3, "speech": 3, "beats": 3, "xvector": 3, "htsat": 3}
-NORMS = ("ast", "ced", "htsat", "speech large")  # have one between the last layer and the feature map
-STATELESS = ("ast", "whisper", "speech", "beats", "xvector")
-DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "ecapa", "speech weighted", "xvector")
-DROPS_NOTHING += ("wespeaker", "wespeaker bottleneck")
+LAYERS |= {"dasheng": 3, "passt": 3, "mobilenet3": 7, "dymn": 7}
+NORMS = ("ast", "ced", "dasheng", "htsat", "passt", "speech large")  # one between the last layer and the feature map
+STATELESS = ("ast", "passt", "whisper", "speech", "beats", "xvector")
+DROPS_NOTHING = ("resnet basic", "resnet bottleneck", "mobilenet", "mobilenet3", "dymn", "ecapa", "speech weighted")
+DROPS_NOTHING += ("wespeaker", "wespeaker bottleneck", "xvector")
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -300,6 +315,7 @@ CENTRED = {  # a step each 32 frames
     "panns": functools.partial(PANNsResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (2, 2, 2, 2, 2, 2, 4, 2), embedding=2),
     "wespeaker": functools.partial(WeSpeaker, (1,) * 6, 2, 1, bins=4),
+    "mobilenet3": functools.partial(MobileNetV3, (2,) * 7, (2,) * 15),
 }
 SHIFTED = {f"{name} same": functools.partial(CENTRED[name], padding="same") for name in ("resnet", "efficientnet")}
 
@@ -341,10 +357,13 @@ def test_every_variant_is_counted():
         test_clap,
         test_cnn,
         test_convnext,
+        test_dasheng,
         test_ecapa,
+        test_efficientat,
         test_efficientnet,
         test_mobilenet,
         test_panns_resnet,
+        test_passt,
         test_resnet,
         test_speech,
         test_wespeaker,

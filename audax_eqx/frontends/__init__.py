@@ -8,6 +8,7 @@ from .kaldi import wespeaker_fbank as wespeaker_fbank
 from .leaf import LEAF as LEAF
 from .log_mel import LogMel as LogMel
 from .log_mel import audax_log_mel as audax_log_mel
+from .log_mel import efficientat_log_mel as efficientat_log_mel
 from .log_mel import librosa_log_mel as librosa_log_mel
 from .log_mel import torchaudio_log_mel as torchaudio_log_mel
 from .log_mel import torchlibrosa_log_mel as torchlibrosa_log_mel

@@ -1,6 +1,6 @@
 """The log-mel spectrogram, and the dialects in which checkpoints were trained on it.
 
-    wave -> |STFT|^power -> mel filterbank -> log(max(mel, floor))
+    wave (-> pre-emphasis) -> |STFT|^power -> mel filterbank -> log(max(mel + epsilon, floor)) (-> (x - mean) / scale)
 
 | constructor | window | ends of the clip | mel scale, norm | log | floor | below the maximum |
 |---|---|---|---|---|---|---|
@@ -8,6 +8,10 @@
 | `librosa_log_mel(22050)` | periodic Hann | zeros | Slaney, Slaney | 10 log10 | 1e-10 | 80 dB |
 | `torchlibrosa_log_mel(32000)` | periodic Hann | reflected | Slaney, Slaney | 10 log10 | 1e-10 | all |
 | `audax_log_mel(16000)` | symmetric Hann | audax's framing | HTK, none | natural | 1e-8 | all |
+| `efficientat_log_mel(32000)` | symmetric Hann | reflected | Kaldi, none | natural | 1e-5 is added | all |
+
+The last, https://github.com/fschmid56/EfficientAT (MIT), is PaSST's too; it begins with a pre-emphasis, and ends with
+(x + 4.5) / 5.
 
 These are of the power spectrum. With power=1 librosa's `amplitude_to_db` has another floor: give floor=1e-5.
 `docs/features.md` has the call of each library that a constructor stands for; `benchmarks/dialects.py` runs both.
@@ -36,8 +40,13 @@ class LogMel(AbstractFrontend):
       `features.mel_spectrogram`; `fbanks_dtype` is "float64", librosa's filters, or "float32", torchaudio's.
     - `framing`: "center" pads by `n_fft // 2`, so that frame k is centred at sample `k hop_length`; "valid" pads
       nothing; "audax" reflects as much, but lets frames of `win_length` start at the padding's first sample.
-    - `log`: "natural", or "decibel" (10 log10 for power 2, 20 log10 for power 1), of the mel bins clipped to `floor`
-      and, if given, `ceiling`; `top_db` then lifts all below the clip's maximum less `top_db` decibels.
+    - `pre_emphasis`: the factor by which each sample is lessened by the one before; the first sample, which has none
+      before, is left out. None for no pre-emphasis.
+    - `log`: "natural", or "decibel" (10 log10 for power 2, 20 log10 for power 1), of the mel bins plus `epsilon`,
+      clipped to `floor` and, if given, `ceiling`; `top_db` then lifts all below the clip's maximum less `top_db`
+      decibels.
+    - `mean`, `scale`: the result is (x - mean) / scale.
+    - `max_frames`: the frames that count; those behind are left out. None for all.
 
     Raises ValueError for a waveform shorter than `min_samples`.
     """
@@ -55,7 +64,7 @@ class LogMel(AbstractFrontend):
     normalized: bool = eqx.field(static=True, default=False)
     framing: Literal["center", "valid", "audax"] = eqx.field(static=True, default="center")
     pad_mode: str = eqx.field(static=True, default="reflect")
-    mel_scale: Literal["htk", "slaney"] = eqx.field(static=True, default="htk")
+    mel_scale: Literal["htk", "slaney", "kaldi"] = eqx.field(static=True, default="htk")
     norm: Literal["slaney"] | None = eqx.field(static=True, default=None)
     fbanks_dtype: Literal["float32", "float64"] = eqx.field(static=True, default="float64")
     log: Literal["natural", "decibel"] = eqx.field(static=True, default="decibel")
@@ -63,6 +72,11 @@ class LogMel(AbstractFrontend):
     ceiling: float | None = eqx.field(static=True, default=None)
     top_db: float | None = eqx.field(static=True, default=None)
     ref: float | Literal["max"] = eqx.field(static=True, default=1.0)
+    pre_emphasis: float | None = eqx.field(static=True, default=None)
+    epsilon: float = eqx.field(static=True, default=0.0)
+    mean: float = eqx.field(static=True, default=0.0)
+    scale: float = eqx.field(static=True, default=1.0)
+    max_frames: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         if self.floor <= 0.0:
@@ -79,6 +93,16 @@ class LogMel(AbstractFrontend):
             raise ValueError(
                 f"LogMel clips bins to floor {self.floor} and ceiling {self.ceiling}: the ceiling must be higher."
             )
+        if not 0.0 <= self.epsilon < math.inf:
+            raise ValueError(f"LogMel adds `epsilon` to its bins, which must be finite and >= 0: got {self.epsilon}.")
+        if not (0.0 < self.scale < math.inf and math.isfinite(self.mean)):
+            raise ValueError(
+                f"LogMel takes `mean` off and divides by `scale`, finite and > 0: got {self.mean} and {self.scale}."
+            )
+        if self.pre_emphasis is not None and not math.isfinite(self.pre_emphasis):
+            raise ValueError(f"LogMel's pre_emphasis is a finite factor, 0.97 say, or None: got {self.pre_emphasis}.")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(f"LogMel gives at least 1 frame, or all: got max_frames={self.max_frames}.")
         if self.framing == "audax" and self.pad_mode != "reflect":
             raise ValueError(f"LogMel's framing 'audax' pads by reflection, got pad_mode={self.pad_mode!r}.")
         # The features themselves refuse all other options that make no sense, and warn of empty filters.
@@ -90,9 +114,20 @@ class LogMel(AbstractFrontend):
 
     @property
     def min_samples(self) -> int:
+        lost = 0 if self.pre_emphasis is None else 1
         if self.framing == "valid":
-            return self.n_fft
-        return {"reflect": self.n_fft // 2 + 1, "circular": self.n_fft // 2}.get(self.pad_mode, 1)
+            return self.n_fft + lost
+        return {"reflect": self.n_fft // 2 + 1, "circular": self.n_fft // 2}.get(self.pad_mode, 1) + lost
+
+    @property
+    def max_samples(self) -> int | None:
+        """The samples of the longest clip that has no more than `max_frames`; None for any."""
+        if self.max_frames is None:
+            return None
+        lost, least = 0 if self.pre_emphasis is None else 1, self.n_fft if self.framing == "valid" else 0
+        if self.framing == "audax":
+            least = self._window_length - self.n_fft // 2 * 2
+        return self.max_frames * self.hop_length - 1 + least + lost
 
     def __call__(self, wave: Float[Array, " samples"]) -> Float[Array, "frames {self.bins}"]:
         if wave.size < self.min_samples:
@@ -102,6 +137,12 @@ class LogMel(AbstractFrontend):
                 "pad the clip with zeros."
             )
         wave = wave.astype(jnp.float32)
+        if self.max_samples is not None:  # what is left out need not be computed
+            wave = wave[: max(self.max_samples, self.min_samples)]
+        if self.pre_emphasis is not None:
+            # The maximum keeps XLA from making one operation of both, whose rounding is another than torch's: in high
+            # bins, which have little energy, that is five times the noise of all else.
+            wave = wave[1:] - jnp.maximum(self.pre_emphasis * wave[:-1], jnp.finfo(jnp.float32).min)
         if self.framing == "audax":
             shift = (self.n_fft - self._window_length) // 2  # torch's frames hold the window in their middle
             wave = jnp.pad(
@@ -126,6 +167,10 @@ class LogMel(AbstractFrontend):
             mel_scale=self.mel_scale,
             fbanks_dtype=self.fbanks_dtype,
         )
+        return (self._logarithm(mel[: self.max_frames]) - self.mean) / self.scale
+
+    def _logarithm(self, mel: Float[Array, "frames {self.bins}"]) -> Float[Array, "frames {self.bins}"]:
+        mel = mel + self.epsilon
         if self.ceiling is not None:
             mel = jnp.minimum(mel, self.ceiling)
         if self.log == "natural":
@@ -140,7 +185,8 @@ class LogMel(AbstractFrontend):
             "valid": self.n_fft / 2,
             "audax": self._window_length / 2 - self.n_fft // 2,
         }[self.framing]
-        return (positions * self.hop_length + centre) / self.sample_rate
+        lost = 0 if self.pre_emphasis is None else 1
+        return (positions * self.hop_length + centre + lost) / self.sample_rate
 
 
 torchaudio_log_mel = partial(LogMel, fbanks_dtype="float32")
@@ -159,4 +205,20 @@ audax_log_mel = partial(
     log="natural",
     floor=1e-8,
     ceiling=1e8,
+)
+efficientat_log_mel = partial(
+    LogMel,
+    bins=128,
+    n_fft=1024,
+    win_length=800,
+    hop_length=320,
+    f_max=15000.0,
+    periodic=False,
+    mel_scale="kaldi",
+    fbanks_dtype="float32",
+    log="natural",
+    pre_emphasis=0.97,
+    epsilon=1e-5,
+    mean=-4.5,
+    scale=5.0,
 )

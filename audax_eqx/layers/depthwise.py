@@ -43,7 +43,7 @@ class Depthwise(eqx.Module):
         self.channels, self.stride, self.padding, self.fused = channels, stride, padding, fused
 
     def __call__(self, x: Float[Array, "time freq {self.channels}"]) -> Float[Array, "newtime newfreq {self.channels}"]:
-        y = _traced_once(x, self.weight, self.stride, self.padding, self.fused)
+        y = traced_depthwise(x, self.weight, self.stride, self.padding, self.fused)
         return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
 
 
@@ -93,7 +93,9 @@ def _backward(stride, padding, fused, saved: tuple[Array, Array], gradient: Arra
 
 
 depthwise.defvjp(_forward, _backward)
-_traced_once = jax.jit(depthwise, static_argnums=(2, 3, 4))  # for blocks of one shape; a trace of 49 shifts takes long
+traced_depthwise = jax.jit(
+    depthwise, static_argnums=(2, 3, 4)
+)  # for blocks of one shape; a trace of 49 shifts takes long
 
 
 def _around(x: Array, weight: Array, stride: tuple[int, int], padding: Padding) -> Pads:

@@ -22,7 +22,7 @@ from .length import Length
 from .linear import Linear
 from .norm import LayerNorm
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu6", "silu", "hardswish"]
 
 
 def activate(x: Float[Array, "*shape"], activation: Activation) -> Float[Array, "*shape"]:
@@ -34,8 +34,12 @@ def activate(x: Float[Array, "*shape"], activation: Activation) -> Float[Array, 
             return jax.nn.gelu(x, approximate=True)
         case "relu":
             return jax.nn.relu(x)
+        case "relu6":
+            return jax.nn.relu6(x)
         case "silu":
             return jax.nn.silu(x)
+        case "hardswish":
+            return jax.nn.hard_swish(x)
 
 
 class TransformerBlock(eqx.Module):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
-from ..layers import BatchNorm, Cosine, LayerNorm, Length, Linear, keyword, split_key
+from ..layers import Activation, BatchNorm, Cosine, LayerNorm, Length, Linear, activate, keyword, split_key
 from ..layers.initial import split
 from .hearing import hear, takes_length, valid
 
@@ -61,7 +61,8 @@ class Classifier(eqx.Module):
     """`frontend` and `network` with a linear head over the embedding.
 
     `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm behind the embedding, which
-    transformers have; `projection`, if given, the width of a linear map in front of the head, which speech models have;
+    transformers have; `projection`, if given, the width of a linear map in front of the head, which speech models have,
+    and `activation`, if given, the function behind that map;
     `hidden`, if given, the widths of layers behind a first leaky ReLU and norm, as SpeechBrain's x-vectors have them.
     `cosine`, if given, makes logits of cosines: this scale times that of the embedding with each class's weights.
     `task` says what the logits are for: "multiclass" for one softmax over all, "multilabel" for a
@@ -79,6 +80,7 @@ class Classifier(eqx.Module):
     network: AbstractNetwork
     norm: LayerNorm | None
     projection: Linear | None
+    activation: Activation | None = eqx.field(static=True)
     hidden: HiddenLayers | None
     dropout: eqx.nn.Dropout
     head: Linear | Cosine
@@ -93,6 +95,7 @@ class Classifier(eqx.Module):
         dropout: float = 0.0,
         norm: float | None = None,
         projection: int | None = None,
+        activation: Activation | None = None,
         hidden: Sequence[int] | None = None,
         cosine: float | None = None,
         task: Literal["multiclass", "multilabel"] | None = None,
@@ -103,6 +106,11 @@ class Classifier(eqx.Module):
         head_key, (projection_key, hidden_key) = key, split(key, 2)
         width = network.width if projection is None else projection
         self.projection = None if projection is None else Linear(network.width, width, key=projection_key)
+        if activation is not None and projection is None:
+            raise ValueError(
+                f"Classifier's activation is of a projection, got {activation!r} and none: give the width of one."
+            )
+        self.activation = activation
         self.hidden = None if hidden is None else HiddenLayers(width, hidden, key=hidden_key)
         width = self.head_inputs
         linear = cosine is None
@@ -180,4 +188,5 @@ class Classifier(eqx.Module):
         """Logits of an embedding, or of what the hidden layers make of it, in float32."""
         embedding = embedding if self.norm is None else self.norm(embedding)
         embedding = embedding if self.projection is None else self.projection(embedding)
+        embedding = embedding if self.activation is None else activate(embedding, self.activation)
         return self.head(self.dropout(embedding, key=key)).astype(jnp.float32)

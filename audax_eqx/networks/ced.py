@@ -6,6 +6,9 @@
 
 AudioSet weights: https://huggingface.co/mispeech/ced-tiny, -mini, -small and -base (Apache-2.0), in the zoo as
 `ced_tiny_audioset` and so on.
+
+Dasheng, "Scaling up masked audio encoder learning", Dinkel et al., 2024, arXiv:2406.06992, is the same with patches of
+4 frames and all bins: https://huggingface.co/mispeech/dasheng-base (Apache-2.0), in the zoo as `dasheng_base`.
 """
 
 from functools import partial
@@ -25,10 +28,11 @@ class CED(AbstractNetwork):
     """CED over `frames bins`; a step of the feature map is a patch.
 
     - `frames`: the longest chunk that tokens attend over, and with `bins` the size of the position embeddings. A longer
-      input is cut into chunks of that many frames, the last one filled up with zeros, each on its own; all their
-      tokens count in the mean, those of the zeros too.
-    - `patch`: frames and bins of a patch. What is left over at the end of a chunk, less than a patch, is cut off; an
-      input shorter than a patch is filled up with zeros.
+      input is cut into chunks of that many frames, each on its own; all their tokens count in the mean.
+    - `fill`: whether the last chunk is filled up with zeros, whose tokens count too, as CED has it. Dasheng leaves it
+      as short as it is.
+    - `patch`: (frames, bins) of a patch, or one number for both. What is left over at the end of a chunk, less than a
+      patch, is cut off; an input shorter than a patch is filled up with zeros.
     - `mlp_width`: 4 times the width unless given.
     - `qkv_bias`: whether query, key and value have a bias.
     - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
@@ -44,6 +48,7 @@ class CED(AbstractNetwork):
     norm: LayerNorm
     width: int = eqx.field(static=True)
     frames: int = eqx.field(static=True)
+    fill: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -53,22 +58,24 @@ class CED(AbstractNetwork):
         *,
         bins: int = 64,
         frames: int = 1012,
-        patch: int = 16,
+        patch: int | tuple[int, int] = 16,
+        fill: bool = True,
         mlp_width: int | None = None,
         qkv_bias: bool = True,
         drop_path: float = 0.0,
         key: PRNGKeyArray,
     ):
-        if min(bins, frames, patch) < 1:
+        patch = (patch, patch) if isinstance(patch, int) else patch
+        if min(bins, frames, *patch) < 1:
             raise ValueError(
                 "CED cuts frames x bins into patches and takes sizes of at least 1, got "
                 f"frames={frames}, bins={bins} and patch={patch}."
             )
         keys = split(key, depth + 3)
         self.input_norm = BatchNorm(bins, momentum=0.01)
-        self.patchify = Patchify(1, width, (patch, patch), key=keys[0])
-        self.time_embedding = normal(keys[1], (max(frames // patch, 1), width), 0.02)
-        self.freq_embedding = normal(keys[2], (max(bins // patch, 1), width), 0.02)
+        self.patchify = Patchify(1, width, patch, key=keys[0])
+        self.time_embedding = normal(keys[1], (max(frames // patch[0], 1), width), 0.02)
+        self.freq_embedding = normal(keys[2], (max(bins // patch[1], 1), width), 0.02)
         self.blocks = transformer_blocks(
             width,
             heads,
@@ -79,7 +86,7 @@ class CED(AbstractNetwork):
             keys=keys[3:],
         )
         self.norm = LayerNorm(width)
-        self.width, self.frames = width, frames
+        self.width, self.frames, self.fill = width, frames, fill
 
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -91,13 +98,19 @@ class CED(AbstractNetwork):
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Maps, eqx.nn.State]:
         x, state = self.input_norm(x, state)
-        chunks = x[None]
+        chunks, rest = x[None], x[:0]
         if len(x) > self.frames:
-            count = -(-len(x) // self.frames)
-            chunks = jnp.pad(x, ((0, count * self.frames - len(x)), (0, 0))).reshape(count, self.frames, -1)
-        keys = None if key is None else jax.random.split(key, len(chunks))
-        maps = jax.vmap(self._encode)(chunks, keys)
-        return tuple(each.reshape(-1, *each.shape[2:]) for each in maps), state
+            count = -(-len(x) // self.frames) if self.fill else len(x) // self.frames
+            whole, rest = x[: count * self.frames], x[count * self.frames :]
+            whole = jnp.pad(whole, ((0, count * self.frames - len(whole)), (0, 0)))
+            chunks = whole.reshape(count, self.frames, -1)
+        first_key, last_key = split_key(key, 2)
+        keys = None if first_key is None else jax.random.split(first_key, len(chunks))
+        maps = tuple(each.reshape(-1, *each.shape[2:]) for each in jax.vmap(self._encode)(chunks, keys))
+        if len(rest) >= self.patchify.weight.shape[0]:
+            last = self._encode(rest, last_key)
+            maps = tuple(map(jnp.concatenate, zip(maps, last, strict=True)))
+        return maps, state
 
     def _encode(self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None) -> Maps:
         """The maps of one chunk, whose values are normalised."""
@@ -131,3 +144,6 @@ ced_tiny = partial(CED, 192, 12, 3)
 ced_mini = partial(CED, 256, 12, 4)
 ced_small = partial(CED, 384, 12, 6)
 ced_base = partial(CED, 768, 12, 12)
+dasheng_base = partial(CED, 768, 12, 12, frames=1008, patch=(4, 64), fill=False)
+dasheng_06b = partial(CED, 1280, 32, 16, frames=1008, patch=(4, 64), fill=False)
+dasheng_12b = partial(CED, 1536, 40, 24, frames=1008, patch=(4, 64), fill=False)

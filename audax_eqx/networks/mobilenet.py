@@ -20,7 +20,7 @@ https://zenodo.org/records/3987831 (CC-BY-4.0); in the zoo as `panns_mobilenetv2
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import equinox as eqx
@@ -29,7 +29,18 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
-from ..layers import BatchNorm, Conv, Depthwise, Linear, mean_max, mean_pool, pointwise
+from ..layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Depthwise,
+    Linear,
+    SqueezeExcite,
+    activate,
+    mean_max,
+    mean_pool,
+    pointwise,
+)
 from ..layers.initial import split
 
 Keys = Iterator[PRNGKeyArray]
@@ -37,26 +48,55 @@ POOLS, EXPANSIONS = (1, 2, 2, 2, 2, 1, 1), (1, 6, 6, 6, 6, 6, 6)
 
 
 class InvertedResidual(eqx.Module):
-    """1x1 to `expansion` times the channels, 3x3 depthwise, the mean over squares of `pool`, 1x1 back."""
+    """1x1 to `inner` channels unless there are as many, depthwise, the mean over squares of `pool`, 1x1 back.
+
+    With `squeezed` channels a squeeze-and-excitation stands in front of the way back, as in MobileNetV3.
+    """
 
     expand: Linear | None
     expand_norm: BatchNorm | None
     depthwise: Depthwise
     depthwise_norm: BatchNorm
+    excite: SqueezeExcite | None
     project: Linear
     project_norm: BatchNorm
     pool: int = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
     residual: bool = eqx.field(static=True)
 
-    def __init__(self, inputs: int, outputs: int, pool: int, expansion: int, keys: Keys):
-        inner = expansion * inputs
-        self.expand = pointwise(inputs, inner, key=next(keys)) if expansion > 1 else None
-        self.expand_norm = BatchNorm(inner) if expansion > 1 else None
-        self.depthwise = Depthwise(inner, (3, 3), fused=True, bias=False, scale=math.sqrt(2) / 3, key=next(keys))
-        self.depthwise_norm = BatchNorm(inner)
+    def __init__(
+        self,
+        inputs: int,
+        inner: int,
+        outputs: int,
+        keys: Keys,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        pool: int = 1,
+        squeezed: int | None = None,
+        activation: Activation = "relu6",
+        norm: Callable[[int], BatchNorm] = BatchNorm,
+    ):
+        self.expand = pointwise(inputs, inner, key=next(keys)) if inner != inputs else None
+        self.expand_norm = norm(inner) if inner != inputs else None
+        self.depthwise = Depthwise(
+            inner,
+            (kernel, kernel),
+            stride=(stride, stride),
+            fused=True,
+            bias=False,
+            scale=math.sqrt(2) / kernel,
+            key=next(keys),
+        )
+        self.depthwise_norm = norm(inner)
+        self.excite = None
+        if squeezed is not None:
+            self.excite = SqueezeExcite(inner, squeezed, activation="relu", key=next(keys))
         self.project = pointwise(inner, outputs, key=next(keys))
-        self.project_norm = BatchNorm(outputs)
-        self.pool, self.residual = pool, pool == 1 and inputs == outputs
+        self.project_norm = norm(outputs)
+        self.pool, self.activation = pool, activation
+        self.residual = stride == pool == 1 and inputs == outputs
 
     def __call__(
         self, x: Float[Array, "time freq channels"], state: eqx.nn.State
@@ -64,9 +104,12 @@ class InvertedResidual(eqx.Module):
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y, state = self.expand_norm(self.expand(y), state)
-            y = jax.nn.relu6(y)
+            y = activate(y, self.activation)
         y, state = self.depthwise_norm(mean_pool(self.depthwise(y), self.pool), state)
-        y, state = self.project_norm(self.project(jax.nn.relu6(y)), state)
+        y = activate(y, self.activation)
+        if self.excite is not None:
+            y = self.excite(y)
+        y, state = self.project_norm(self.project(y), state)
         return (x + y if self.residual else y), state
 
 
@@ -108,10 +151,11 @@ class MobileNetV2(AbstractNetwork):
         self.stem_norm = BatchNorm(widths[0])
         self.blocks = tuple(
             InvertedResidual(
-                widths[stage + (block > 0)], widths[stage + 1], POOLS[stage] if block == 0 else 1, expansion, keys
+                inputs, expansion * inputs, widths[stage + 1], keys, pool=POOLS[stage] if block == 0 else 1
             )
             for stage, (depth, expansion) in enumerate(zip(depths, EXPANSIONS, strict=True))
             for block in range(depth)
+            for inputs in (widths[stage + (block > 0)],)
         )
         self.end = pointwise(widths[-1], end, key=next(keys))
         self.end_norm = BatchNorm(end)

@@ -49,7 +49,7 @@ def steps(embedding: np.ndarray) -> np.ndarray:
     return embedding.transpose(0, 2, 3, 1).reshape(-1, embedding.shape[1])
 
 
-def _table(top: str, norm: str) -> tuple[Rule, ...]:
+def table(top: str, norm: str) -> tuple[Rule, ...]:
     """The table for keys of the encoder that begin with `top`, and in which its input norm is called `norm`."""
     return (
         COUNTER,
@@ -68,14 +68,16 @@ def _table(top: str, norm: str) -> tuple[Rule, ...]:
             Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
             Rule(r"norm\.(weight|bias)", r"norm.\1"),
         ),
-        Rule(r"outputlayer\.0\.(weight|bias)", r"norm.\1"),
-        Rule(r"outputlayer\.1\.(weight|bias)", r"head.\1"),
     )
 
 
+HEAD = (
+    Rule(r"outputlayer\.0\.(weight|bias)", r"norm.\1"),
+    Rule(r"outputlayer\.1\.(weight|bias)", r"head.\1"),
+)
 RULES = {
-    "ced": _table(r"encoder\.", "init_bn"),
-    "ced_authors": (*_table("", r"init_bn\.1"), Rule(r"front_end\..*", drop)),
+    "ced": (*table(r"encoder\.", "init_bn"), *HEAD),
+    "ced_authors": (*table("", r"init_bn\.1"), *HEAD, Rule(r"front_end\..*", drop)),
 }
 READS = "CedForAudioClassification"
 SIZES = {  # the width and the heads, which the name of a CED decides
@@ -157,7 +159,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 def recognise(source: Source) -> Recognised | None:
     """Their own files, and those of the Hub without a config.json. A head of attention has 64 channels."""
     shapes = source.shapes
-    table, top = ("ced", "encoder.") if "encoder.time_pos_embed" in shapes else ("ced_authors", "")
+    layout, top = ("ced", "encoder.") if "encoder.time_pos_embed" in shapes else ("ced_authors", "")
     if not {f"{top}time_pos_embed", f"{top}freq_pos_embed", "outputlayer.1.weight"} <= shapes.keys():
         return None
     _, width, _, steps = shapes[f"{top}time_pos_embed"]
@@ -182,4 +184,4 @@ def recognise(source: Source) -> Recognised | None:
     published = next(each for each in ENTRIES if each.name == name)
     entry = like(published, shapes["outputlayer.1.weight"][0])
     entry = dataclasses.replace(entry, frontend=FRONTEND | {"bins": bins}, network=network)
-    return Recognised(entry, RULES[table])
+    return Recognised(entry, RULES[layout])

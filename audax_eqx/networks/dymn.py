@@ -1,0 +1,286 @@
+"""DyMN, "Dynamic convolutional neural networks as efficient pre-trained audio models", Schmid et al., 2023,
+arXiv:2310.15648: MobileNetV3's table of blocks, whose kernels and activations are functions of their input.
+
+    context:  s = hardswish(norm(linear([mean of x over time, mean of x over freq])))
+              h = mean of s;    a_freq, a_time = sigmoid(linear(s of each freq)), sigmoid(linear(s of each time))
+    block:    x + norm(project(a_freq a_time dyrelu(norm(depthwise(act(norm(expand(x))))))))
+    kernels:  of expand, depthwise and project, sum_k softmax(linear(h) / temperature)_k weight_k
+    dyrelu:   max_m (slope_m(h) x + intercept_m(h)), for each channel
+
+where act, and where `x +` and `expand` are left out, is as in MobileNetV3, and so are stem and end.
+
+AudioSet weights: the releases of https://github.com/fschmid56/EfficientAT (MIT), by `zoo.convert`.
+"""
+
+import functools
+import math
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..abstract import AbstractNetwork, Maps
+from ..layers import Activation, BatchNorm, Conv, Linear, activate, pointwise
+from ..layers.depthwise import traced_depthwise
+from ..layers.initial import full, normal, split
+from .mobilenet import InvertedResidual, Keys
+from .mobilenet_v3 import KERNELS, NORM, STAGES, centres, check_table, divisible, scaled, table
+
+
+class DynamicKernel(eqx.Module):
+    """A kernel of this shape, the mean of `count` that are learnt, with weights that a context decides.
+
+    They start normal with standard deviation `scale`.
+    """
+
+    weight: Float[Array, "count ..."]
+    choose: Linear
+    temperature: float = eqx.field(static=True)
+
+    def __init__(
+        self, shape: tuple[int, ...], context: int, count: int, temperature: float, scale: float, *, key: PRNGKeyArray
+    ):
+        weight_key, choose_key = split(key, 2)
+        self.weight = normal(weight_key, (count, *shape), scale)
+        self.choose = Linear(context, count, key=choose_key)
+        self.temperature = temperature
+
+    def __call__(self, context: Float[Array, " context"]) -> Float[Array, "..."]:
+        share = jax.nn.softmax(self.choose(context).astype(jnp.float32) / self.temperature)
+        return jnp.tensordot(share.astype(self.weight.dtype), self.weight, axes=1)
+
+
+class DynamicReLU(eqx.Module):
+    """The maximum of `pieces` linear functions a channel, which a context decides (Chen et al., 2020,
+    arXiv:2003.10027).
+
+    Slopes and intercepts are start + range (2 sigmoid(...) - 1). The ranges, 1 and 1/2, and the starts, those of the
+    ReLU, are not trained. They lie in the State, for checkpoints have them.
+    """
+
+    coefficients: Linear
+    ranges: eqx.nn.StateIndex
+    starts: eqx.nn.StateIndex
+    pieces: int = eqx.field(static=True)
+
+    def __init__(self, channels: int, context: int, pieces: int, *, key: PRNGKeyArray):
+        self.coefficients, self.pieces = Linear(context, 2 * pieces * channels, key=key), pieces
+        self.ranges = eqx.nn.StateIndex(jnp.concatenate([full(pieces, 1.0), full(pieces, 0.5)]))
+        self.starts = eqx.nn.StateIndex(full(2 * pieces, 0.0).at[0].set(1.0))
+
+    def __call__(
+        self, x: Float[Array, "time freq channels"], context: Float[Array, " context"], state: eqx.nn.State
+    ) -> Float[Array, "time freq channels"]:
+        theta = 2 * jax.nn.sigmoid(self.coefficients(context).astype(jnp.float32)) - 1
+        theta = theta.reshape(x.shape[-1], 2 * self.pieces)
+        ranges, starts = (jnp.broadcast_to(state.get(each), theta.shape) for each in (self.ranges, self.starts))
+        slopes, intercepts = jnp.split((starts + ranges * theta).astype(x.dtype), 2, axis=1)
+        lines = (
+            x * jnp.broadcast_to(slopes[:, piece], x.shape) + jnp.broadcast_to(intercepts[:, piece], x.shape)
+            for piece in range(self.pieces)
+        )
+        return functools.reduce(jnp.maximum, lines)
+
+
+class Context(eqx.Module):
+    """What a block knows of its whole input: a vector for kernels and activations, and a factor for each frequency and
+    each time of its output (coordinate attention, Hou et al., 2021, arXiv:2103.02907)."""
+
+    joint: Linear
+    joint_norm: BatchNorm
+    freq: Linear
+    time: Linear
+    stride: int = eqx.field(static=True)
+
+    def __init__(self, inputs: int, context: int, channels: int, stride: int, keys: Keys):
+        self.joint = pointwise(inputs, context, key=next(keys))
+        self.joint_norm = NORM(context)
+        self.freq, self.time = (Linear(context, channels, key=next(keys)) for _ in range(2))
+        self.stride = stride
+
+    def __call__(
+        self, x: Float[Array, "time freq inputs"], state: eqx.nn.State
+    ) -> tuple[Float[Array, " context"], Float[Array, "newtime newfreq channels"], eqx.nn.State]:
+        over_time, over_freq = (jnp.mean(x, axis=axis, dtype=jnp.float32).astype(x.dtype) for axis in (0, 1))
+        y, state = self.joint_norm(self.joint(jnp.concatenate([over_time, over_freq])), state)
+        y = jax.nn.hard_swish(y)
+        freq, time = y[: x.shape[1]], y[x.shape[1] :]
+        freq = jax.nn.sigmoid(self.freq(_mean_of_three(freq, self.stride)))
+        time = jax.nn.sigmoid(self.time(_mean_of_three(time, self.stride)))
+        shape = (len(time), len(freq), time.shape[-1])
+        factors = jnp.broadcast_to(time[:, None], shape) * jnp.broadcast_to(freq[None], shape)
+        return jnp.mean(y, axis=0, dtype=jnp.float32).astype(x.dtype), factors, state
+
+
+def _mean_of_three(x: Float[Array, "steps channels"], stride: int) -> Float[Array, "newsteps channels"]:
+    """The mean of every other step with the steps beside it, zeros at the ends, as a kernel of 3 strides over them."""
+    if stride == 1:
+        return x
+    around = jnp.pad(x, ((1, 1), (0, 0)))
+    return (around[:-2:stride] + around[1:-1:stride] + around[2::stride]) / 3
+
+
+class DynamicResidual(eqx.Module):
+    """MobileNetV3's block with a context of so many channels."""
+
+    context: Context
+    expand: DynamicKernel | None
+    expand_norm: BatchNorm | None
+    depthwise: DynamicKernel
+    depthwise_norm: BatchNorm
+    relu: DynamicReLU
+    project: DynamicKernel
+    project_norm: BatchNorm
+    stride: int = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
+    residual: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        inputs: int,
+        inner: int,
+        outputs: int,
+        context: int,
+        keys: Keys,
+        *,
+        kernel: int,
+        stride: int,
+        activation: Activation,
+        count: int,
+        temperature: float,
+        pieces: int,
+    ):
+        def linear(inputs: int, outputs: int) -> DynamicKernel:
+            scale = math.sqrt(2 / outputs)
+            return DynamicKernel((outputs, inputs), context, count, temperature, scale, key=next(keys))
+
+        self.context = Context(inputs, context, inner, stride, keys)
+        self.expand = linear(inputs, inner) if inner != inputs else None
+        self.expand_norm = NORM(inner) if inner != inputs else None
+        shape = (kernel, kernel, 1, inner)
+        self.depthwise = DynamicKernel(shape, context, count, temperature, math.sqrt(2) / kernel, key=next(keys))
+        self.depthwise_norm = NORM(inner)
+        self.relu = DynamicReLU(inner, context, pieces, key=next(keys))
+        self.project = linear(inner, outputs)
+        self.project_norm = NORM(outputs)
+        self.stride, self.activation = stride, activation
+        self.residual = stride == 1 and inputs == outputs
+
+    def __call__(
+        self, x: Float[Array, "time freq channels"], state: eqx.nn.State
+    ) -> tuple[Float[Array, "newtime newfreq newchannels"], eqx.nn.State]:
+        context, factors, state = self.context(x, state)
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y, state = self.expand_norm(y @ self.expand(context).T, state)
+            y = activate(y, self.activation)
+        y = traced_depthwise(y, self.depthwise(context), (self.stride, self.stride), "symmetric", True)
+        y, state = self.depthwise_norm(y, state)
+        y = self.relu(y, context, state) * factors
+        y, state = self.project_norm(y @ self.project(context).T, state)
+        return (x + y if self.residual else y), state
+
+
+class DyMN(AbstractNetwork):
+    """DyMN over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
+
+    - `widths`: the channels of the stem and of the six stages; the end has six times the last.
+    - `inner`: the channels of each of the 15 blocks between its first and its last convolution.
+    - `contexts`: the channels of the context of each block; 0 for a block of MobileNetV3 without excitation.
+    - `kernels`: of how many a dynamic kernel is the mean.
+    - `temperature`: of the softmax that decides how much each counts. From scratch training begins at 30 and goes down.
+    - `pieces`: of how many linear functions a dynamic ReLU is the maximum.
+    """
+
+    stem: Conv
+    stem_norm: BatchNorm
+    blocks: tuple[DynamicResidual | InvertedResidual, ...]
+    end: Linear
+    end_norm: BatchNorm
+    width: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        inner: tuple[int, ...],
+        contexts: tuple[int, ...],
+        *,
+        kernels: int = 4,
+        temperature: float = 1.0,
+        pieces: int = 2,
+        key: PRNGKeyArray,
+    ):
+        check_table("DyMN", widths, inner, tuple(context or 1 for context in contexts))
+        if min(kernels, pieces) < 1 or not temperature > 0:
+            raise ValueError(
+                "DyMN takes kernels and pieces of at least 1 and a temperature > 0, got "
+                f"kernels={kernels}, pieces={pieces} and temperature={temperature}."
+            )
+        keys, self.width = iter(split(key, 7 * len(STAGES) + 2)), 6 * widths[-1]
+
+        def block(index: int, inputs: int, outputs: int, stride: int) -> DynamicResidual | InvertedResidual:
+            stage, sizes = STAGES[index], (inputs, inner[index], outputs)
+            kernel, activation = KERNELS[stage], "relu" if stage < 3 else "hardswish"
+            if contexts[index] == 0:
+                return InvertedResidual(*sizes, keys, kernel=kernel, stride=stride, activation=activation, norm=NORM)
+            return DynamicResidual(
+                *sizes,
+                contexts[index],
+                keys,
+                kernel=kernel,
+                stride=stride,
+                activation=activation,
+                count=kernels,
+                temperature=temperature,
+                pieces=pieces,
+            )
+
+        self.stem = Conv(1, widths[0], (3, 3), stride=(2, 2), bias=False, key=next(keys))
+        self.stem_norm = NORM(widths[0])
+        self.blocks = tuple(block(index, *each) for index, each in enumerate(table(widths)))
+        self.end = pointwise(widths[-1], self.width, key=next(keys))
+        self.end_norm = NORM(self.width)
+
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
+        y, state = self.stem_norm(self.stem(x[:, :, None]), state)
+        y, maps = jax.nn.hard_swish(y), []
+        for stage, block, following in zip(STAGES, self.blocks, (*STAGES[1:], None), strict=True):
+            y, state = block(y, state)
+            maps += [y] if stage != following else []
+        y, state = self.end_norm(self.end(y), state)
+        return (*maps, jax.nn.hard_swish(y)), state
+
+    def features(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
+        maps, state = self.layers(x, state, key=key)
+        return maps[-1], state
+
+    def __call__(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        y, state = self.features(x, state, key=key)
+        return self.pool_map(y), state
+
+    def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
+        """The embedding of a feature map."""
+        return jnp.mean(y, axis=(0, 1))
+
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        return centres(time, layer)
+
+
+def _contexts(factor: float) -> tuple[int, ...]:
+    """A quarter of the channels between a block's convolutions, but 32 to 128 times the factor."""
+    least, most = divisible(32 * factor), divisible(128 * factor)
+    return tuple(min(max(divisible(each // 4), least), most) for each in scaled(factor)[1])
+
+
+dymn04 = partial(DyMN, *scaled(0.4), _contexts(0.4))
+dymn10 = partial(DyMN, *scaled(1.0), _contexts(1.0))
+dymn20 = partial(DyMN, *scaled(2.0), _contexts(2.0))

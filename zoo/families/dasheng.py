@@ -1,0 +1,142 @@
+"""Dasheng, "Scaling up masked audio encoder learning", Dinkel et al., 2024, arXiv:2406.06992.
+
+Weights: https://huggingface.co/mispeech/dasheng-base, -0.6B and -1.2B (Apache-2.0), and torch's files of
+https://zenodo.org/records/11511780. They are of the encoder alone, which is CED's with other patches.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._entry import Checkpoint, Entry
+from .._foreign import BOOKKEEPING, ENCODER, EXTRACTING, Recognised, Source, agree, page, refuse
+from .._rules import Rule, drop
+from .ced import FRONTEND, table
+
+ENTRIES = (
+    Entry(
+        name="dasheng_base",
+        frontend=FRONTEND,
+        network={"type": "dasheng_base"},
+        **ENCODER,
+        window=10.07,  # a chunk of 1008 frames, which are one more than hops
+        license="Apache-2.0",
+        source="https://huggingface.co/mispeech/dasheng-base",
+        paper="https://arxiv.org/abs/2406.06992",
+        checkpoint=Checkpoint(repo="mispeech/dasheng-base", table="dasheng"),
+    ),
+)
+RULES = {
+    "dasheng": table(r"encoder\.", r"init_bn\.1"),
+    "dasheng_authors": (*table("", r"init_bn\.1"), Rule(r"front_end\..*", drop)),
+}
+READS = "DashengModel"
+SIZES = {"dasheng-base": (768, 12, 12), "dasheng-0.6B": (1280, 32, 16), "dasheng-1.2B": (1536, 40, 24)}
+"""The width, the depth and the heads that a name decides."""
+
+
+def describes(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a Dasheng."""
+    return config.get("model_type") == "dasheng"
+
+
+def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
+    """`DashengModel` without an output layer: defaults are those of mispeech's `DashengConfig` and extractor."""
+    extractor = read("preprocessor_config.json")
+    size = config.get("name", "dasheng-base")
+    if size not in SIZES:
+        raise ValueError(f"{name} has the name {size!r}: the zoo has {', '.join(SIZES)}.")
+    width, depth, heads = (
+        config.get(field, value) for field, value in zip(("embed_dim", "depth", "num_heads"), SIZES[size], strict=True)
+    )
+    (bins, frames), stride = config.get("patch_size", (64, 4)), config.get("patch_stride", (64, 4))
+    longest = config.get("target_length", 1008)
+    refuse(
+        name,
+        config,
+        used="name embed_dim depth num_heads n_mels target_length patch_size patch_stride mlp_ratio qkv_bias",
+        unused=f"{BOOKKEEPING} loss encoder_kwargs attn_drop_rate drop_path_rate drop_rate time_patch_out "
+        "freq_patch_out eval_avg wavtransforms spectransforms pad_last "
+        "center f_max f_min hop_size n_fft win_size",  # on which the extractor decides
+        known={"pooling": ("mean", "logit"), "init_values": (None,), "init_bn": (True,), "pruned_heads": ({},)},
+    )
+    agree(name, ("patch_size", [bins, frames]), ("patch_stride", list(stride)))
+    refuse(
+        name,
+        extractor,
+        used="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
+        unused=f"{EXTRACTING} n_mels max_length",
+    )
+    rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_size", 160)
+    mels = extractor.get("feature_size", 64)
+    agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", mels))
+    return Entry(
+        name=name,
+        frontend={
+            "type": "torchaudio_log_mel",
+            "sample_rate": rate,
+            "bins": mels,
+            "n_fft": extractor.get("n_fft", 512),
+            "win_length": extractor.get("win_size", 512),
+            "hop_length": hop,
+            "f_min": extractor.get("f_min", 0),
+            "f_max": extractor.get("f_max", 8000),
+            "framing": "center" if extractor.get("center", True) else "valid",
+            "top_db": 120.0,
+        },
+        network=_network(
+            width,
+            depth,
+            heads,
+            bins=mels,
+            frames=longest,
+            patch=(frames, bins),
+            mlp_width=int(width * config.get("mlp_ratio", 4.0)),
+            qkv_bias=config.get("qkv_bias", True),
+        ),
+        **ENCODER,
+        window=(longest - 1) * hop / max(rate, 1),
+        source=page(name),
+        paper="https://arxiv.org/abs/2406.06992",
+        checkpoint=Checkpoint(repo=name, table="dasheng"),
+    )
+
+
+def recognise(source: Source) -> Recognised | None:
+    """The encoders of the authors, and those of the Hub without a config.json. The heads are those of the file's
+    `config`, of the published width, or else have 64 channels each."""
+    shapes = source.shapes
+    layout, top = ("dasheng", "encoder.") if "encoder.time_pos_embed" in shapes else ("dasheng_authors", "")
+    keys = {f"{top}{key}" for key in ("time_pos_embed", "freq_pos_embed", "init_bn.1.weight")}
+    if not keys <= shapes.keys() or "outputlayer.1.weight" in shapes:
+        return None
+    _, width, _, steps = shapes[f"{top}time_pos_embed"]
+    bins, patch = shapes[f"{top}init_bn.1.weight"][0], shapes[f"{top}patch_embed.proj.weight"][:1:-1]
+    config: Any = source.settings.get("config")
+    own = config.get("num_heads") if isinstance(config, dict) else None
+    known = {width: heads for width, _, heads in SIZES.values()}
+    entry = ENTRIES[0]
+    if width not in known:
+        entry = dataclasses.replace(entry, license=None, source=None)  # somebody else trained it
+    network = _network(
+        width,
+        source.count(f"{top}blocks.{{}}."),
+        own if isinstance(own, int) else known.get(width, max(width // 64, 1)),
+        bins=bins,
+        frames=steps * patch[0],
+        patch=patch,
+        mlp_width=shapes[f"{top}blocks.0.mlp.fc1.weight"][0],
+        qkv_bias=f"{top}blocks.0.attn.qkv.bias" in shapes,
+    )
+    entry = dataclasses.replace(
+        entry,
+        frontend=FRONTEND | {"bins": bins},
+        network=network,
+        window=(steps * patch[0] - 1) * FRONTEND["hop_length"] / FRONTEND["sample_rate"],
+        checkpoint=None,
+    )
+    return Recognised(entry, RULES[layout])
+
+
+def _network(width: int, depth: int, heads: int, **options: Any) -> dict[str, Any]:
+    return {"type": "CED", "width": width, "depth": depth, "heads": heads, "fill": False} | options

@@ -1,0 +1,114 @@
+"""PaSST, "Efficient training of audio Transformers with patchout", Koutini et al., 2022, arXiv:2110.05069.
+
+Weights: https://github.com/kkoutini/PaSST/releases (Apache-2.0), torch's files. No repo of the Hub has them, so they
+are converted; AudioSet's mAP is the publisher's figure:
+
+| release | file | mAP |
+|---|---|---|
+| v0.0.1-audioset | `passt-s-f128-p16-s10-ap.476-swa.pt` | 0.476 |
+| v.0.0.9 | `passt-s-kd-ap.486.pt` | 0.486 |
+| v0.0.2-audioset | `passt-s-f128-p16-s16-ap.468.pt` | 0.468 |
+| v0.0.3-audioset | `passt-s-f128-stfthop160-p16-s10-ap.473-swa.pt` | 0.473 |
+| v0.0.5 | `passt-s-f128-20sec-p16-s10-ap.474-swa.pt`, `passt-s-f128-30sec-p16-s10-ap.473-swa.pt` | 0.474, 0.473 |
+"""
+
+import dataclasses
+import math
+import re
+
+from .._entry import Checkpoint, Entry
+from .._foreign import Recognised, Source, like
+from .._labels import AUDIOSET
+from .._rules import Rule, drop, flat, only, time_first, under
+from .ced import steps
+
+PUBLISHED = Entry(
+    name="passt",
+    frontend={"type": "efficientat_log_mel", "sample_rate": 32000, "max_frames": 1000},
+    network={"type": "passt"},
+    model={"type": "Classifier", "norm": 1e-5},
+    classes=527,
+    task="multilabel",
+    window=10.0,
+    license="Apache-2.0",
+    source="https://github.com/kkoutini/PaSST",
+    paper="https://arxiv.org/abs/2110.05069",
+    checkpoint=Checkpoint(
+        repo="", table="passt_authors", **AUDIOSET
+    ),  # for the labels: no repo of the Hub has the weights
+)
+
+RULES = {
+    "passt_authors": (
+        Rule(r"head_dist\.(weight|bias)", drop),  # of no use since the distillation
+        Rule(r"head\.0\.(weight|bias)", r"norm.\1"),
+        Rule(r"head\.1\.(weight|bias)", r"head.\1"),
+        *under(
+            "",
+            "network.",
+            Rule("cls_token", "class_token", flat),
+            Rule("dist_token", "distillation_token", flat),
+            Rule("new_pos_embed", "token_embedding", only),
+            Rule("(time|freq)_new_pos_embed", r"\1_embedding", steps),
+            Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
+            Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
+            Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
+            Rule(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"blocks.\1.attention.qkv.\2"),
+            Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
+            Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
+            Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
+            Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
+            Rule(r"norm\.(weight|bias)", r"norm.\1"),
+        ),
+    )
+}
+
+
+def recognise(source: Source) -> Recognised | None:
+    """Those of their releases, with any classes. A head of attention has 64 channels; where these do not divide the
+    width there are 4 heads, unless given. The stride is the one that makes
+    as many patches of the bins, 128 unless given, and as far over time; a name like `stfthop160` tells the hop of the
+    frontend.
+
+    Raises ValueError where no stride makes so many patches.
+    """
+    shapes = source.shapes
+    if not {"time_new_pos_embed", "freq_new_pos_embed", "new_pos_embed"} <= shapes.keys():
+        return None
+    width, times, freqs = shapes["new_pos_embed"][-1], shapes["time_new_pos_embed"][3], shapes["freq_new_pos_embed"][2]
+    patch = (shapes["patch_embed.proj.weight"][3], shapes["patch_embed.proj.weight"][2])
+    frontend = dict(PUBLISHED.frontend) | {"bins": source.frontend.get("bins", 128), "hop_length": 320}
+    if hop := re.search(r"stfthop(\d+)", source.path.name):
+        frontend["hop_length"] = int(hop[1])
+    bins, hop_length = frontend["bins"], source.frontend.get("hop_length", frontend["hop_length"])
+    # Of several the published ones come first: 10, and patches side by side
+    strides = (
+        each
+        for each in (10, patch[1], *range(1, bins + 1))
+        if bins // each == freqs == max(bins - patch[1], 0) // each + 1
+    )
+    stride = source.network.get("stride") or (next(strides, 0),) * 2
+    if min(stride) < 1:
+        raise ValueError(
+            f"{source.path} has {freqs} positions over the bins, which no stride of patches of {patch[1]} makes of "
+            f'{bins} bins: give frontend={{"bins": ...}} or network={{"stride": (frames, bins)}} as it was trained.'
+        )
+    rate = source.frontend.get("sample_rate", frontend["sample_rate"])
+    window = math.ceil(2 * times * stride[0] * hop_length / rate) / 2 if source.window is None else source.window
+    frontend |= {"max_frames": max(round(window * rate / hop_length), 1)}
+    entry = like(PUBLISHED, shapes["head.1.weight"][0])
+    if width != 768 or source.count("blocks.{}.") != 12:
+        entry = dataclasses.replace(entry, license=None, source=None)  # somebody else trained it
+    network = {
+        "type": "PaSST",
+        "width": width,
+        "depth": source.count("blocks.{}."),
+        "heads": width // 64 if width % 64 == 0 else 4,
+        "grid": (times, freqs),
+        "patch": patch,
+        "stride": stride,
+        "mlp_width": shapes["blocks.0.mlp.fc1.weight"][0],
+        "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
+    }
+    entry = dataclasses.replace(entry, frontend=frontend, network=network, window=window)
+    return Recognised(entry, RULES["passt_authors"])
