@@ -28,6 +28,7 @@ from .pcen import bounded as bounded
 from .pool import max_pool as max_pool
 from .pool import mean_max as mean_max
 from .pool import mean_pool as mean_pool
+from .prototypes import Prototypes as Prototypes
 from .transformer import Activation as Activation
 from .transformer import TransformerBlock as TransformerBlock
 from .transformer import activate as activate
