@@ -54,8 +54,8 @@ class PerchLogMel(AbstractFrontend):
         fits = 0 < self.win_length <= self.n_fft and 0 <= self.f_min < self._f_max <= self.sample_rate / 2
         if not (self.bins > 0 < self.hop_length and fits):
             raise ValueError(
-                "PerchLogMel takes at least 1 bin, a hop of at least 1 sample, a window that fits into n_fft, and f_min "
-                f"below f_max, which is at most half the sample rate, got bins={self.bins}, "
+                "PerchLogMel takes at least 1 bin, a hop of at least 1 sample, a window that fits into n_fft, and "
+                f"f_min below f_max, which is at most half the sample rate, got bins={self.bins}, "
                 f"hop_length={self.hop_length}, win_length={self.win_length}, n_fft={self.n_fft}, f_min={self.f_min}, "
                 f"f_max={self._f_max}, sample_rate={self.sample_rate}."
             )

@@ -1,6 +1,6 @@
 """A head that compares each place of a map with prototypes of the classes (Heinrich et al., 2025, arXiv:2404.10420).
 
-    logit of class c = sum over p of max(scale[c, p], 0) * max over places of cos(x[place], weight[c, p]) + bias[c]
+logit of class c = sum over p of max(scale[c, p], 0) * max over places of cos(x[place], weight[c, p]) + bias[c]
 """
 
 import equinox as eqx

@@ -104,8 +104,8 @@ class Classifier(eqx.Module):
     ):
         if prototypes is not None and (norm, projection, hidden, cosine) != (None, None, None, None):
             raise ValueError(
-                "Classifier with prototypes hears the feature map: leave norm, projection, hidden and cosine out, which "
-                "belong to an embedding."
+                "Classifier with prototypes hears the feature map: leave norm, projection, hidden and cosine out, "
+                "which belong to an embedding."
             )
         self.frontend, self.network = frontend, network
         self.norm = None if norm is None else LayerNorm(network.width, eps=norm)
