@@ -356,9 +356,8 @@ def test_every_model_tells_where_it_comes_from_and_is_built_without_a_network(na
     monkeypatch.setattr(socket.socket, "connect", connect)
     entry = zoo.info(name)
     assert entry.license and entry.source and entry.paper and entry.sample_rate > 0
-    assert (
-        entry.metrics or entry.task == "embedding" or name.startswith(("beats", "perch"))
-    )  # of which publishers tell what others made
+    others = ("beats", "perch")  # of which publishers tell what other weights made, or several figures of many sets
+    assert entry.metrics or entry.task == "embedding" or name.startswith(others)
     assert all(each["source"] and each["value"] > 0 for each in entry.metrics)
     imagenet = {each["dataset"] for each in entry.metrics} == {"ImageNet-1k"}  # whose classes name no sounds
     checkpoint = entry.checkpoint
