@@ -240,7 +240,7 @@ def test_recordings_and_their_steps_are_scored(tmp_path):
     wave = np.asarray(uniform("wave", (16000,)), np.float32)  # two windows and a half
     (whole,) = zoo.tag(clip, [(wave, 32000)])
     (steps,) = zoo.tag(clip, [(wave, 32000)], each="frame")
-    assert whole.values.shape == (7,) and steps.values.shape[1] == 7
+    assert whole.values.shape == (1, 7) and steps.values.shape[1] == 7
     np.testing.assert_allclose(steps.values.sum(axis=1), 1.0, rtol=1e-5)
     logits = clip(wave[:6400])
     assert clip.top(wave[:6400], k=7)[0][0] == "abcdefg"[int(np.argmax(logits))]
