@@ -11,13 +11,12 @@ import test_dasheng
 
 from zoo import families
 from zoo._entry import skeleton
-from zoo._rules import Rule, dense, drop, flat, hwio, mono, only, rename, same, time_first, under
+from zoo._rules import Rule, dense, drop, flat, hwio, mono, only, rename, same, time_first, transposed, under
 from zoo._weights import check, named_leaves
-from zoo.families.audax import transposed
 from zoo.families.ced import steps
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "checkpoints.json").read_text())
-SPEECH = ("speech", "whisper", "clap")  # of which tests/test_speech.py and tests/test_clap.py know the keys
+SPEECH = ("speech", "whisper", "clap", "perch")  # of which test_speech.py, test_clap.py and test_perch.py know the keys
 ENTRIES = tuple(entry for entry in families.entries().values() if entry.checkpoint.table not in SPEECH)
 TABLES = {entry.checkpoint.table: families.rules(entry.checkpoint.table) for entry in ENTRIES}
 OTHERS = tuple(  # repos that describe themselves

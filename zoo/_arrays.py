@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from ._bundle import is_bundle
 from ._files import is_torch
 from ._flax import read_train_state
 from ._weights import Arrays, ArraysByName, model_arrays
@@ -40,9 +41,9 @@ def shapes_of(arrays: ArraysByName) -> dict[str, tuple[int, ...]]:
 
 
 def open_file(path: pathlib.Path) -> tuple[str, ArraysByName]:
-    """Which format a file of weights has, "safetensors", "torch" or "flax", and its arrays.
+    """Which format a file of weights has, "safetensors", "torch", "tensorflow" or "flax", and its arrays.
 
-    Raises FileNotFoundError, and ValueError for a folder and for a file that none of the three wrote, or not whole.
+    Raises FileNotFoundError, and ValueError for a folder and for a file that none of these wrote, or not whole.
     """
     try:
         with open(path, "rb") as file:
@@ -51,6 +52,8 @@ def open_file(path: pathlib.Path) -> tuple[str, ArraysByName]:
         raise FileNotFoundError(f"{path} does not exist: name a file of weights, path/to/checkpoint_123 say.") from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder: name the checkpoint in it, path/to/checkpoint_123.") from None
+    if is_bundle(path):
+        return "tensorflow", Arrays(path)
     if is_torch(head):
         return "torch", Arrays(path)
     if path.suffix == ".safetensors" or (head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32):

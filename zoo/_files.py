@@ -14,12 +14,14 @@ SAFETENSORS = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
 )  # in one or more files
 ARRAYS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # what files of arrays end in
+SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")  # of a TensorFlow checkpoint
 FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # what `zoo.save` writes
 
 
 def most_bytes(file: str) -> int:
     """The size up to which the zoo takes a file of this name: weights are read array by array, all others whole."""
-    return 1 << 35 if file.endswith(ARRAYS) and file != GOLDEN else 1 << 24
+    weights = (file.endswith(ARRAYS) and file != GOLDEN) or SHARD.search(file)
+    return 1 << 35 if weights else 1 << 24
 
 
 def plain(file: str) -> str:

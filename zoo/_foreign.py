@@ -39,7 +39,7 @@ ACTIVATIONS = {  # transformers' names to ours
 class Source:
     """A file of weights to convert, and what its owner says of it; None and nothing is what nobody said.
 
-    - `format`: "safetensors", "torch" or "flax".
+    - `format`: "safetensors", "torch", "tensorflow" or "flax".
     - `arrays`: by key, each read when it is asked for; `shapes`: known without reading them.
     - `settings`: what stands beside the arrays of a torch file, as `zoo.arrays` gives it; of the whole file.
     - `frontend`, `network`: options that stand in place of those that the family finds.

@@ -1,5 +1,6 @@
 """Labels that lie in a file of their own, or among the weights."""
 
+import contextlib
 import csv
 import io
 import pathlib
@@ -15,10 +16,14 @@ CODE = re.compile(r"/m/0\w+|/g/1\w+|/t/dd\d+")  # by which AudioSet knows a soun
 
 
 def read_labels(path: pathlib.Path) -> tuple[str, ...]:
-    """The labels in AudioSet's kind of label file: index, mid, display_name.
+    """The labels in AudioSet's kind of label file: index, mid, display_name; or one a row below the name of their list.
 
     Raises ValueError for another one.
     """
+    with contextlib.suppress(csv.Error):
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+        if len(rows) > 1 and all(len(row) == 1 and row[0] for row in rows):
+            return tuple(row[0] for row in rows[1:])
     return tuple(row["display_name"] for row in _rows(path))
 
 

@@ -15,7 +15,7 @@ import equinox as eqx
 import numpy as np
 
 from . import families
-from ._arrays import open_files, shapes_of
+from ._arrays import View, open_files, shapes_of
 from ._entry import Entry, Model, from_json, skeleton
 from ._files import (
     CONFIG,
@@ -67,7 +67,7 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     name = os.fspath(name)
     entry, fetch = found(name, revision)
     file, rules = source(entry)
-    arrays = open_files(file, functools.partial(fetch, rules=rules or ()))
+    arrays = _by_table(entry, open_files(file, functools.partial(fetch, rules=rules or ())))
     clip = assemble(entry, arrays, shapes_of(arrays), getattr(arrays, "path", name), rules)
     if has_words(clip.model):
         tokenizer = Tokenizer.of(name, revision, fetch, folder=local(name) is not None)
@@ -104,6 +104,12 @@ def source(entry: Entry) -> tuple[str | tuple[str, ...], Sequence[Rule] | None]:
     if entry.checkpoint is None:
         return WEIGHTS, None
     return entry.checkpoint.file, families.rules(entry.checkpoint.table)
+
+
+def _by_table(entry: Entry, arrays: ArraysByName) -> ArraysByName:
+    """The arrays by the keys of the entry's table, where these are not the file's own."""
+    names = entry.checkpoint and families.names(entry.checkpoint.table, shapes_of(arrays))
+    return arrays if names is None else View({name: (arrays, key) for name, key in names.items()})
 
 
 def assemble(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from audax_eqx.layers import Cosine, Length, Linear, keyword
+from audax_eqx.layers import Cosine, Length, Linear, Prototypes, keyword
 from audax_eqx.models import Classifier
 from audax_eqx.networks import WeightedLayers
 
@@ -270,7 +270,13 @@ def frame_scores(
 ) -> Float[Array, "frames classes"]:
     """The scores of each step of the feature map, as if the map had no other (Zhou et al., 2016, arXiv:1512.04150)."""
     model: Any = clip.model
-    logits = jax.vmap(lambda step: model.logits(model.network.pool_map(step)))(_map(clip, wave, length)[:, None])
+
+    def step_logits(step: Float[Array, "time freq channels"]) -> Float[Array, " classes"]:
+        if isinstance(getattr(model, "head", None), Prototypes):
+            return model.head(step)
+        return model.logits(model.network.pool_map(step))
+
+    logits = jax.vmap(step_logits)(_map(clip, wave, length)[:, None])
     return _activated(clip, logits)
 
 

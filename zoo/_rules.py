@@ -136,3 +136,21 @@ def _below(name: str, replacement: str | tuple[str, ...] | None, groups: int) ->
 
 NORM = "(weight|bias|running_mean|running_var)"
 COUNTER = Rule(r"(?:.*\.)?num_batches_tracked", drop)
+
+# What tables of Flax's files have in common
+
+
+def transposed(kernel: np.ndarray) -> np.ndarray:
+    """A Flax dense kernel, or one of a 1x1 convolution, to ours: outputs inputs. Larger ones are as ours."""
+    return kernel.reshape(kernel.shape[-2:]).T if kernel.shape[:-2] in ((), (1, 1)) else kernel
+
+
+def flax_layer(path: str, name: str) -> tuple[Rule, ...]:
+    """A dense layer or convolution."""
+    return Rule(f"{path}/kernel", f"{name}.weight", transposed), Rule(f"{path}/bias", f"{name}.bias")
+
+
+def flax_norm(path: str, name: str) -> tuple[Rule, ...]:
+    """A BatchNorm or LayerNorm."""
+    leaves = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    return tuple(Rule(f"{path}/{theirs}", f"{name}.{ours}") for theirs, ours in leaves.items())

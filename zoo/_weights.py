@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from audax_eqx import tree
 
+from ._bundle import bundle_file, is_bundle, shards
 from ._entry import line
 from ._files import INSTEAD, WEIGHTS, is_torch, parse_json, read_text
 from ._torch import Leaf, torch_file
@@ -88,8 +89,8 @@ def check_types(dtypes: Iterable[str], where: str, known: re.Pattern = DTYPES) -
 class Arrays(ArraysByName):
     """The arrays of a safetensors or torch file, each read when it is asked for. `shapes` and `dtypes` are by name.
 
-    A model may be divided among several files, `paths`. Raises ValueError for a file that is neither, or broken, and
-    for a name that is in two of them.
+    A TensorFlow checkpoint is named by its table. A model may be divided among several files, `paths`. Raises
+    ValueError for a file that is none of these, or broken, and for a name that is in two of them.
     """
 
     def __init__(self, *paths: str | os.PathLike):
@@ -97,9 +98,7 @@ class Arrays(ArraysByName):
         self._leaves: dict[str, Leaf] = {}
         self._settings: list[Callable[[], dict]] = []
         for path in paths:
-            with open(path, "rb") as file:
-                head = file.read(512)
-            leaves, settings = (torch_file if is_torch(head) else _safetensors)(pathlib.Path(path))
+            leaves, settings = _opened(pathlib.Path(path))
             if common := sorted(leaves.keys() & self._leaves.keys()):
                 raise ValueError(
                     f"{path} holds {line(common[0])}, as another file of the model does: fetch both again."
@@ -123,6 +122,15 @@ class Arrays(ArraysByName):
 
     def __len__(self) -> int:
         return len(self._leaves)
+
+
+def _opened(path: pathlib.Path) -> tuple[dict[str, Leaf], Callable[[], dict]]:
+    """The arrays of a file, and the function that gives its settings."""
+    if is_bundle(path):
+        return bundle_file(path), dict
+    with open(path, "rb") as file:
+        head = file.read(512)
+    return (torch_file if is_torch(head) else _safetensors)(path)
 
 
 @no_type_check  # which would read an array
@@ -160,6 +168,9 @@ def model_arrays(fetch: Callable[[str], pathlib.Path], file: str) -> Arrays:
         except FileNotFoundError as error:
             errors.append(error)
             continue
+        if is_bundle(path):
+            for shard in shards(path):
+                fetch(str(pathlib.PurePosixPath(each).with_name(shard)))
         arrays = Arrays(*(map(fetch, _shards(path)) if path.suffix == ".json" else [path]))
         check_types(arrays.dtypes.values(), arrays.path)
         return arrays

@@ -13,6 +13,7 @@ from .log_mel import librosa_log_mel as librosa_log_mel
 from .log_mel import torchaudio_log_mel as torchaudio_log_mel
 from .log_mel import torchlibrosa_log_mel as torchlibrosa_log_mel
 from .pcen import PCEN as PCEN
+from .perch import PerchLogMel as PerchLogMel
 from .sincnet import SincNet as SincNet
 from .speechbrain import SpeechBrainFbank as SpeechBrainFbank
 from .wav2vec import Wav2Vec as Wav2Vec

@@ -29,6 +29,7 @@ from .pool import max_pool as max_pool
 from .pool import mean_max as mean_max
 from .pool import mean_pool as mean_pool
 from .projection import Projection as Projection
+from .prototypes import Prototypes as Prototypes
 from .swin import PatchMerging as PatchMerging
 from .swin import SwinBlock as SwinBlock
 from .transformer import Activation as Activation

@@ -1,6 +1,7 @@
 """A waveform in, class logits out: frontend -> network -> (LayerNorm ->) (projection ->) dropout -> head.
 
-The head is linear, or gives cosines; SpeechBrain's classifiers of languages have hidden layers in front of it.
+The head is linear, or gives cosines; SpeechBrain's classifiers of languages have hidden layers in front of it. Perch's
+compares the feature map with prototypes, and hears no embedding.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
-from ..layers import Activation, BatchNorm, Cosine, LayerNorm, Length, Linear, activate, keyword, split_key
+from ..layers import Activation, BatchNorm, Cosine, LayerNorm, Length, Linear, Prototypes, activate, keyword, split_key
 from ..layers.initial import split
 from .hearing import hear, takes_length, valid
 
@@ -65,6 +66,8 @@ class Classifier(eqx.Module):
     and `activation`, if given, the function behind that map;
     `hidden`, if given, the widths of layers behind a first leaky ReLU and norm, as SpeechBrain's x-vectors have them.
     `cosine`, if given, makes logits of cosines: this scale times that of the embedding with each class's weights.
+    `prototypes`, if given, is how many each class has in a head over the network's feature map, `layers.Prototypes`,
+    which has nothing but the dropout in front.
     `task` says what the logits are for: "multiclass" for one softmax over all, "multilabel" for a
     sigmoid of each, None where nobody has said. It computes nothing; the zoo saves no model under another task.
 
@@ -83,7 +86,7 @@ class Classifier(eqx.Module):
     activation: Activation | None = eqx.field(static=True)
     hidden: HiddenLayers | None
     dropout: eqx.nn.Dropout
-    head: Linear | Cosine
+    head: Linear | Cosine | Prototypes
     task: Literal["multiclass", "multilabel"] | None = eqx.field(static=True)
 
     def __init__(
@@ -98,9 +101,15 @@ class Classifier(eqx.Module):
         activation: Activation | None = None,
         hidden: Sequence[int] | None = None,
         cosine: float | None = None,
+        prototypes: int | None = None,
         task: Literal["multiclass", "multilabel"] | None = None,
         key: PRNGKeyArray,
     ):
+        if prototypes is not None and (norm, projection, hidden, cosine) != (None, None, None, None):
+            raise ValueError(
+                "Classifier with prototypes hears the feature map: leave norm, projection, hidden and cosine out, "
+                "which belong to an embedding."
+            )
         self.frontend, self.network = frontend, network
         self.norm = None if norm is None else LayerNorm(network.width, eps=norm)
         head_key, (projection_key, hidden_key) = key, split(key, 2)
@@ -113,8 +122,12 @@ class Classifier(eqx.Module):
         self.activation = activation
         self.hidden = None if hidden is None else HiddenLayers(width, hidden, key=hidden_key)
         width = self.head_inputs
-        linear = cosine is None
-        self.head = Linear(width, classes, key=head_key) if linear else Cosine(width, classes, cosine, key=head_key)
+        if prototypes is not None:
+            self.head = Prototypes(width, classes, prototypes, key=head_key)
+        elif cosine is not None:
+            self.head = Cosine(width, classes, cosine, key=head_key)
+        else:
+            self.head = Linear(width, classes, key=head_key)
         self.dropout = eqx.nn.Dropout(dropout)
         self.task = task
 
@@ -177,6 +190,10 @@ class Classifier(eqx.Module):
         frames, as `valid` gives it."""
         network_key, head_key = split_key(key, 2)
         network: Any = self.network
+        if isinstance(self.head, Prototypes):
+            y, state = network.features(x, state, key=network_key, **keyword(length))
+            steps = None if length is None else network.steps(length)
+            return self.head(self.dropout(y, key=head_key), length=steps), state
         y, state = network(x, state, key=network_key, **keyword(length))
         if self.hidden is not None:
             y, state = self.hidden(y, state)
@@ -185,7 +202,8 @@ class Classifier(eqx.Module):
     def logits(
         self, embedding: Float[Array, " width"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "{self.classes}"]:
-        """Logits of an embedding, or of what the hidden layers make of it, in float32."""
+        """Logits of an embedding, or of what the hidden layers make of it, in float32; not for prototypes."""
+        assert not isinstance(self.head, Prototypes), "prototypes hear the feature map, not the embedding"
         embedding = embedding if self.norm is None else self.norm(embedding)
         embedding = embedding if self.projection is None else self.projection(embedding)
         embedding = embedding if self.activation is None else activate(embedding, self.activation)

@@ -43,6 +43,7 @@ from .efficientnet import efficientnet_b4 as efficientnet_b4
 from .efficientnet import efficientnet_b5 as efficientnet_b5
 from .efficientnet import efficientnet_b6 as efficientnet_b6
 from .efficientnet import efficientnet_b7 as efficientnet_b7
+from .efficientnet import perch_v2 as perch_v2
 from .htsat import HTSAT as HTSAT
 from .htsat import htsat_base as htsat_base
 from .htsat import htsat_tiny as htsat_tiny

@@ -14,6 +14,9 @@
 
 ImageNet weights to start from: https://huggingface.co/timm/efficientnet_b0.ra_in1k (Apache-2.0), by
 `zoo.load("timm/efficientnet_b0.ra_in1k")`.
+
+`perch_v2` is the B3 of "Perch 2.0", van Merrienboer et al., 2025, arXiv:2508.04665, which hears animals. It pads as
+TensorFlow does, but for the stem, which pads nothing, and the first block of a stage never adds its input.
 """
 
 import math
@@ -28,7 +31,18 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
-from ..layers import BatchNorm, Conv, Depthwise, DropPath, Linear, SqueezeExcite, pointwise, split_key
+from ..layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    Depthwise,
+    DropPath,
+    Linear,
+    SqueezeExcite,
+    activate,
+    pointwise,
+    split_key,
+)
 from ..layers.initial import split
 
 Keys = Iterator[PRNGKeyArray]
@@ -49,6 +63,7 @@ class MBConv(eqx.Module):
     project_norm: BatchNorm
     drop_path: DropPath
     residual: bool = eqx.field(static=True)
+    activation: Activation = eqx.field(static=True)
 
     def __init__(
         self,
@@ -60,6 +75,8 @@ class MBConv(eqx.Module):
         drop_path: float,
         padding: Padding,
         excite_bias: bool,
+        activation: Activation,
+        residual: bool,
         norm: "partial[BatchNorm]",
         keys: Keys,
     ):
@@ -77,11 +94,13 @@ class MBConv(eqx.Module):
             key=next(keys),
         )
         self.depthwise_norm = norm(inner)
-        self.excite = SqueezeExcite(inner, max(1, inputs // 4), bias=excite_bias, key=next(keys))
+        squeezed = max(1, inputs // 4)
+        self.excite = SqueezeExcite(inner, squeezed, bias=excite_bias, activation=activation, key=next(keys))
         self.project = pointwise(inner, outputs, key=next(keys))
         self.project_norm = norm(outputs)
         self.drop_path = DropPath(drop_path)
-        self.residual = stride == 1 and inputs == outputs
+        self.residual = residual and stride == 1 and inputs == outputs
+        self.activation = activation
 
     def __call__(
         self, x: Float[Array, "time freq channels"], state: eqx.nn.State, *, key: PRNGKeyArray | None
@@ -89,9 +108,9 @@ class MBConv(eqx.Module):
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y, state = self.expand_norm(self.expand(y), state)
-            y = jax.nn.silu(y)
+            y = activate(y, self.activation)
         y, state = self.depthwise_norm(self.depthwise(y), state)
-        y, state = self.project_norm(self.project(self.excite(jax.nn.silu(y))), state)
+        y, state = self.project_norm(self.project(self.excite(activate(y, self.activation))), state)
         return (x + self.drop_path(y, key=key) if self.residual else y), state
 
 
@@ -102,7 +121,10 @@ class EfficientNet(AbstractNetwork):
     - `widths`: the channels of the stem and of the seven stages; the end has four times the last.
     - `drop_path`: the rate of block i of n is this times i / n.
     - `padding`: "symmetric" (torch), or "same" (TensorFlow, Flax).
+    - `stem_padding`: of the stem, "valid" for none; `padding` unless given.
     - `excite_bias`: whether the squeeze-and-excitations have biases.
+    - `activation`: "silu" or "relu", within blocks and their squeeze-and-excitations; stem and end have SiLU.
+    - `first_residual`: whether the first block of a stage adds its input too, where the sizes are equal.
     - `eps`, `momentum`: of every BatchNorm.
     """
 
@@ -121,7 +143,10 @@ class EfficientNet(AbstractNetwork):
         *,
         drop_path: float = 0.0,
         padding: Padding = "symmetric",
+        stem_padding: Literal["symmetric", "same", "valid"] | None = None,
         excite_bias: bool = True,
+        activation: Literal["silu", "relu"] = "silu",
+        first_residual: bool = True,
         eps: float = 1e-5,
         momentum: float = 0.1,
         key: PRNGKeyArray,
@@ -143,13 +168,16 @@ class EfficientNet(AbstractNetwork):
                     float(next(rates)),
                     padding,
                     excite_bias,
+                    activation,
+                    first_residual or block > 0,
                     norm,
                     keys,
                 )
                 for block in range(depths[index])
             )
 
-        self.stem = Conv(1, widths[0], (3, 3), stride=(2, 2), padding=padding, bias=False, key=next(keys))
+        stem_padding = padding if stem_padding is None else stem_padding
+        self.stem = Conv(1, widths[0], (3, 3), stride=(2, 2), padding=stem_padding, bias=False, key=next(keys))
         self.stem_norm = norm(widths[0])
         self.stages = tuple(map(stage, range(len(depths))))
         self.end = pointwise(widths[-1], 4 * widths[-1], key=next(keys))
@@ -187,8 +215,9 @@ class EfficientNet(AbstractNetwork):
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         """With "same" padding the centres depend on the length; these are right to within half a step."""
-        stride = 2 * math.prod((*STRIDES, 1)[: range(len(self.stages) + 1)[layer] + 1])
-        return np.arange(time) * stride + (0.0 if self.padding == "symmetric" else (stride - 1) / 2)
+        steps = math.prod((*STRIDES, 1)[: range(len(self.stages) + 1)[layer] + 1])  # of the stem's
+        centre = {"symmetric": 0.0, "same": 0.5, "valid": 1.0}[self.stem.padding]
+        return 2 * (np.arange(time) * steps + (0.0 if self.padding == "symmetric" else (steps - 1) / 2)) + centre
 
 
 def scaled(width: float, depth: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -209,3 +238,11 @@ efficientnet_b4 = partial(EfficientNet, *scaled(width=1.4, depth=1.8))
 efficientnet_b5 = partial(EfficientNet, *scaled(width=1.6, depth=2.2), eps=1e-3, momentum=0.01)
 efficientnet_b6 = partial(EfficientNet, *scaled(width=1.8, depth=2.6), eps=1e-3, momentum=0.01)
 efficientnet_b7 = partial(EfficientNet, *scaled(width=2.0, depth=3.1), eps=1e-3, momentum=0.01)
+perch_v2 = partial(
+    EfficientNet,
+    *scaled(width=1.2, depth=1.4),
+    padding="same",
+    stem_padding="valid",
+    first_residual=False,
+    momentum=0.01,
+)

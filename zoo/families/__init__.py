@@ -4,6 +4,8 @@ A module has what it needs of the following:
 
 - `ENTRIES`: the models that load by a name.
 - `RULES`: rename tables by the name that `Checkpoint.table` gives, each a tuple of `Rule`s.
+- `NAMES`: for a table whose keys are not the file's own, a function of the file's shapes that gives for each of the
+  table's keys the file's, as `Recognised.names`.
 - `describes(config)`: whether a `config.json` is of this family; then
   `describe(name, config, read) -> Entry` is what the repo "owner/name" or the folder "name" holds, `read(file)` gives
   the parsed content of another file, the text of one that is not JSON, and `READS` says in words which models these
@@ -21,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from .._entry import Acceptance, Entry, line
-from .._foreign import Recognised, Source
+from .._foreign import Recognised, Shapes, Source
 from .._rules import Rule
 
 
@@ -44,6 +46,12 @@ def entries() -> dict[str, Entry]:
 def rules(table: str) -> Sequence[Rule]:
     """The rename table of that name."""
     return next(module.RULES[table] for module in having("RULES") if table in module.RULES)
+
+
+def names(table: str, shapes: Shapes) -> Mapping[str, str] | None:
+    """The keys of a file by those of the table; None where they are the same."""
+    function = next((module.NAMES[table] for module in having("NAMES") if table in module.NAMES), None)
+    return None if function is None else function(shapes)
 
 
 def acceptance(name: str) -> Acceptance | None:

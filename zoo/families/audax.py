@@ -7,33 +7,15 @@ sample rate, the window, the labels, and which of two contrastive models a plain
 import re
 from typing import Any
 
-import numpy as np
-
 from .._entry import Entry
 from .._foreign import Recognised, Shapes, Source
-from .._rules import Rule, flat, under
-
-
-def transposed(kernel: np.ndarray) -> np.ndarray:
-    """A Flax dense kernel, or one of a 1x1 convolution, to ours: outputs inputs. Larger ones are as ours."""
-    return kernel.reshape(kernel.shape[-2:]).T if kernel.shape[:-2] in ((), (1, 1)) else kernel
-
-
-def _layer(path: str, name: str) -> tuple[Rule, ...]:
-    """A dense layer or convolution."""
-    return Rule(f"{path}/kernel", f"{name}.weight", transposed), Rule(f"{path}/bias", f"{name}.bias")
-
-
-def _norm(path: str, name: str) -> tuple[Rule, ...]:
-    """A BatchNorm or LayerNorm."""
-    leaves = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    return tuple(Rule(f"{path}/{theirs}", f"{name}.{ours}") for theirs, ours in leaves.items())
+from .._rules import Rule, flat, flax_layer, flax_norm, under
 
 
 def _conv_norm(index: int, name: str) -> tuple[Rule, ...]:
     """EfficientNet's convolution with its BatchNorm."""
     path = f"ConvNormActivation_{index}"
-    return *_layer(f"{path}/Conv_0", name), *_norm(f"{path}/BatchNorm_0", f"{name}_norm")
+    return *flax_layer(f"{path}/Conv_0", name), *flax_norm(f"{path}/BatchNorm_0", f"{name}_norm")
 
 
 # audax numbers the blocks of ResNet and EfficientNet through; `_named` names them by stage: encoder/stages/0/1/...
@@ -46,34 +28,36 @@ TABLE = (
         Rule("compression/(alpha|delta|root)", r"compression.\1"),
         Rule("compression/ExponentialMovingAverage_0/smooth", "compression.smooth"),
         Rule("complex_conv/sinc_kernel", "bands"),
-        *_norm("compression", "norm"),
+        *flax_norm("compression", "norm"),
     ),
     # ConvNeXt
-    *under("encoder/", "network.stages.0.reduce.", *_layer("Conv_0", "patchify"), *_norm("LayerNorm_0", "norm")),
+    *under(
+        "encoder/", "network.stages.0.reduce.", *flax_layer("Conv_0", "patchify"), *flax_norm("LayerNorm_0", "norm")
+    ),
     *under(
         r"encoder/ConvNeXtStage_(\d+)/",
         r"network.stages.\1.",
-        *_layer("Conv_0", "reduce.patchify"),
-        *_norm("LayerNorm_0", "reduce.norm"),
+        *flax_layer("Conv_0", "reduce.patchify"),
+        *flax_norm("LayerNorm_0", "reduce.norm"),
         *under(
             r"ConvNeXtBlock_(\d+)/",
             r"blocks.\1.",
-            *_layer("Conv_0", "depthwise"),
-            *_norm("LayerNorm_0", "norm"),
-            *_layer("Mlp_0/Dense_0", "expand"),
-            *_layer("Mlp_0/Dense_1", "contract"),
+            *flax_layer("Conv_0", "depthwise"),
+            *flax_norm("LayerNorm_0", "norm"),
+            *flax_layer("Mlp_0/Dense_0", "expand"),
+            *flax_layer("Mlp_0/Dense_1", "contract"),
             Rule("gamma", "layer_scale"),
         ),
     ),
     # ResNet
-    *under("encoder/", "network.", *_layer("conv_init", "stem"), *_norm("bn_init", "norm")),
+    *under("encoder/", "network.", *flax_layer("conv_init", "stem"), *flax_norm("bn_init", "norm")),
     *under(
         r"encoder/stages/(\d+)/(\d+)/",
         r"network.stages.\1.\2.",
-        *(rule for index in range(3) for rule in _layer(f"Conv_{index}", f"conv{index + 1}")),
-        *(rule for index in range(3) for rule in _norm(f"BatchNorm_{index}", f"norm{index + 1}")),
-        *_layer("conv_proj", "shortcut.conv"),
-        *_norm("norm_proj", "shortcut.norm"),
+        *(rule for index in range(3) for rule in flax_layer(f"Conv_{index}", f"conv{index + 1}")),
+        *(rule for index in range(3) for rule in flax_norm(f"BatchNorm_{index}", f"norm{index + 1}")),
+        *flax_layer("conv_proj", "shortcut.conv"),
+        *flax_norm("norm_proj", "shortcut.norm"),
     ),
     # EfficientNet
     *under("encoder/", "network.", *_conv_norm(0, "stem"), *_conv_norm(1, "end")),
@@ -88,13 +72,13 @@ TABLE = (
     *under(
         r"encoder/stages/(\d)/(\d+)/SqueezeAndExcitation_0/",
         r"network.stages.\1.\2.excite.",
-        *_layer("reduce", "reduce"),
-        *_layer("expand", "expand"),
+        *flax_layer("reduce", "reduce"),
+        *flax_layer("expand", "expand"),
     ),
     # heads
-    *_layer("fc", "head"),
-    *_layer("embedding_fc", "projection"),
-    *_norm("bilinear_layernorm", "norm"),
+    *flax_layer("fc", "head"),
+    *flax_layer("embedding_fc", "projection"),
+    *flax_norm("bilinear_layernorm", "norm"),
     Rule("similarity_layer/bilinear_product_weight", "bilinear"),
 )
 
@@ -107,7 +91,7 @@ def recognise(source: Source) -> Recognised | None:
     COLA with the dot product and SimCLR keep the same arrays: they are taken for COLA unless `source.model` says
     "SimCLR". Raises ValueError for a train state that is not audax's, or one that is not whole.
     """
-    if source.format != "flax":
+    if source.format != "flax" or any("Stem_0" in name.split("/") for name in source.shapes):  # which is Perch's
         return None
     where = str(source.path)
     names = _named(source.shapes, where)
