@@ -119,8 +119,8 @@ class Entry:
         if not fits or self.classifies != (self.task in TASKS["Classifier"]):
             raise ValueError(
                 f"{self.name} is a {kind} with {self.classes} classes and the task {self.task!r}: a Classifier has "
-                "classes and is multiclass or multilabel, other models have 0, an Encoder is embedding, and COLA, "
-                "SimCLR and CLAP are contrastive."
+                "classes and is multiclass or multilabel, other models have 0, an Encoder is embedding, and COLA and "
+                "SimCLR are contrastive."
             )
         if self.labels and len(self.labels) != self.classes:
             raise ValueError(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from audax_eqx.models import Classifier
 from audax_eqx.networks import RoBERTa
 
+from . import families
 from ._entry import Entry, Model, checked_labels, line
 from ._files import TOKENIZER, read_text
 from ._limits import check_entry
@@ -118,9 +119,8 @@ def _embedded(
 
 def _check_words(model: Any, entry: Entry) -> None:
     if not has_words(model):
-        raise ValueError(
-            f"{entry.name} has no words: texts need a model of sounds and words, zoo.load('clap_unfused') say."
-        )
+        known = next(name for name, each in families.entries().items() if "text" in each.model)
+        raise ValueError(f"{entry.name} has no words: texts need a model of sounds and words, {known} say.")
 
 
 def _checked_texts(texts: Any) -> tuple[str, ...]:
