@@ -244,8 +244,9 @@ def test_recordings_and_their_steps_are_scored(tmp_path):
     np.testing.assert_allclose(steps.values.sum(axis=1), 1.0, rtol=1e-5)
     logits = clip(wave[:6400])
     assert clip.top(wave[:6400], k=7)[0][0] == "abcdefg"[int(np.argmax(logits))]
-    model, _ = clip.thaw(classes=3, key=KEY)
-    assert not isinstance(model.head, Prototypes)
+    thawed = clip.thaw(classes=3, key=KEY)
+    zoo.save(tmp_path / "thawed", *thawed, thawed.entry)
+    assert isinstance(thawed[0].head, Prototypes) and zoo.load(tmp_path / "thawed").model.head.outputs == 3
 
 
 # The released files ---------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ import numpy as np
 
 import zoo
 from zoo._cache import keep_programs
-from zoo._entry import line
+from zoo._files import line
 
 Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 

@@ -8,8 +8,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 import zoo
-from zoo._entry import line
-from zoo._files import parse_json
+from zoo._files import line, parse_json
 from zoo._weights import atomic
 
 from .dataset import Dataset

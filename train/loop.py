@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 import zoo
 from audax_eqx import lora
-from zoo._entry import line
+from zoo._files import line
 from zoo._limits import check_entry
 
 from .checkpoints import Checkpoints

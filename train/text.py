@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from zoo._entry import line
+from zoo._files import line
 
 
 def counted(number: int, noun: str) -> str:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._entry import line
-from ._files import bounded
+from ._files import bounded, line
 from ._torch import Leaf
 
 MAGIC = 0xDB4775248B80FB57  # the table's last 8 bytes

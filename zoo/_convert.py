@@ -9,7 +9,8 @@ from typing import Any
 
 from . import families
 from ._arrays import View, open_file, open_files, shapes_of
-from ._entry import Entry, line
+from ._entry import Entry
+from ._files import line
 from ._foreign import Recognised, Source
 from ._labels import read_labels
 from ._load import assemble, named

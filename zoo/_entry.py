@@ -16,7 +16,7 @@ from jaxtyping import PRNGKeyArray
 from audax_eqx import AbstractNetwork, frontends, models, networks
 from audax_eqx.layers.initial import split
 
-from ._files import parse_json
+from ._files import line, parse_json
 from ._register import Model as Model
 from ._register import constructors
 
@@ -27,13 +27,6 @@ TASKS = {
 }  # others are contrastive
 TEXTS = {"RoBERTa": networks.RoBERTa}  # the networks that take texts
 HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)")
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
-
-
-def line(text: str, most: int = 200) -> str:
-    """What others wrote, as an error may show it: without control characters, and no more than `most` of it."""
-    text = CONTROL.sub(" ", text[: most + 1])
-    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,13 @@ SAFETENSORS = re.compile(
 ARRAYS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # what files of arrays end in
 SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")  # of a TensorFlow checkpoint
 FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # what `zoo.save` writes
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
+
+
+def line(text: str, most: int = 200) -> str:
+    """What others wrote, as an error may show it: without control characters, and no more than `most` of it."""
+    text = CONTROL.sub(" ", text[: most + 1])
+    return text if len(text) <= most else f"{text[:most]} ..."
 
 
 def most_bytes(file: str) -> int:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ._entry import Entry, line
+from ._entry import Entry
+from ._files import line
 from ._rules import Rule
 from ._weights import ArraysByName
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from audax_eqx import AbstractNetwork
-from audax_eqx.layers import Cosine
+from audax_eqx.layers import Cosine, Prototypes
 from audax_eqx.models import Classifier
 from audax_eqx.networks import WeightedLayers
 
@@ -40,8 +40,10 @@ def classifier(model: Model, network: AbstractNetwork, entry: Entry, fresh: bool
         dropout=before.dropout.p if before else entry.dropout,
         norm=norm and norm.eps,
         projection=projection and projection.outputs,
+        activation=before and before.activation,
         hidden=hidden and [layer.linear.outputs for layer in hidden.layers],
         cosine=head.scale if isinstance(head, Cosine) else None,
+        prototypes=head.count if isinstance(head, Prototypes) else None,
         task=entry.task,
         key=key,
     )

@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ._entry import line
-from ._files import read_text
+from ._files import line, read_text
 
 AUDIOSET = {"label_file": "class_labels_indices.csv", "label_repo": "topel/ConvNeXt-Tiny-AT"}  # of a `Checkpoint`
 CODE = re.compile(r"/m/0\w+|/g/1\w+|/t/dd\d+")  # by which AudioSet knows a sound

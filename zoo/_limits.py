@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ._entry import CONTROL, Entry, line
+from ._entry import Entry
+from ._files import CONTROL, line
 
 PARAMETERS = 1 << 32
 NUMBER = 1 << 20  # widths, classes, a sample rate in Hz

@@ -15,7 +15,8 @@ from audax_eqx.layers import Cosine, Length, Linear, Prototypes, keyword
 from audax_eqx.models import Classifier
 from audax_eqx.networks import WeightedLayers
 
-from ._entry import Entry, Model, line
+from ._entry import Entry, Model
+from ._files import line
 from ._head import check_layers, classifier
 from ._limits import check_entry
 from ._text import embed_texts, zero_shot

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ._entry import line
+from ._files import line
 
 Scores = Float[np.ndarray, " pairs"]
 LABELS = {"1": True, "0": False, "target": True, "nontarget": False}

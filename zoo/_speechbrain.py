@@ -7,7 +7,7 @@ setting; `label_encoder.txt` has a label and its number a line.
 import re
 from typing import Any
 
-from ._entry import line
+from ._files import line
 
 
 def hyperparams(name: str, text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._archive import Fault, broken
-from ._entry import line
+from ._files import line
 
 AXES = 32
 LARGEST = 1 << 48  # of offsets, lengths and strides

@@ -15,8 +15,8 @@ from audax_eqx.models import Classifier
 from audax_eqx.networks import RoBERTa
 
 from . import families
-from ._entry import Entry, Model, checked_labels, line
-from ._files import TOKENIZER, read_text
+from ._entry import Entry, Model, checked_labels
+from ._files import TOKENIZER, line, read_text
 from ._limits import check_entry
 from ._wave import check_process
 

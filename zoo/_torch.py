@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._archive import Fault, broken, entries, unpacked
-from ._entry import line
+from ._files import line
 from ._pickle import unpickle
 from ._tensors import Array, Storage, Tensor, storage_of, whole
 

@@ -19,8 +19,7 @@ from safetensors.numpy import save_file
 from audax_eqx import tree
 
 from ._bundle import bundle_file, is_bundle, shards
-from ._entry import line
-from ._files import INSTEAD, WEIGHTS, is_torch, parse_json, read_text
+from ._files import INSTEAD, WEIGHTS, is_torch, line, parse_json, read_text
 from ._torch import Leaf, torch_file
 
 Model = TypeVar("Model")

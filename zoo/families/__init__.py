@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from .._entry import Acceptance, Entry, line
+from .._entry import Acceptance, Entry
+from .._files import line
 from .._foreign import Recognised, Shapes, Source
 from .._rules import Rule
 

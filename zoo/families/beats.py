@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .._entry import Checkpoint, Entry, line
+from .._entry import Checkpoint, Entry
+from .._files import line
 from .._foreign import Recognised, Source, refuse
 from .._labels import label_dict
 from .._rules import Rule, drop, flat, hwio, taps_first, under

@@ -7,7 +7,8 @@ ResNets have the same keys as timm's.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .._entry import Checkpoint, Entry, line
+from .._entry import Checkpoint, Entry
+from .._files import line
 from .._foreign import Recognised, Source, page, refuse
 from .._rules import COUNTER, NORM, Rule, dense, hwio, mono, under
 

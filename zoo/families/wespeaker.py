@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .._entry import Checkpoint, Entry, line
+from .._entry import Checkpoint, Entry
+from .._files import line
 from .._foreign import ENCODER, Recognised, Source, page, refuse
 from .._rules import COUNTER, NORM, Rule, dense, drop, time_first, under
 
