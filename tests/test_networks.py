@@ -18,6 +18,7 @@ import test_ecapa
 import test_efficientnet
 import test_mobilenet
 import test_panns_resnet
+import test_perch
 import test_resnet
 import test_speech
 from golden.seeded import fill
@@ -328,6 +329,7 @@ def test_every_variant_is_counted():
         test_efficientnet,
         test_mobilenet,
         test_panns_resnet,
+        test_perch,
         test_resnet,
         test_speech,
     )
