@@ -22,6 +22,7 @@ import test_efficientnet
 import test_mobilenet
 import test_panns_resnet
 import test_passt
+import test_perch
 import test_resnet
 import test_speech
 import test_wespeaker
@@ -364,6 +365,7 @@ def test_every_variant_is_counted():
         test_mobilenet,
         test_panns_resnet,
         test_passt,
+        test_perch,
         test_resnet,
         test_speech,
         test_wespeaker,

@@ -26,6 +26,7 @@ from zoo._load import fit
 from zoo._weights import named_leaves
 from zoo.families import perch
 
+PARAMETERS = {"perch_v2": 10_695_512}  # of the authors' EfficientNet-B3
 KEY = jax.random.key(0)
 OPTIONS = {
     "released": {},
@@ -288,6 +289,8 @@ def test_the_released_model_has_the_published_number_of_arrays_and_parameters():
     sizes = [np.prod(leaf.shape, dtype=int) for leaf in named_leaves(model, state).values()]
     assert (len(sizes), sum(sizes)) == (497, 101_757_263)
     assert model.network.width == 1536
+    parameters = jax.tree.leaves(eqx.filter(model.network, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)))
+    assert sum(leaf.size for leaf in parameters) == PARAMETERS["perch_v2"]
     shape = eqx.filter_eval_shape(eqx.nn.inference_mode(model), jax.ShapeDtypeStruct((160_000,), jnp.float32), state)[
         0
     ].shape
