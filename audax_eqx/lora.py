@@ -69,6 +69,8 @@ def adapt(model: Model, rank: int, *, patterns: Sequence[str] = ("network.*",), 
     The query, key and value of a `FusedAttention` are one `Linear`, and share one `down`. Raises ValueError for a rank
     below 1, for patterns that match no `Linear`, and for a model that has adapters.
     """
+    if isinstance(patterns, str):
+        raise TypeError(f"Patterns come as a sequence of them, got the text {patterns!r}: write ({patterns!r},).")
     if rank < 1:
         raise ValueError(f"An adapter has a rank of at least 1, got {rank}.")
     nodes, tree = jax.tree.flatten(model, is_leaf=lambda node: isinstance(node, Linear | LoRA))

@@ -44,7 +44,8 @@ def freeze(model: Any, patterns: Sequence[str], *, but: Sequence[str] = ()) -> t
     Raises ValueError for a pattern that matches no parameter, unless it names a part of the model that has none, and
     where nothing is left to train.
     """
-    check_patterns(model, (*patterns, *but))
+    for each in (patterns, but):
+        check_patterns(model, each)
 
     def is_frozen(name: str) -> bool:
         return matches(name, patterns) and not matches(name, but)
@@ -60,9 +61,12 @@ def freeze(model: Any, patterns: Sequence[str], *, but: Sequence[str] = ()) -> t
 
 
 def check_patterns(model: Any, patterns: Sequence[str]) -> None:
-    """Raises ValueError for a pattern that matches no parameter, unless it names a part of the model that has none."""
+    """Raises TypeError for a text in place of patterns, and ValueError for a pattern that matches no parameter, unless
+    it names a part of the model that has none."""
     known = jax.tree.leaves(names(eqx.filter(model, eqx.is_array)))
     bare = [name for name in vars(model) if not any(each.startswith(f"{name}.") or each == name for each in known)]
+    if isinstance(patterns, str):
+        raise TypeError(f"Patterns come as a sequence of them, got the text {patterns!r}: write ({patterns!r},).")
     for pattern in patterns:
         if not any(matches(name, (pattern,)) for name in known) and pattern.split(".")[0] not in bare:
             raise ValueError(

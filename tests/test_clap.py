@@ -305,6 +305,23 @@ def test_what_are_no_texts_is_told(clip, texts, kind, message):
         clip.embed_text(texts)
 
 
+def test_other_labels_take_the_same_programs(clip, programs):
+    wave = noise(2000)
+    clip.zero_shot(["dog", "rain"]).top(wave)
+    list(zoo.tag(clip.zero_shot(["dog", "rain"]), [(wave, clip.sample_rate)]))
+    before = programs()
+    words = clip.zero_shot(["siren", "cat"], prompt="{}")
+    words.top(wave)
+    list(zoo.tag(words, [(wave, clip.sample_rate)]))
+    assert programs() == before
+
+
+def test_without_labels_the_remedy_is_zero_shot(clip):
+    for call in (clip.top, lambda wave: zoo.tag(clip, [(wave, clip.sample_rate)])):
+        with pytest.raises(ValueError, match=r"has no classes and names no sounds: (clip\.)?zero_shot\(labels\)"):
+            call(noise(2000))
+
+
 def test_zero_shot_is_the_softmax_of_scaled_cosines(clip):
     labels, wave = ["dog", "rain", "siren"], noise(2000)
     words = clip.zero_shot(labels)
@@ -464,7 +481,7 @@ def test_defaults_are_transformers():
 )
 def test_what_the_zoo_does_not_have_is_refused(options, message):
     if message is None:
-        with pytest.raises(ValueError, match="audio_config that is no object"):
+        with pytest.raises(ValueError, match="as audio_config in its config.json"):
             families.describe("owner/clap", CONFIG | {"audio_config": 3}, lambda file: EXTRACTOR)
         return
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -480,7 +497,7 @@ def test_what_the_zoo_does_not_have_is_refused(options, message):
     ],
 )
 def test_what_asks_for_too_much_is_refused(options):
-    with pytest.raises(ValueError, match="do not trust it"):
+    with pytest.raises(ValueError, match="do not trust it|which are 1000001 frames, .* which takes 1024"):
         check_entry(described(**options), "it")
 
 

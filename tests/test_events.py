@@ -38,6 +38,13 @@ def test_rows_that_overlap_are_averaged():
     np.testing.assert_allclose(values[:, 0], [0, 0.5, 1, 0.5, 0])
 
 
+def test_rounding_makes_no_gap_between_rows():
+    end = 0.1 + 0.2
+    edges, scores = timeline(result([[1.0], [3.0]], [0.0, 0.3], [end, 0.6]))  # 0.30000000000000004 and 0.3
+    assert end != 0.3 and len(edges) == 3
+    np.testing.assert_array_equal(scores, [[1.0], [3.0]])
+
+
 def test_an_event_begins_at_the_threshold_and_ends_below_the_release(detect):
     scores = [0.1, 0.4, 0.8, 0.9, 0.4, 0.2, 0.5, 0.1]
     assert detect(scores) == [(2, 4, 0.9), (6, 7, 0.5)]

@@ -323,12 +323,22 @@ def test_what_is_no_path_is_words(here, text):
     assert is_words(text) and not is_words("data/0.wav")
 
 
+def test_the_model_is_loaded_from_where_it_was(here, model, tmp_path):
+    clip = zoo.load(model)
+    assert zoo.search("out", "data/0.wav") == zoo.search("out", "data/0.wav", clip)
+    shutil.copytree(model, tmp_path / "moved")
+    assert main(["embed", "data", "-o", "out/", "--each", "window", "--model", str(tmp_path / "moved")]) == 0
+    shutil.copytree("out", tmp_path / "out")
+    note = tmp_path / "out" / "_run.json"
+    note.write_text(note.read_text().replace(model, "nowhere/model"))
+    with pytest.raises(ValueError, match="rows of the model 'tiny', which does not load from where it was: give the m"):
+        zoo.search(tmp_path / "out", "data/0.wav")
+
+
 def test_another_model_is_refused(here, model, tmp_path):
     other = zoo.Pretrained(*zoo.create(ENTRY, key=jax.random.key(1)), ENTRY)
     with pytest.raises(ValueError, match="out holds rows of the model 'tiny', with other weights than tiny has: give"):
         zoo.search("out", "data/0.wav", other)
-    with pytest.raises(ValueError, match="rows of the model 'tiny', which does not load by this name: give the model"):
-        zoo.search("out", "data/0.wav")
     with pytest.raises(ValueError, match=r"out\.npz does not say which model made its rows: give that model, --model"):
         zoo.search("out.npz", "data/0.wav")
     entry = dataclasses.replace(ENTRY, network={"type": "ResNet", "depths": (1,), "widths": (16,)})

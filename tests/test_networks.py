@@ -264,7 +264,7 @@ def test_wrong_shapes_are_named(name):
 def test_training_has_finite_gradients_and_moves_the_state(name):
     network, state = seeded(name)
     network = eqx.nn.inference_mode(network, value=False)
-    shape, keys = (4, 33, BINS), jax.random.split(jax.random.key(2), 4)
+    shape, keys = (8, 33, BINS), jax.random.split(jax.random.key(2), 8)
     for x in (jnp.full(shape, -100.0), jnp.zeros(shape), 100.0 * noise(*shape)):
         gradient, moved = train(network, state, x, keys)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((gradient, moved)))
@@ -275,9 +275,9 @@ def test_training_has_finite_gradients_and_moves_the_state(name):
     assert (name.split()[0] in STATELESS) == (len(before) == 0)
     for old, new in zip(before, after, strict=True):
         assert old.shape == new.shape and new.dtype == jnp.float32
-        assert not np.any(old == new)
+        assert name == "dymn" or not np.any(old == new)  # the ranges and starts of its ReLUs stay as they are
 
-    again, _ = train(network, state, x, jax.random.split(jax.random.key(5), 4))
+    again, _ = train(network, state, x, jax.random.split(jax.random.key(5), 8))
     changed = any(not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (gradient, again)), strict=True))
     assert changed == (name not in DROPS_NOTHING)
 

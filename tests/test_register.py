@@ -185,7 +185,7 @@ def test_nothing_but_what_was_registered_under_a_name_is_found_by_it(part, kind)
 
 
 def test_a_part_is_not_taken_for_one_of_another_kind():
-    with pytest.raises(ValueError, match=r"'Mean', which is not in audax_eqx\.frontends: it has Energy"):
+    with pytest.raises(ValueError, match=r"'Mean', which is not in audax_eqx\.frontends: it has .*Energy"):
         zoo.create(ENTRY.replace(frontend=ENTRY.frontend | {"type": "Mean"}), key=KEY)
 
 

@@ -58,6 +58,14 @@ def test_frozen_parts_infer_and_the_exceptions_train():
         tree.freeze(model, ("*",))
 
 
+def test_a_text_is_no_sequence_of_patterns():
+    for call in (lambda: tree.freeze(CONVNEXT, "network.*"), lambda: tree.freeze(CONVNEXT, (), but="head.*")):
+        with pytest.raises(TypeError, match="Patterns come as a sequence of them, got the text"):
+            call()
+    with pytest.raises(TypeError, match="Patterns come as a sequence"):
+        lora.adapt(CONVNEXT, 1, patterns="network.*", key=KEY)
+
+
 def test_half_precision_leaves_frontends_and_statistics_alone():
     clip = eqx.filter(tree.half(zoo.load("resnet_fsdd")), eqx.is_array)
     assert {leaf.dtype for leaf in jax.tree.leaves((clip.model.network, clip.model.head))} == {jnp.dtype("bfloat16")}

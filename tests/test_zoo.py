@@ -356,7 +356,7 @@ def test_every_model_tells_where_it_comes_from_and_is_built_without_a_network(na
     monkeypatch.setattr(socket.socket, "connect", connect)
     entry = zoo.info(name)
     assert entry.license and entry.source and entry.paper and entry.sample_rate > 0
-    others = ("beats", "perch")  # of which publishers tell what other weights made, or several figures of many sets
+    others = ("beats", "clap", "perch")  # publishers tell of other weights, of several sets, or nothing
     assert entry.metrics or entry.task == "embedding" or name.startswith(others)
     assert all(each["source"] and each["value"] > 0 for each in entry.metrics)
     imagenet = {each["dataset"] for each in entry.metrics} == {"ImageNet-1k"}  # whose classes name no sounds
@@ -490,7 +490,7 @@ def test_a_classifier_has_classes_and_other_models_have_none(model, classes, tas
 @pytest.mark.parametrize(
     "model, fault",
     [
-        ({"type": "CLAP"}, r"names 'CLAP', which is not in audax_eqx\.models: it has .*COLA, .*Classifier, .*SimCLR"),
+        ({"type": "CLIP"}, r"names 'CLIP', which is not in audax_eqx\.models: it has .*COLA, .*Classifier, .*SimCLR"),
         ({"type": "COLA", "widht": 8}, "options that COLA does not take.*widht"),
         ({"type": "COLA", "similarity": "cosine"}, "COLA an option that makes no sense to it.*cosine"),
         ({"type": "SimCLR", "temperature": 0.0}, "temperature, which must be > 0"),

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from audax_eqx import tree
 
 from ._audio import NOTHING, Window
-from ._pretrained import Pretrained, takes_length
+from ._pretrained import Pretrained, nameless, takes_length
 from ._result import Rows
 from ._wave import warn_of_scale
 
@@ -39,7 +39,7 @@ class Batches:
         self.size, self.samples, self.name = share * len(devices), samples, clip.entry.name
         self.shortest = clip.model.frontend.min_samples  # of less a recording is padded, as one does for a call
         mesh = Mesh(np.array(devices), (DEVICES,))
-        leaves, structure = jax.tree.flatten(tree.half(clip) if half else clip)
+        leaves, structure = jax.tree.flatten(nameless(tree.half(clip) if half else clip))
         arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
         others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
         arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))  # once, not for each batch

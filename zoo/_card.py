@@ -87,6 +87,9 @@ def _body(entry: Entry, parameters: int) -> str:
     if "text" in entry.model:
         does = "turns recordings and texts into embeddings in one space"
     use = "top" if entry.classifies else "embed"
+    words = (
+        'clip.zero_shot(["rain", "a ticking clock"])  # tells sounds apart in words\n' if "text" in entry.model else ""
+    )
     text = f"""# {entry.name}
 
 `{entry.network["type"]}` behind `{entry.frontend["type"]}`, {parameters / 1e6:.3g} million parameters: it {does}.
@@ -98,7 +101,7 @@ import zoo
 
 clip = zoo.load("{HERE}")
 clip.{use}(zoo.read("sound.wav", clip.sample_rate))
-```
+{words}```
 
 `clip.embed(wave)` gives the embedding of a clip, `clip.frames(wave)` embeddings over time, and
 `clip.thaw(labels=..., key=...)` a copy to fine-tune. `zoo.load(..., verify=True)` holds what it computes against

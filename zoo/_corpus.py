@@ -169,10 +169,11 @@ def _check(folder: pathlib.Path, note: dict[str, Any]) -> None:
     if not path.exists():
         _write_once(path, json.dumps(note, indent=2) + "\n")
     before = parse_json(path.read_text(encoding="utf-8"), str(path))
-    if before == note:
-        return
     if not isinstance(before, dict):
         raise ValueError(f"{path} is no note of a corpus: name another folder.")
+    note = {name: value for name, value in note.items() if name != "source"}  # the same weights may lie elsewhere
+    if note == {name: value for name, value in before.items() if name != "source"}:
+        return
     changes = [
         f"{name} {before.get(name)!r} instead of {value!r}" for name, value in note.items() if before.get(name) != value
     ]

@@ -216,7 +216,7 @@ def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
             "sorted(labels) say."
         )
     names = tuple(labels)
-    if isinstance(labels, str) or not names or not all(isinstance(each, str) and each for each in names):
+    if isinstance(labels, str) or not names or not all(isinstance(each, str) and each.strip() for each in names):
         raise ValueError(f'labels are the names of all classes, as ("rain", "clock"), got {line(repr(labels))}.')
     names = tuple(map(str, names))  # NumPy's strings too
     if twice := {each for each in names if names.count(each) > 1}:

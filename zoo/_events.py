@@ -17,6 +17,8 @@ from ._decode import Channel
 from ._pretrained import Pretrained
 from ._recordings import Result, tag
 
+ROUNDING = 1e-6  # seconds between the end of a row and the start of the next; a sample is far longer
+
 
 @dataclasses.dataclass(frozen=True)
 class Event:
@@ -120,10 +122,11 @@ def detections(
 def timeline(result: Result) -> tuple[Float[np.ndarray, " edges"], Float[np.ndarray, "steps width"]]:
     """Values over time without overlap: the seconds between which a step lies, and the mean of the rows that cover it.
 
-    The edges are all starts and ends of rows.
+    The edges are all starts and ends of rows. Those that rounding alone keeps apart are one edge.
     """
     edges = np.unique(np.concatenate([result.start, result.end]))
-    first, last = np.searchsorted(edges, result.start), np.searchsorted(edges, result.end)
+    edges = edges[np.diff(edges, prepend=-np.inf) > ROUNDING]
+    first, last = (np.searchsorted(edges, times + ROUNDING) - 1 for times in (result.start, result.end))
     changes = np.zeros((len(edges), result.values.shape[1] + 1))
     rows = np.concatenate([result.values, np.ones((len(result.values), 1), np.float32)], axis=1)
     np.add.at(changes, first, rows)

@@ -168,10 +168,10 @@ def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
     given = clip is not None
     if clip is None:
         try:
-            clip = load(str(name))
+            clip = load(str(rows.note.get("source", name)))
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"{rows.path} holds rows of the model {name!r}, which does not load by this name: give the model, "
+                f"{rows.path} holds rows of the model {name!r}, which does not load from where it was: give the model, "
                 f"--model FOLDER in the shell. {error}"
             ) from None
     if fingerprint(clip) != weights:

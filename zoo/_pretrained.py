@@ -1,5 +1,6 @@
 """A pretrained model as the zoo hands it out: weights, State and entry in one PyTree, in inference mode."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from ._entry import Entry, Model
 from ._files import line
 from ._head import check_layers, classifier
 from ._limits import check_entry
-from ._text import embed_texts, zero_shot
+from ._text import embed_texts, has_words, zero_shot
 from ._wave import Rate, check_process, check_window, checked_wave, note_process
 
 
@@ -88,7 +89,7 @@ class Pretrained(eqx.Module):
         """Logits, one a class; of a contrastive model the projection that it compares clips by; of an encoder the
         embedding, or what a linear map behind it gives."""
         self._check_head()
-        return _output(self, self._checked(wave, sample_rate))
+        return _output(nameless(self), self._checked(wave, sample_rate))
 
     def probabilities(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " classes"]:
         """Softmax of the logits for a multiclass model; for a multilabel one a sigmoid of each.
@@ -96,8 +97,11 @@ class Pretrained(eqx.Module):
         Raises ValueError for a model without classes, and for a head of others than the entry's.
         """
         if not self.entry.classifies:
+            words = (
+                "zero_shot(labels) tells labels in your own words apart" if has_words(self.model) else "use embed(wave)"
+            )
             raise ValueError(
-                f"{self.entry.name} has no classes and names no sounds: use embed(wave), or train a classifier on it, "
+                f"{self.entry.name} has no classes and names no sounds: {words}, or train a classifier on it, "
                 "thaw(labels=..., key=...)."
             )
         logits = self(wave, sample_rate=sample_rate)
@@ -110,7 +114,7 @@ class Pretrained(eqx.Module):
 
     def embed(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " width"]:
         """The clip's embedding: what the network makes of it."""
-        return _embedding(self, self._checked(wave, sample_rate))
+        return _embedding(nameless(self), self._checked(wave, sample_rate))
 
     def embed_text(self, texts: Any) -> Float[Array, "texts width"]:
         """The embeddings of a text or of a list of texts, in the space of `embed(wave)` and of length 1: the products
@@ -132,13 +136,13 @@ class Pretrained(eqx.Module):
 
     def frames(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, "frames width"]:
         """Embeddings over time: the network's last feature map, averaged over frequency."""
-        return _frames(self, self._checked(wave, sample_rate))
+        return _frames(nameless(self), self._checked(wave, sample_rate))
 
     def layers(self, wave: Any, *, sample_rate: Rate | None = None) -> tuple[Float[Array, "_frames _width"], ...]:
         """What every layer makes of the wave over time, averaged over frequency: each stage of a convolutional network,
         of a Transformer what goes into its blocks and each block. The last is `frames(wave)`, unless the network has
         something behind its layers: a norm, a weighted sum of them."""
-        return _layers(self, self._checked(wave, sample_rate))
+        return _layers(nameless(self), self._checked(wave, sample_rate))
 
     def frame_times(self, frames: int, layer: int = -1) -> Float[np.ndarray, " frames"]:
         """Seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`, or with
@@ -283,6 +287,14 @@ def frame_scores(
 
 _output, _embedding, _frames = map(eqx.filter_jit, (output, embedding, frames))
 _layers = eqx.filter_jit(layers)
+
+
+def nameless(clip: Pretrained) -> Pretrained:
+    """The clip with an entry that is equal for all models of one kind: labels and texts compile no program anew."""
+    entry = dataclasses.replace(
+        clip.entry, name="", labels=(), license=None, source=None, paper=None, metrics=(), checkpoint=None, base=None
+    )
+    return Pretrained(clip.model, clip.state, entry)
 
 
 def takes_length(clip: Pretrained) -> bool:

@@ -27,6 +27,7 @@ from ._decode import Channel, SoundError, is_source, name_of
 from ._grid import Grid
 from ._pretrained import Pretrained, embedding, frame_scores, frames, scores
 from ._result import Result, Rows
+from ._text import has_words
 from ._wave import check_process
 
 AHEAD = 1 << 26  # bytes of windows that wait for the device, of all recordings together
@@ -97,7 +98,8 @@ def tag(
     Raises ValueError as `embed` does, for a model that has no classes, and for a head of others than the entry's.
     """
     if not clip.entry.classifies:
-        raise ValueError(f"{clip.entry.name} has no classes and names no sounds: zoo.embed uses it.")
+        remedy = "clip.zero_shot(labels) gives it some in words" if has_words(clip.model) else "zoo.embed uses it"
+        raise ValueError(f"{clip.entry.name} has no classes and names no sounds: {remedy}.")
     if each == "frame" and not hasattr(clip.model.network, "pool_map"):
         raise ValueError(
             f"{clip.entry.name} does not make its embedding of frames, which so have no scores: use each='window'."

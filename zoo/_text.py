@@ -100,7 +100,7 @@ def zero_shot(
     scale = float(np.exp(np.asarray(model.audio_logit_scale, np.float64)))
     made = entry.finetuned(labels=names, name=f"{entry.name.rpartition('/')[2]}_zero_shot")
     made = made.replace(
-        model={"type": "Classifier", "cosine": scale}, source=f"{entry.name}, by the prompt {line(prompt, 100)}"
+        model={"type": "Classifier", "cosine": scale}, source=f"{entry.name}, by the prompt {line(repr(prompt), 100)}"
     )
     check_entry(made, f"The classifier to make of {entry.name}")
     classifier = Classifier(

@@ -45,7 +45,7 @@ POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; "
     "connect-src 'self' blob: data:; frame-src 'none'; object-src 'none'"
 )
-WORDS = "rain, a ticking clock, a barking dog, speech, music"
+WORDS = "rain, a ticking clock, a barking dog, people who talk, music"
 HINT = "Here come the names of what is in it, their scores over time, and the events."
 CSS = """
 .gradio-container { width: 100%; max-width: min(1240px, 100vw) !important; margin: auto; }
@@ -165,6 +165,10 @@ def serve(
     call ends. `ready` is called with the address once there is an answer. Raises what `build` raises, ValueError for
     numbers that make no sense, and OSError for an address that cannot be had.
     """
+    if not host:
+        raise ValueError(
+            "The page takes the address to listen on, 127.0.0.1 for this machine alone, and got an empty one."
+        )
     if not (0 < max_size < 1e6 and 0 < port < 65536):
         raise ValueError(f"The page takes a port from 1 to 65535 and files of some MB, got {port} and {max_size:g}.")
     try:

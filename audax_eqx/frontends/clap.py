@@ -42,6 +42,14 @@ class CLAPLogMel(AbstractFrontend):
     fill: Literal["repeatpad", "repeat", "pad"] = eqx.field(static=True, default="repeatpad")
 
     def __check_init__(self):
+        if min(self.sample_rate, self.bins, self.n_fft, self.hop_length) < 1 or not (
+            0 <= self.f_min < self.f_max and self.seconds > 0
+        ):
+            raise ValueError(
+                "CLAPLogMel takes sizes of at least 1, a length and frequencies from f_min to f_max, got "
+                f"sample_rate={self.sample_rate}, bins={self.bins}, n_fft={self.n_fft}, hop_length={self.hop_length}, "
+                f"f_min={self.f_min:g}, f_max={self.f_max:g} and seconds={self.seconds:g}."
+            )
         if self.max_samples <= self.n_fft // 2:
             raise ValueError(
                 f"CLAPLogMel reflects n_fft // 2 = {self.n_fft // 2} samples at the ends of {self.max_samples} "

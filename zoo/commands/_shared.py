@@ -216,7 +216,9 @@ def labelled(options: argparse.Namespace) -> Pretrained:
     clip = load(options.model)
     if options.labels is None:
         return clip
-    labels = [label.strip() for label in options.labels.split(",")]
+    labels = [label.strip() for label in options.labels.split(",") if label.strip()]
+    if not labels:
+        raise ValueError("--labels names none: give some with commas between them, --labels dog,rain,siren.")
     return clip.zero_shot(labels) if options.prompt is None else clip.zero_shot(labels, options.prompt)
 
 

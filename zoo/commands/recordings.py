@@ -177,6 +177,7 @@ def _embed_corpus(
     hop = options.hop or options.window or clip.entry.window
     note = {
         "model": clip.entry.name,
+        "source": os.path.abspath(options.model) if os.path.isdir(options.model) else options.model,
         "weights": fingerprint(clip),
         **{name: getattr(options, name) for name in ("each", "channel", "precision")},
         "window": options.window or clip.entry.window,

@@ -5,10 +5,11 @@ Weights: https://huggingface.co/laion/clap-htsat-unfused, -fused and larger_clap
 parts are drawn at random: here, as for all models, a long recording is windows of 10 s.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .._entry import Checkpoint, Entry
+from .._files import line
 from .._foreign import BOOKKEEPING, ENCODER, EXTRACTING, activation, agree, architecture, matching, page, refuse
 from .._rules import COUNTER, NORM, Rule, drop, hwio, under
 
@@ -141,6 +142,12 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     network = {"type": "HTSAT", **_audio(name, audio, whole)}
     frontend = _extractor(name, extractor, network["bins"])
     network["frames"] = round(frontend["seconds"] * frontend["sample_rate"]) // max(frontend["hop_length"], 1) + 1
+    image, bins = network["image"], max(network["bins"], 1)
+    if network["frames"] > (most := image * (image // bins)):
+        raise ValueError(
+            f"{name} has clips of {frontend['seconds']:g} s, which are {network['frames']} frames, in its "
+            f"preprocessor_config.json, and an image of {image} x {image}, which takes {most}, in its config.json."
+        )
     model: dict[str, Any] = ENCODER
     if whole:
         text = {"type": "RoBERTa", **_text(name, _part(name, config, "text_config")), **projection}
@@ -161,7 +168,7 @@ def _part(name: str, config: Mapping[str, Any], field: str) -> Mapping[str, Any]
     """The config of one tower; transformers leaves out what is the default."""
     part = config.get(field)
     if part is not None and not isinstance(part, Mapping):
-        raise ValueError(f"{name} has a {field} that is no object of fields in its config.json: {part!r}.")
+        raise ValueError(f"{name} has {line(repr(part))} as {field} in its config.json: it is an object of fields.")
     return part or {}
 
 
@@ -181,13 +188,19 @@ def _audio(name: str, config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
         },
     )
     depths, embedding = config.get("depths", (2, 2, 6, 2)), config.get("patch_embeds_hidden_size", 96)
+    if not isinstance(depths, Sequence) or isinstance(depths, str) or not depths:
+        raise ValueError(f"{name} has depths that are no list of numbers in its config.json: {line(repr(depths))}.")
     patch = config.get("patch_size", 4)
     stride = config.get("patch_stride", (4, 4))
-    (rows, columns), sides = (_pair(each) for each in (patch, stride))
+    (rows, columns), sides = (_pair(name, each) for each in (patch, stride))
     if rows != columns or sides != (rows, columns):
         raise ValueError(f"{name} has patches of {patch} at a stride of {stride}: the zoo has squares side by side.")
     width = embedding * 2 ** (len(depths) - 1)
-    agree(name, ("hidden_size", config.get("hidden_size", 768)), ("channels of the last stage", width))
+    if config.get("hidden_size", 768) != width:
+        raise ValueError(
+            f"{name} has the hidden_size {config.get('hidden_size', 768)} in its config.json, and {len(depths)} stages "
+            f"that begin with {embedding} channels end with {width}: they must be equal."
+        )
     return {
         "depths": tuple(depths),
         "heads": tuple(config.get("num_attention_heads", (4, 8, 16, 32))),
@@ -203,8 +216,11 @@ def _audio(name: str, config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
     }
 
 
-def _pair(side: Any) -> tuple[int, int]:
-    return (side, side) if isinstance(side, int) else tuple(side)
+def _pair(name: str, side: Any) -> tuple[int, int]:
+    sides = (side, side) if isinstance(side, int) else side
+    if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(each, int) for each in sides):
+        raise ValueError(f"{name} has a side of patches that is no whole number, nor two: {line(repr(side))}.")
+    return sides[0], sides[1]
 
 
 def _text(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
