@@ -481,7 +481,7 @@ def test_defaults_are_transformers():
 )
 def test_what_the_zoo_does_not_have_is_refused(options, message):
     if message is None:
-        with pytest.raises(ValueError, match="as audio_config in its config.json"):
+        with pytest.raises(ValueError, match=r"as audio_config in its config\.json"):
             families.describe("owner/clap", CONFIG | {"audio_config": 3}, lambda file: EXTRACTOR)
         return
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -497,7 +497,7 @@ def test_what_the_zoo_does_not_have_is_refused(options, message):
     ],
 )
 def test_what_asks_for_too_much_is_refused(options):
-    with pytest.raises(ValueError, match="do not trust it|which are 1000001 frames, .* which takes 1024"):
+    with pytest.raises(ValueError, match=r"do not trust it|which are 1000001 frames, .* which takes 1024"):
         check_entry(described(**options), "it")
 
 
