@@ -69,8 +69,8 @@ class WeightedLayers(AbstractNetwork):
             )
         if len(maps) != len(self.weights):
             raise ValueError(
-                f"WeightedLayers adds up {len(self.weights)} layers, and {name} has {len(maps)}: give "
-                f"layers={len(maps)}."
+                f"WeightedLayers adds up {len(self.weights)} layers, and {name} has {len(maps)}: give the sum "
+                f'layers={len(maps)}, or a new head layers="last".'
             )
         weights = jax.nn.softmax(self.weights.astype(jnp.float32)).astype(maps[0].dtype)
         return functools.reduce(jnp.add, (weight * each for weight, each in zip(weights, maps, strict=True))), state
