@@ -245,7 +245,10 @@ def test_a_map_has_a_step_for_each_32_frames(contexts):
 
 
 def test_a_file_is_refused_before_a_filterbank_of_a_billion_bins_is_made(shared, tmp_path):
-    for name, fault in (("mn_mels_999999999_x.pt", "asks for bins 1e+09"), ("mn_hop_0_x.pt", "a frame every 0: ")):
+    for name, fault in (
+        ("mn_mels_999999999_x.pt", "asks for bins 1e+09"),
+        ("mn_hop_0_x.pt", "hop_length is 0 samples: it must"),
+    ):
         shutil.copy(shared / "oracles" / "efficientat_mn" / "mn_small_as.pt", tmp_path / name)
         with pytest.raises(ValueError, match=re.escape(fault)):
             zoo.convert(tmp_path / name, tmp_path / "made", labels=[str(index) for index in range(527)])
