@@ -244,6 +244,17 @@ def test_a_map_has_a_step_for_each_32_frames(contexts):
     np.testing.assert_array_equal(network.positions(3, 0), [0, 2, 4])
 
 
+def test_a_file_is_refused_before_a_filterbank_of_a_billion_bins_is_made(shared, tmp_path):
+    for name, fault in (
+        ("mn_mels_999999999_x.pt", "asks for bins 1e+09"),
+        ("mn_hop_0_x.pt", "hop_length is 0 samples: it must"),
+    ):
+        shutil.copy(shared / "oracles" / "efficientat_mn" / "mn_small_as.pt", tmp_path / name)
+        with pytest.raises(ValueError, match=re.escape(fault)):
+            zoo.convert(tmp_path / name, tmp_path / "made", labels=[str(index) for index in range(527)])
+        assert not (tmp_path / "made").exists()
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +288,8 @@ def test_the_temperature_is_that_at_which_training_ended(shared):
         return recognised(keys, file, {counter: arrays["count"]} if arrays else ()).entry.network["temperature"]
 
     assert temperature() == 1.0 == temperature(count=np.int64(7))
-    assert temperature(count=np.int64(0)) == 30.0 == temperature("dymn04_im.pt")
+    assert temperature(count=np.int64(0)) == 30.0 == temperature("dymn04_im.pt") == temperature("dymn10_im_1.pt")
+    assert temperature("dymn10_improved.pt") == 1.0 == temperature("my_images_dymn10.pt")
 
 
 def test_files_of_other_classes_or_widths_are_nobodys(shared):

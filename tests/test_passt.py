@@ -137,3 +137,30 @@ def test_files_of_other_sizes_or_classes_are_nobodys(shared):
     entry = recognised(shared)
     assert (entry.classes, entry.task, entry.license, entry.source) == (9, "multiclass", None, None)
     assert passt.PUBLISHED.license == "Apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        (
+            {"file": "passt-stfthop0.pt"},
+            "passt-stfthop0.pt takes a hop_length from 1 to 1048576, a whole number, got 0",
+        ),
+        ({"file": f"passt-stfthop{'9' * 5000}.pt"}, "takes a hop_length from 1 to 1048576"),
+        ({"frontend": {"hop_length": 0}}, "takes a hop_length from 1 to 1048576, a whole number, got 0"),
+        ({"frontend": {"hop_length": -5}}, "takes a hop_length from 1 .* got -5"),
+        ({"frontend": {"bins": "x"}}, "takes bins from 1 to 1024, a whole number, got 'x'"),
+        ({"frontend": {"bins": 10**9}}, "takes bins from 1 to 1024, a whole number, got 1000000000"),
+        ({"frontend": {"sample_rate": 0}}, "takes a sample_rate from 1 to"),
+        ({"window": float("nan")}, "takes a window above 0 and up to 3600 seconds, got nan"),
+        ({"window": float("inf")}, "takes a window above 0 and up to 3600 seconds, got inf"),
+        ({"network": {"stride": 5}}, r"takes a stride that is a tuple \(frames, bins\), got 5"),
+        ({"network": {"stride": "x"}}, r"takes a stride that is a tuple \(frames, bins\), got 'x'"),
+        ({"network": {"stride": ("a", "b")}}, "takes strides from 1 to 1048576, a whole number, got 'a'"),
+        ({"network": {"stride": (0, 0)}}, "takes strides from 1 to 1048576, a whole number, got 0"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_told(shared, options, fault):
+    with pytest.raises(ValueError, match=fault) as raised:
+        recognised(shared, **options)
+    assert str(raised.value).endswith(".") and len(str(raised.value)) < 6000

@@ -339,9 +339,14 @@ def test_an_encoder_gives_its_embedding():
 
 def test_layers_of_several_sizes_have_no_sum():
     network = WeightedLayers(ConvNeXt((0, 0), (4, 8), key=KEY), 2)
-    with pytest.raises(ValueError, match=r"WeightedLayers adds up 2 layers of one size, .* ConvNeXt has 2, of the"):
+    with pytest.raises(
+        ValueError,
+        match=r"adds up layers of one size, .* those of ConvNeXt have several, \(.*\): a new head .*\"last\"\.",
+    ):
         network(noise(64, 64), eqx.nn.State({}))
-    with pytest.raises(ValueError, match=r"WeightedLayers adds up 3 layers .* Whisper has 2"):
+    with pytest.raises(
+        ValueError, match=r"WeightedLayers adds up 3 layers, and Whisper has 2: give the sum layers=2, or"
+    ):
         WeightedLayers(Whisper(8, 1, 2, bins=4, steps=6, key=KEY), 3)(noise(12, 4), eqx.nn.State({}))
 
 

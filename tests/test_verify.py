@@ -248,7 +248,11 @@ def test_weights_may_lie_on_another_host(online):
             ["model.safetensors of pub/key does not fit the model: network.stages.0.0.norm2.bias is missing."],
         ),
         ("shape", "repo, labels", ["does not fit the model: head.weight is (4, 64) instead of (3, 64)."]),
-        ("many", "repo, labels", ["surplus.0000.weight matches 0 rules; surplus.0001", " ..."]),
+        (
+            "many",
+            "repo, labels",
+            ["surplus.0000.weight matches 0 rules, so no array of the model is made of it; surplus.0001", " ..."],
+        ),
         ("junk", "repo, labels", ["model.safetensors of pub/junk does not begin as a safetensors file does"]),
         (
             "license",

@@ -221,6 +221,20 @@ def test_a_published_file_is_described_by_its_config(tmp_path):
     assert (published.metrics[0]["metric"], published.metrics[0]["value"]) == ("EER", 0.00797)
 
 
+def test_a_file_without_a_class_is_told_and_nothing_is_made_of_aliases(tmp_path):
+    written(tmp_path, "basic")
+    lists = "".join(f"a{index}: &a{index} [{','.join([f'*a{index - 1}'] * 10)}]\n" for index in range(1, 9))
+    for text, fault in (
+        (f"a0: &a0 [x]\n{lists}model:\n  _target_: *a8\n", "with anchors"),
+        ("model: " + "[" * 60_000, "with 60000 brackets, and the zoo reads 65536 with 100: shorten it"),
+        ("model:\n  _target_: [x]\n", "without the _target_ of its model, the name of a class: add it"),
+        ("model:\n  sample_rate: 16000\n", "without the _target_ of its model"),
+    ):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=fault):
+            zoo.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     "old, new, fault",
     [
@@ -233,9 +247,29 @@ def test_a_published_file_is_described_by_its_config(tmp_path):
         ("dither: 0.0", "octaves: 3", "has the field octaves"),
         ('"hamming"', '"kaiser"', "has the window_type 'kaiser': the zoo has 'hamming'"),
         ("num_mel_bins: 80", "num_mel_bins: 8000000", "asks for bins"),
-        ("num_mel_bins: 80", "num_mel_bins: [80]", "an option that makes no sense"),
-        ("frame_length: 25", "frame_length: long", "could not convert"),
-        ("sample_rate: 16000", "sample_rate: 0", "a frontend with a sample_rate in Hz"),
+        ("num_mel_bins: 80", "num_mel_bins: [80]", r"config\.yaml, has the num_mel_bins \[80\]: write a whole number"),
+        (
+            "frame_length: 25",
+            "frame_length: long",
+            r"config\.yaml, has the frame_length 'long': write a number above 0",
+        ),
+        (
+            "frame_length: 25",
+            "frame_length: [25]",
+            r"config\.yaml, has the frame_length \[25\]: write a number above 0",
+        ),
+        ("frame_length: 25", "frame_length: .nan", "has the frame_length nan: write a number above 0"),
+        ("frame_length: 25", "1: 25", r"config\.yaml, has the field 1, and fields have names: take it out"),
+        ("sample_rate: 16000", "sample_rate: 0", r"config\.yaml, has the sample_rate 0: write a whole number above 0"),
+        ("sample_rate: 16000", "sample_rate: yes", r"has the sample_rate True: write a whole number above 0"),
+        ("sample_rate: 16000", "sample_rate: 2020-13-45", r"has a config\.yaml that is not YAML \(month must be in"),
+        ("model:", "_target_: &a x\nmodel:", r"config\.yaml with anchors \(&\) or aliases \(\*\): write out what"),
+        ("model:", "model: *a\nnetwork:", r"config\.yaml with anchors \(&\) or aliases \(\*\): write out what"),
+        (
+            "model:",
+            f"#{'x' * (1 << 16)}\nmodel:",
+            r"has a config\.yaml of \d+ letters with 0 brackets, and the zoo reads 65536 with",
+        ),
         ("model:", "model: [", "not YAML"),
         ("model:", "network:", "without the settings of a model of pyannote.audio"),
     ],

@@ -11,19 +11,44 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ._files import bounded, line
-from ._torch import Leaf
+from ._tensors import AXES, LARGEST
+from ._torch import ARRAYS, LETTERS, Leaf
 
 MAGIC = 0xDB4775248B80FB57  # the table's last 8 bytes
 FOOTER = 48
-ARRAYS, AXES, SHARDS = 1 << 16, 16, 1 << 10  # at most
-TYPES = {1: ("F32", "<f4"), 2: ("F64", "<f8"), 3: ("I32", "<i4"), 9: ("I64", "<i8"), 19: ("F16", "<f2")}
+SHARDS, MESSAGE = 1 << 10, 1 << 16  # at most, of files and of bytes of a message
+REPEATED, NAMES = 16, 1 << 24  # bytes of all names: a name is written whole at least once in 16
+TYPES = {  # by TensorFlow's number, those of NumPy: safetensors' name, and ours
+    1: ("F32", "float32"),
+    2: ("F64", "float64"),
+    3: ("I32", "int32"),
+    4: ("U8", "uint8"),
+    5: ("I16", "int16"),
+    6: ("I8", "int8"),
+    8: ("C64", "complex64"),
+    9: ("I64", "int64"),
+    10: ("BOOL", "bool"),
+    14: ("BF16", "bfloat16"),
+    17: ("U16", "uint16"),
+    18: ("C128", "complex128"),
+    19: ("F16", "float16"),
+    22: ("U32", "uint32"),
+    23: ("U64", "uint64"),
+}
+OTHERS = {11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16"}
+OTHERS |= {24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4"}
 
 
 class Fault(Exception):
     """What is wrong with a file."""
+
+
+class Odd(Exception):
+    """The type of an array in a good file that the zoo does not read."""
 
 
 def is_bundle(path: pathlib.Path) -> bool:
@@ -53,22 +78,29 @@ def bundle_file(path: pathlib.Path) -> dict[str, Leaf]:
             continue
         try:
             leaf = _leaf(_message(content), files, sizes)
-        except (Fault, TypeError) as fault:  # a number where a message should be
+        except Fault as fault:
             raise ValueError(_broken(path, f"{line(name)}: {fault}")) from None
+        except Odd as kind:
+            raise ValueError(
+                f"{path} holds {line(name)} in {kind}, which the zoo does not read: save it in float32, float16 or "
+                "bfloat16."
+            ) from None
         if leaf is not None:
             leaves[name] = leaf
     return leaves
 
 
-def _opened(path: pathlib.Path) -> tuple[dict[str, bytes], list[str]]:
+def _opened(path: pathlib.Path) -> tuple[dict[str, memoryview], list[str]]:
     """What the table says, by name, and the names of the files beside it."""
     try:
-        table = dict(_table(bounded(path).read_bytes()))
+        table = dict(_table(memoryview(bounded(path).read_bytes())))
+        if "" not in table:
+            raise Fault("it has no header")
         header = _message(table[""])
         count, order = _number(header, 1), _number(header, 2)
         if not 0 < count <= SHARDS or order != 0:
             raise Fault("it counts no files, or was written on a machine with another order of bytes")
-    except (Fault, KeyError, IndexError, struct.error, UnicodeDecodeError) as fault:
+    except (Fault, UnicodeDecodeError) as fault:
         raise ValueError(_broken(path, str(fault))) from None
     return table, [f"{path.stem}.data-{index:05d}-of-{count:05d}" for index in range(count)]
 
@@ -82,43 +114,52 @@ def _leaf(message: dict[int, list[Any]], files: list[pathlib.Path], sizes: list[
     kind = _number(message, 1)
     if kind in (7, 20, 21):  # texts, resources, variants
         return None
+    if kind in OTHERS:
+        raise Odd(OTHERS[kind])
     if kind not in TYPES:
-        raise Fault(f"its type has the number {kind}, which no weights have")
+        raise Fault(f"its type has the number {kind}, which TensorFlow does not have")
     shape = tuple(_number(_message(axis), 1) for axis in _message(message.get(2, [b""])[0]).get(2, []))
-    dtype, layout = TYPES[kind]
+    letters, dtype = TYPES[kind]
     shard, start, size = (_number(message, field) for field in (3, 4, 5))
-    if message.get(7) or len(shape) > AXES or min((*shape, shard), default=0) < 0:
+    if message.get(7) or len(shape) > AXES or math.prod(max(axis, 1) for axis in shape) > LARGEST:
         raise Fault("it is divided, or has a shape that no array has")
-    if size != math.prod(shape) * np.dtype(layout).itemsize or shard >= len(files) or start + size > sizes[shard]:
+    if size != math.prod(shape) * jnp.dtype(dtype).itemsize or shard >= len(files) or start + size > sizes[shard]:
         raise Fault("its bytes are not as many as its shape needs, or lie behind the end of the file")
-    return Leaf(shape, dtype, functools.partial(_read, files[shard], start, layout, shape))
+    return Leaf(shape, letters, functools.partial(_read, files[shard], start, dtype, shape))
 
 
-def _read(file: pathlib.Path, start: int, layout: str, shape: tuple[int, ...]) -> np.ndarray:
-    return np.fromfile(file, layout, math.prod(shape), offset=start).reshape(shape)
+def _read(file: pathlib.Path, start: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    size = math.prod(shape) * jnp.dtype(dtype).itemsize
+    return np.fromfile(file, np.uint8, size, offset=start).view(jnp.dtype(dtype)).reshape(shape)
 
 
 # LevelDB's table -----------------------------------------------------------------------------------------------------
 
 
-def _table(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """The names and their contents."""
+def _table(data: memoryview) -> Iterator[tuple[str, memoryview]]:
+    """The names and their contents. What they take together is bounded by the file's size: blocks lie one behind the
+    other, and of names, whose beginnings are left out, there is a limit."""
     if len(data) < FOOTER or struct.unpack("<Q", data[-8:])[0] != MAGIC:
         raise Fault("it does not end as one")
     places, position = [], len(data) - FOOTER
     for _ in range(4):  # of the table of blocks of another kind, and of that of the blocks
         number, position = _varint(data, position)
         places.append(number)
-    count = 0
+    count, letters, end = 0, 0, 0
     for _, handle in _block(data, places[2], places[3]):
         start, after = _varint(handle, 0)
-        for name, content in _block(data, start, _varint(handle, after)[0]):
-            if (count := count + 1) > ARRAYS:
-                raise Fault(f"it has more than {ARRAYS} names")
+        size, _ = _varint(handle, after)
+        if start < end:
+            raise Fault("a block lies in another, or before it")
+        end = start + size
+        for name, content in _block(data, start, size):
+            count, letters = count + 1, letters + len(name)
+            if count > ARRAYS or letters > min(REPEATED * len(data), NAMES):
+                raise Fault("it has more names, or longer ones, than any model")
             yield name.decode(), content
 
 
-def _block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+def _block(data: memoryview, start: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
     """The entries of a block, each of whose names begins as the one before does."""
     if start + size + 5 > len(data) or size < 4 or data[start + size] != 0:
         raise Fault("a block lies behind its end, or is compressed")
@@ -129,9 +170,9 @@ def _block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
         shared, position = _varint(block, position)
         own, position = _varint(block, position)
         length, position = _varint(block, position)
-        if shared > len(name) or position + own + length > end or shared + own > 4096:
-            raise Fault("an entry lies behind the end of its block")
-        name = name[:shared] + block[position : position + own]
+        if shared > len(name) or position + own + length > end or shared + own > LETTERS:
+            raise Fault(f"an entry lies behind the end of its block, or has a name beyond {LETTERS} letters")
+        name = name[:shared] + bytes(block[position : position + own])
         position += own
         yield name, block[position : position + length]
         position += length
@@ -142,8 +183,10 @@ def _block(data: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
 # Protobuf ------------------------------------------------------------------------------------------------------------
 
 
-def _message(data: bytes) -> dict[int, list[Any]]:
-    """The fields of a message by their numbers: whole numbers, and bytes."""
+def _message(data: Any) -> dict[int, list[Any]]:
+    """The fields of a message by their numbers: whole numbers, and bytes. Raises Fault for a number in its place."""
+    if not isinstance(data, bytes | memoryview) or len(data) > MESSAGE:
+        raise Fault("a number stands where a message should, or a message is longer than any of an array")
     fields: dict[int, list[Any]] = {}
     position = 0
     while position < len(data):
@@ -173,7 +216,7 @@ def _number(message: dict[int, list[Any]], field: int) -> int:
     return value
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
     """The number that begins there, 7 bits a byte, and the position behind it."""
     number = 0
     for index in range(10):

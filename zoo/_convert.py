@@ -9,14 +9,15 @@ from typing import Any
 
 from . import families
 from ._arrays import View, open_file, open_files, shapes_of
-from ._entry import Entry
+from ._entry import Entry, checked_labels
 from ._files import line
 from ._foreign import Recognised, Source
 from ._labels import read_labels
+from ._limits import check_entry
 from ._load import assemble, named
 from ._repo import kept
-from ._save import save
-from ._weights import ArraysByName
+from ._save import not_finite, save
+from ._weights import ArraysByName, named_leaves
 
 TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "backbone")
@@ -51,7 +52,8 @@ def convert(
     The folder has the licence and the paper of the published model that has the same arrays, and no metrics: nothing
     tells whether the file is that one.
 
-    Raises FileNotFoundError, and ValueError for what is no such file or not whole, and for options that contradict it.
+    Raises FileNotFoundError, and ValueError for what is no such file or not whole, for options that contradict it, and
+    for NaN in its arrays.
     """
     path = pathlib.Path(source)
     folder = path.with_name(f"{path.name}_audax_eqx") if folder is None else pathlib.Path(folder)
@@ -65,7 +67,13 @@ def convert(
     part, recognised = _recognise(Source(path, format, arrays, shapes_of(arrays), **options))
     entry = _entry(recognised.entry, part, folder.resolve().name, labels, task)
     arrays = _arrays(part, recognised)
+    check_entry(entry, str(path))
     clip = assemble(entry, arrays, shapes_of(arrays), str(path), recognised.rules)
+    if broken := not_finite(named_leaves(clip.model, clip.state)):
+        raise ValueError(
+            f"{path} holds NaN or infinite numbers, in {broken} of the model: copy or fetch it again, or convert "
+            "weights from before its training diverged."
+        )
     save(folder, clip.model, clip.state, entry)
     return folder
 
@@ -124,7 +132,7 @@ def _entry(entry: Entry, source: Source, name: str, labels: Sequence[str], task:
     entry = dataclasses.replace(entry, name=name, window=window, metrics=(), **parts)
     if task is not None:
         entry = entry.replace(task=task)
-    return entry.replace(labels=tuple(labels) or _known_labels(entry))
+    return entry.replace(labels=checked_labels(labels) if len(labels) else _known_labels(entry))
 
 
 def _known_labels(entry: Entry) -> tuple[str, ...]:

@@ -136,6 +136,8 @@ def _numbers(frontend: Mapping[str, Any], bins: float) -> float:
         return default if value is None or not _is_number(value) else value
 
     hop = option("hop_length", option("frame_shift", 10.0) / 1000 * rate)
+    if hop <= 0:
+        return 0.0  # the frontend's own sentence tells more
     return rate / max(hop, 1) * option("n_fft", option("frame_length", 25.0) / 1000 * rate)
 
 

@@ -102,7 +102,8 @@ def rename(keys: Iterable[str], rules: Sequence[Rule]) -> tuple[dict[str, tuple[
     for key in keys:
         matching = [rule for rule in rules if re.fullmatch(rule.pattern, key)]
         if len(matching) != 1:
-            faults.append(f"{key} matches {len(matching)} rules")
+            fate = "" if matching else ", so no array of the model is made of it"
+            faults.append(f"{key} matches {len(matching)} rules{fate}")
             continue
         for part in matching[0].parts():
             name = re.sub(part.pattern, str(part.replacement), key)

@@ -56,7 +56,11 @@ def save(
     check(shapes, wanted, f"The model to save as {entry.name}")
     _check_task(model, entry)
     exact = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    _check_finite(exact, entry.name)
+    if broken := not_finite(exact):
+        raise ValueError(
+            f"The model to save as {entry.name} holds NaN or infinite numbers in {broken}: its training diverged, so "
+            "save it as it was before, and train on with a lower learning rate."
+        )
     with np.errstate(over="ignore"):
         arrays = {name: array.astype(dtype) for name, array in exact.items()}
     if huge := [name for name in exact if np.isfinite(exact[name]).all() and np.isinf(arrays[name]).any()]:
@@ -99,15 +103,11 @@ def _check_task(model: Model, entry: Entry) -> None:
         )
 
 
-def _check_finite(arrays: Mapping[str, np.ndarray], name: str) -> None:
-    """Raises ValueError that names the first arrays with NaN or infinity in them."""
-    broken = [each for each, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
-        more = f" and {len(broken) - 3} more of {len(arrays)} arrays" if len(broken) > 3 else ""
-        raise ValueError(
-            f"The model to save as {name} holds NaN or infinite numbers in {', '.join(broken[:3])}{more}: its training "
-            "diverged, so save it as it was before, and train on with a lower learning rate."
-        )
+def not_finite(arrays: Mapping[str, Any]) -> str:
+    """The names of the first arrays with NaN or infinity in them, as a sentence lists them; "" where all are finite."""
+    broken = [each for each, array in arrays.items() if not np.isfinite(np.asarray(array)).all()]
+    more = f" and {len(broken) - 3} more of {len(arrays)} arrays" if len(broken) > 3 else ""
+    return f"{', '.join(broken[:3])}{more}"
 
 
 def _write(folder: pathlib.Path, texts: Mapping[str, str], tensors: Mapping[str, Mapping[str, np.ndarray]]) -> None:

@@ -70,7 +70,7 @@ def load_model(model_name: str | os.PathLike = "", revision: str | None = None) 
         ) from None
     clip = load(model_name or DEFAULT, revision=revision)
     entry, license = clip.entry, (clip.entry.license or "").lower()
-    known = {
+    fields = {
         "name": f"audax-eqx/{entry.name.replace('/', '_')}",
         "revision": fingerprint(clip),
         "n_parameters": parameters(clip),
@@ -91,7 +91,7 @@ def load_model(model_name: str | os.PathLike = "", revision: str | None = None) 
         "release_date": None,
         "training_datasets": None,
     }
-    return type("MtebModel", (MtebModel, encoder.AbsEncoder), {})(clip, meta.ModelMeta(loader=None, **known))
+    return type("MtebModel", (MtebModel, encoder.AbsEncoder), {})(clip, meta.ModelMeta(loader=None, **fields))
 
 
 def _by_column(rows: list[Mapping[str, Any]]) -> dict[str, list[Any]]:

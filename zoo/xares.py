@@ -46,8 +46,8 @@ class XaresEncoder:
         float32 on the same device; one sound may come without its first axis. Raises as `zoo.embed` does."""
         torch: Any = sys.modules["torch"]
         if not isinstance(audio, torch.Tensor) or audio.ndim not in (1, 2) or audio.numel() == 0:
-            given = f"the shape {tuple(audio.shape)}" if hasattr(audio, "shape") else f"a {type(audio).__name__}"
-            raise ValueError(f"zoo.xares takes a torch tensor of the shape (n_sounds, n_samples), got {given}.")
+            kind = f"the shape {tuple(audio.shape)}" if hasattr(audio, "shape") else f"a {type(audio).__name__}"
+            raise ValueError(f"zoo.xares takes a torch tensor of the shape (n_sounds, n_samples), got {kind}.")
         waves = np.atleast_2d(audio.detach().cpu().to(torch.float32).numpy())
         results = embed(self.clip, ((wave, self.sampling_rate) for wave in waves), each="frame")
         return torch.from_numpy(np.stack([result.values for result in results])).to(audio.device)

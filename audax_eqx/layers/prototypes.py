@@ -50,9 +50,9 @@ class Prototypes(eqx.Module):
         if length is not None:
             inside = jnp.repeat(within(x.shape[0], length), x.shape[1])
             products = jnp.where(inside[:, None], products, -jnp.inf)
-        likest = jnp.max(products, axis=0) / _lengths(prototypes)[:, 0]
+        cosines = jnp.max(products, axis=0) / _lengths(prototypes)[:, 0]
         scale = jax.nn.relu(self.scale.astype(jnp.float32))
-        return jnp.sum(scale * likest.reshape(scale.shape), axis=1) + self.bias.astype(jnp.float32)
+        return jnp.sum(scale * cosines.reshape(scale.shape), axis=1) + self.bias.astype(jnp.float32)
 
 
 def _lengths(x: Float[Array, "rows width"]) -> Float[Array, "rows 1"]:

@@ -27,7 +27,7 @@ from ..layers import Activation, BatchNorm, Conv, Linear, activate, pointwise
 from ..layers.depthwise import traced_depthwise
 from ..layers.initial import full, normal, split
 from .mobilenet import InvertedResidual, Keys
-from .mobilenet_v3 import KERNELS, NORM, STAGES, centres, check_table, divisible, scaled, table
+from .mobilenet_v3 import KERNELS, NORM, STAGES, centres, check_table, divisible, scaled, stage_maps, table
 
 
 class DynamicKernel(eqx.Module):
@@ -247,13 +247,7 @@ class DyMN(AbstractNetwork):
     def layers(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Maps, eqx.nn.State]:
-        y, state = self.stem_norm(self.stem(x[:, :, None]), state)
-        y, maps = jax.nn.hard_swish(y), []
-        for stage, block, following in zip(STAGES, self.blocks, (*STAGES[1:], None), strict=True):
-            y, state = block(y, state)
-            maps += [y] if stage != following else []
-        y, state = self.end_norm(self.end(y), state)
-        return (*maps, jax.nn.hard_swish(y)), state
+        return stage_maps(self, x, state)
 
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -277,8 +271,8 @@ class DyMN(AbstractNetwork):
 
 def _contexts(factor: float) -> tuple[int, ...]:
     """A quarter of the channels between a block's convolutions, but 32 to 128 times the factor."""
-    least, most = divisible(32 * factor), divisible(128 * factor)
-    return tuple(min(max(divisible(each // 4), least), most) for each in scaled(factor)[1])
+    bottom, top = divisible(32 * factor), divisible(128 * factor)
+    return tuple(min(max(divisible(each // 4), bottom), top) for each in scaled(factor)[1])
 
 
 dymn04 = partial(DyMN, *scaled(0.4), _contexts(0.4))

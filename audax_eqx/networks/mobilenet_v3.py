@@ -22,6 +22,7 @@ AudioSet weights: the releases of https://github.com/fschmid56/EfficientAT (MIT)
 
 import math
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -91,13 +92,7 @@ class MobileNetV3(AbstractNetwork):
     def layers(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Maps, eqx.nn.State]:
-        y, state = self.stem_norm(self.stem(x[:, :, None]), state)
-        y, maps = jax.nn.hard_swish(y), []
-        for stage, block, following in zip(STAGES, self.blocks, (*STAGES[1:], None), strict=True):
-            y, state = block(y, state)
-            maps += [y] if stage != following else []
-        y, state = self.end_norm(self.end(y), state)
-        return (*maps, jax.nn.hard_swish(y)), state
+        return stage_maps(self, x, state)
 
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -119,6 +114,17 @@ class MobileNetV3(AbstractNetwork):
         return centres(time, layer)
 
 
+def stage_maps(network: Any, x: Float[Array, "frames bins"], state: eqx.nn.State) -> tuple[Maps, eqx.nn.State]:
+    """The map behind each stage, and the end's, of a network with this table and blocks of any kind."""
+    y, state = network.stem_norm(network.stem(x[:, :, None]), state)
+    y, maps = jax.nn.hard_swish(y), []
+    for stage, block, following in zip(STAGES, network.blocks, (*STAGES[1:], None), strict=True):
+        y, state = block(y, state)
+        maps += [y] if stage != following else []
+    y, state = network.end_norm(network.end(y), state)
+    return (*maps, jax.nn.hard_swish(y)), state
+
+
 def table(widths: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """The channels that go into each block and come out of it, and its stride."""
     first = [block == 0 or STAGES[block - 1] != stage for block, stage in enumerate(STAGES)]
@@ -132,8 +138,8 @@ def check_table(name: str, widths: tuple[int, ...], *blocks: tuple[int, ...]) ->
     """Raises ValueError for other numbers of channels than a stem, six stages and 15 blocks have."""
     counts = len(widths), {len(each) for each in blocks}
     if counts != (len(WIDTHS), {len(STAGES)}) or min(min(each) for each in (widths, *blocks)) < 1:
-        given = " and ".join(map(str, (widths, *blocks)))
-        raise ValueError(f"{name} takes 7 widths and a number for each of 15 blocks, all at least 1, got {given}.")
+        numbers = " and ".join(map(str, (widths, *blocks)))
+        raise ValueError(f"{name} takes 7 widths and a number for each of 15 blocks, all at least 1, got {numbers}.")
 
 
 def centres(time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:

@@ -61,11 +61,16 @@ class WeightedLayers(AbstractNetwork):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
         maps, state = self.layers(x, state, length=length, key=key)
-        if len(maps) != len(self.weights) or len({each.shape for each in maps}) > 1:
+        name, sizes = type(self.network).__name__, dict.fromkeys(each.shape for each in maps)
+        if len(sizes) > 1:
             raise ValueError(
-                f"WeightedLayers adds up {len(self.weights)} layers of one size, as a Transformer has them, and "
-                f"{type(self.network).__name__} has {len(maps)}, of the sizes "
-                f"{', '.join(map(str, dict.fromkeys(each.shape for each in maps)))}."
+                f"WeightedLayers adds up layers of one size, as a Transformer has them, and those of {name} have "
+                f'several, {", ".join(map(str, sizes))}: a new head takes it with layers="last".'
+            )
+        if len(maps) != len(self.weights):
+            raise ValueError(
+                f"WeightedLayers adds up {len(self.weights)} layers, and {name} has {len(maps)}: give the sum "
+                f'layers={len(maps)}, or a new head layers="last".'
             )
         weights = jax.nn.softmax(self.weights.astype(jnp.float32)).astype(maps[0].dtype)
         return functools.reduce(jnp.add, (weight * each for weight, each in zip(weights, maps, strict=True))), state

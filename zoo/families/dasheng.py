@@ -114,14 +114,14 @@ def recognise(source: Source) -> Recognised | None:
     bins, patch = shapes[f"{top}init_bn.1.weight"][0], shapes[f"{top}patch_embed.proj.weight"][:1:-1]
     config: Any = source.settings.get("config")
     own = config.get("num_heads") if isinstance(config, dict) else None
-    known = {width: heads for width, _, heads in SIZES.values()}
+    counts = {width: heads for width, _, heads in SIZES.values()}
     entry = ENTRIES[0]
-    if width not in known:
+    if width not in counts:
         entry = dataclasses.replace(entry, license=None, source=None)  # somebody else trained it
     network = _network(
         width,
         source.count(f"{top}blocks.{{}}."),
-        own if isinstance(own, int) else known.get(width, max(width // 64, 1)),
+        own if isinstance(own, int) else counts.get(width, max(width // 64, 1)),
         bins=bins,
         frames=steps * patch[0],
         patch=patch,

@@ -14,6 +14,8 @@ so they are converted; AudioSet's mAP is the publisher's figure:
 | `dymn04_as.pt` | 1.97 M | 0.450 |
 | `dymn10_as.pt` | 10.6 M | 0.477 |
 | `dymn20_as_mAP_493.pt` | 40.0 M | 0.491 |
+
+The name of the last says 0.493: it is of one training, and 0.491 is what the publisher's table says.
 """
 
 import dataclasses
@@ -126,7 +128,9 @@ def _dynamics(source: Source, blocks: Sequence[Block]) -> dict[str, Any]:
     """A DyMN's own options. No array has the temperature: it goes from 30 down to 1 when a model is trained on
     AudioSet, and is 30 in a file of ImageNet's, and in one where no BatchNorm has counted a batch."""
     shapes, counter = source.shapes, "in_c.1.num_batches_tracked"
-    hot = "_im" in source.path.name or (counter in source.arrays and not np.any(source.arrays[counter]))
+    hot = bool(re.search(r"_im(_|\.)", source.path.name)) or (
+        counter in source.arrays and not np.any(source.arrays[counter])
+    )
     contexts = tuple(block.context for block in blocks)
     index = next(index for index, context in enumerate(contexts) if context)
     coefficients = shapes[f"layers.{index}.depth_act.coef_net.0.weight"][0]

@@ -15,10 +15,13 @@ are converted; AudioSet's mAP is the publisher's figure:
 import dataclasses
 import math
 import re
+from typing import Any
 
 from .._entry import Checkpoint, Entry
+from .._files import line
 from .._foreign import Recognised, Source, like
 from .._labels import AUDIOSET
+from .._limits import BINS, NUMBER, WINDOW
 from .._rules import Rule, drop, flat, only, time_first, under
 from .ced import steps
 
@@ -70,7 +73,7 @@ def recognise(source: Source) -> Recognised | None:
     as many patches of the bins, 128 unless given, and as far over time; a name like `stfthop160` tells the hop of the
     frontend.
 
-    Raises ValueError where no stride makes so many patches.
+    Raises ValueError where no stride makes so many patches, and for sizes that make no sense.
     """
     shapes = source.shapes
     if not {"time_new_pos_embed", "freq_new_pos_embed", "new_pos_embed"} <= shapes.keys():
@@ -79,22 +82,31 @@ def recognise(source: Source) -> Recognised | None:
     patch = (shapes["patch_embed.proj.weight"][3], shapes["patch_embed.proj.weight"][2])
     frontend = dict(PUBLISHED.frontend) | {"bins": source.frontend.get("bins", 128), "hop_length": 320}
     if hop := re.search(r"stfthop(\d+)", source.path.name):
-        frontend["hop_length"] = int(hop[1])
-    bins, hop_length = frontend["bins"], source.frontend.get("hop_length", frontend["hop_length"])
+        frontend["hop_length"] = _size(source, "a hop_length", int(hop[1][:20]))
+    bins = _size(source, "bins", frontend["bins"], BINS)
+    hop_length = _size(source, "a hop_length", source.frontend.get("hop_length", frontend["hop_length"]))
+    rate = _size(source, "a sample_rate", source.frontend.get("sample_rate", frontend["sample_rate"]))
     # Of several the published ones come first: 10, and patches side by side
     strides = (
         each
         for each in (10, patch[1], *range(1, bins + 1))
         if bins // each == freqs == max(bins - patch[1], 0) // each + 1
     )
-    stride = source.network.get("stride") or (next(strides, 0),) * 2
-    if min(stride) < 1:
+    stride = source.network.get("stride")
+    if stride is None:
+        stride = (next(strides, 0),) * 2
+    elif not isinstance(stride, tuple) or len(stride) != 2:
+        raise ValueError(f"{source.path} takes a stride that is a tuple (frames, bins), got {line(repr(stride))}.")
+    else:
+        stride = tuple(_size(source, "strides", each) for each in stride)
+    if stride[0] < 1:
         raise ValueError(
             f"{source.path} has {freqs} positions over the bins, which no stride of patches of {patch[1]} makes of "
             f'{bins} bins: give frontend={{"bins": ...}} or network={{"stride": (frames, bins)}} as it was trained.'
         )
-    rate = source.frontend.get("sample_rate", frontend["sample_rate"])
     window = math.ceil(2 * times * stride[0] * hop_length / rate) / 2 if source.window is None else source.window
+    if not 0 < window <= WINDOW:
+        raise ValueError(f"{source.path} takes a window above 0 and up to {WINDOW:.0f} seconds, got {window}.")
     frontend |= {"max_frames": max(round(window * rate / hop_length), 1)}
     entry = like(PUBLISHED, shapes["head.1.weight"][0])
     if width != 768 or source.count("blocks.{}.") != 12:
@@ -112,3 +124,10 @@ def recognise(source: Source) -> Recognised | None:
     }
     entry = dataclasses.replace(entry, frontend=frontend, network=network, window=window)
     return Recognised(entry, RULES["passt_authors"])
+
+
+def _size(source: Source, name: str, value: Any, most: int = NUMBER) -> int:
+    """The value of an option or in a file's name. Raises ValueError for one that is no size."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ValueError(f"{source.path} takes {name} from 1 to {most}, a whole number, got {line(repr(value))}.")
+    return value

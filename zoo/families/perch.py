@@ -167,8 +167,8 @@ def _named(shapes: Shapes, where: str = "the file") -> dict[str, str]:
             path = f"head/{match[2]}"
         names[path] = key
     if len(heads) > 1:
-        found = ", ".join(sorted(map(str, heads)))
-        raise ValueError(f"{where} has {len(heads)} heads, {found}, and a model of the zoo has one: leave one in it.")
+        listed = ", ".join(sorted(map(str, heads)))
+        raise ValueError(f"{where} has {len(heads)} heads, {listed}, and a model of the zoo has one: leave one in it.")
     return names
 
 

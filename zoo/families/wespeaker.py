@@ -77,20 +77,24 @@ RULES = {
         Rule(r"projection\..+", drop),  # the classifier of WeSpeaker's training
     ),
 }
-READS = "pyannote.audio's WeSpeakerResNet34"
+READS = "pyannote.audio's WeSpeakerResNet34, 152, 221 and 293"
+LETTERS, LISTS, LARGEST = 1 << 16, 100, 10**9  # of a config.yaml, and of a number in it
 WITHOUT_CONFIG = {"config.yaml": {"model": {"_target_": "pyannote.audio"}}}
 
 
 def describes(config: Mapping[str, Any]) -> bool:
     """Whether that is what a `config.yaml` of pyannote.audio would say, which has its models below "model"."""
     inner = config.get("model")
-    return isinstance(inner, Mapping) and str(inner.get("_target_", "")).startswith("pyannote.audio")
+    target = inner.get("_target_") if isinstance(inner, Mapping) else None
+    return isinstance(target, str) and target.startswith("pyannote.audio")
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
     """The model in pyannote.audio's `config.yaml`; defaults are those of its classes."""
     settings = _model(name, read("config.yaml"))
-    target = str(settings.pop("_target_", None))
+    target = settings.pop("_target_", None)
+    if not isinstance(target, str):
+        raise ValueError(f"{name} has a config.yaml without the _target_ of its model, the name of a class: add it.")
     match = re.fullmatch(r"pyannote\.audio\.models\.embedding\.(?:wespeaker\.)?WeSpeakerResNet(\d+)", target)
     if match is None or match[1] not in DEPTHS:
         kinds = ", ".join(f"WeSpeakerResNet{depth}" for depth in DEPTHS)
@@ -116,13 +120,24 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def _model(name: str, text: str) -> dict[str, Any]:
-    """The settings of the model in a `config.yaml`."""
+    """The settings of the model in a `config.yaml`. An alias of YAML, which no such file has, could make a few letters
+    as large as one likes."""
     import yaml  # as huggingface_hub needs it; it takes long to import
 
+    lists = text.count("[") + text.count("{")
+    if len(text) > LETTERS or lists > LISTS:
+        raise ValueError(
+            f"{name} has a config.yaml of {len(text)} letters with {lists} brackets, and the zoo reads {LETTERS} with "
+            f"{LISTS}: shorten it."
+        )
     try:
-        settings = yaml.safe_load(text)
+        tokens = yaml.scan(text, yaml.SafeLoader)
+        aliases = any(isinstance(token, yaml.AnchorToken | yaml.AliasToken) for token in tokens)
+        settings = None if aliases else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{name} has a config.yaml that is not YAML ({line(str(error))}).") from None
+    if aliases:
+        raise ValueError(f"{name} has a config.yaml with anchors (&) or aliases (*): write out what they stand for.")
     settings = settings.get("model") if isinstance(settings, dict) else None
     if not isinstance(settings, dict):
         raise ValueError(f"{name} has a config.yaml without the settings of a model of pyannote.audio.")
@@ -131,6 +146,8 @@ def _model(name: str, text: str) -> dict[str, Any]:
 
 def _frontend(name: str, settings: Mapping[str, Any], rate: int = 16000, bins: int = 80) -> dict[str, Any]:
     """The features that pyannote.audio's settings describe."""
+    if odd := [key for key in settings if not isinstance(key, str)]:
+        raise ValueError(f"{name} has the field {line(repr(odd[0]))}, and fields have names: take it out.")
     refuse(
         name,
         settings,
@@ -140,12 +157,18 @@ def _frontend(name: str, settings: Mapping[str, Any], rate: int = 16000, bins: i
         | {"snip_edges": (True,), "fbank_centering_span": (None,)}
         | {"window_type": ("hamming", "hanning", "povey", "rectangular", "blackman")},
     )
+    numbers = {"sample_rate": rate, "num_mel_bins": bins, "frame_length": 25.0, "frame_shift": 10.0}
+    numbers |= {field: value for field, value in settings.items() if field in numbers}
+    for field, value in numbers.items():
+        kinds, what = (int, "a whole number") if field in ("sample_rate", "num_mel_bins") else (int | float, "a number")
+        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value <= LARGEST:
+            raise ValueError(f"{name} has the {field} {line(repr(value))}: write {what} above 0 and up to {LARGEST}.")
     return {
         "type": "wespeaker_fbank",
-        "sample_rate": settings.get("sample_rate", rate),
-        "bins": settings.get("num_mel_bins", bins),
-        "frame_length": float(settings.get("frame_length", 25.0)),
-        "frame_shift": float(settings.get("frame_shift", 10.0)),
+        "sample_rate": numbers["sample_rate"],
+        "bins": numbers["num_mel_bins"],
+        "frame_length": float(numbers["frame_length"]),
+        "frame_shift": float(numbers["frame_shift"]),
         "window": settings.get("window_type", "hamming"),
     }
 
@@ -166,8 +189,8 @@ def recognise(source: Source) -> Recognised | None:
     bottleneck = f"{before}layer1.0.conv3.weight" in shapes
     outputs = first[0] * 2 ** (len(depths) - 1) * (4 if bottleneck else 1)
     bins = statistics // (2 * outputs) * 2 ** (len(depths) - 1)
-    given = source.settings.get("hyper_parameters")
-    settings = given if isinstance(given, dict) else {}
+    parameters = source.settings.get("hyper_parameters")
+    settings = parameters if isinstance(parameters, dict) else {}
     frontend = _frontend(str(source.path), settings, source.sample_rate or 16000, bins)
     network = {"type": "WeSpeaker", "depths": tuple(depths), "width": width, "channels": first[0]}
     network |= {"bins": frontend["bins"], "bottleneck": bottleneck}
