@@ -43,7 +43,9 @@ class MtebModel:
         if not {"audio", "text"} & set(columns):
             raise ValueError(f"{name} hears sounds, and the task has {', '.join(columns)}: take a task of audio.")
         if "text" in columns and not has_words(self.clip.model):
-            raise ValueError(f"{name} has no words for the texts of this task: take a task of audio alone, or a model with words.")
+            raise ValueError(
+                f"{name} has no words for the texts of this task: take a task of audio alone, or a model with words."
+            )
         inputs.collate_fn = _by_column
         parts = []
         if "audio" in columns:
