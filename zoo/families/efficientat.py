@@ -15,7 +15,7 @@ so they are converted; AudioSet's mAP is the publisher's figure:
 | `dymn10_as.pt` | 10.6 M | 0.477 |
 | `dymn20_as_mAP_493.pt` | 40.0 M | 0.491 |
 
-The name of the last says 0.493: it is of one training, and 0.491 is what the publisher's table says.
+The name of the last says 0.493; 0.491 is what the table of the publisher says.
 """
 
 import dataclasses
