@@ -109,5 +109,5 @@ def _is_none(leaf: Any) -> bool:
 
 def _stage(name: str) -> str | None:
     """The part of a name up to its first number, which is of the network."""
-    found = re.match(r"network\.(?:[a-z]\w*\.)*?\d+(?=\.)", name)
-    return found and found[0]
+    match = re.match(r"network\.(?:[a-z]\w*\.)*?\d+(?=\.)", name)
+    return match and match[0]

@@ -113,21 +113,25 @@ class LogMel(AbstractFrontend):
         return self.n_fft if self.win_length is None else self.win_length
 
     @property
+    def _delay(self) -> int:
+        """Samples in front that have no difference to one before, where there is pre-emphasis."""
+        return 0 if self.pre_emphasis is None else 1
+
+    @property
     def min_samples(self) -> int:
-        lost = 0 if self.pre_emphasis is None else 1
         if self.framing == "valid":
-            return self.n_fft + lost
-        return {"reflect": self.n_fft // 2 + 1, "circular": self.n_fft // 2}.get(self.pad_mode, 1) + lost
+            return self.n_fft + self._delay
+        return {"reflect": self.n_fft // 2 + 1, "circular": self.n_fft // 2}.get(self.pad_mode, 1) + self._delay
 
     @property
     def max_samples(self) -> int | None:
         """The samples of the longest clip that has no more than `max_frames`; None for any."""
         if self.max_frames is None:
             return None
-        lost, least = 0 if self.pre_emphasis is None else 1, self.n_fft if self.framing == "valid" else 0
+        shortest = self.n_fft if self.framing == "valid" else 0
         if self.framing == "audax":
-            least = self._window_length - self.n_fft // 2 * 2
-        return self.max_frames * self.hop_length - 1 + least + lost
+            shortest = self._window_length - self.n_fft // 2 * 2
+        return self.max_frames * self.hop_length - 1 + shortest + self._delay
 
     def __call__(self, wave: Float[Array, " samples"]) -> Float[Array, "frames {self.bins}"]:
         if wave.size < self.min_samples:
@@ -185,8 +189,7 @@ class LogMel(AbstractFrontend):
             "valid": self.n_fft / 2,
             "audax": self._window_length / 2 - self.n_fft // 2,
         }[self.framing]
-        lost = 0 if self.pre_emphasis is None else 1
-        return (positions * self.hop_length + centre + lost) / self.sample_rate
+        return (positions * self.hop_length + centre + self._delay) / self.sample_rate
 
 
 torchaudio_log_mel = partial(LogMel, fbanks_dtype="float32")
