@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 import shutil
+import sys
 from importlib.metadata import version
 
 # Nearly all the time of the tests is LLVM's: without its optimisations, and with the older way to write fusions where
@@ -68,3 +69,10 @@ def few_programs():
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def no_lengths(monkeypatch):
+    """Each test begins as a process that has heard no wave: the warning of many lengths counts by a model's name."""
+    if "zoo._wave" in sys.modules:
+        monkeypatch.setattr(sys.modules["zoo._wave"], "_lengths", {})

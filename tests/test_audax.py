@@ -598,7 +598,9 @@ def test_an_efficientnet_too_narrow_to_tell_its_stages_apart_is_refused(tmp_path
     refused(write(tmp_path / "narrow", arrays), r"narrow holds an EfficientNet of 6 stages.*instead of 7", tmp_path)
 
 
-@pytest.mark.parametrize("labels, fault", [(("a",), "3 classes and 1 labels"), (("a",) * 4, "3 classes and 4 labels")])
+@pytest.mark.parametrize(
+    "labels, fault", [(("a",), "3 classes and 1 labels"), (tuple("abcd"), "3 classes and 4 labels")]
+)
 def test_a_wrong_number_of_labels_is_told(tmp_path, labels, fault):
     refused(write(tmp_path / "source", tiny()), fault, tmp_path, labels=labels)
 
