@@ -65,12 +65,12 @@ def beside_numpy(report: Report, row: str, path: pathlib.Path, rows: int, query:
     times: list[list[float]] = []
     for _ in range(report.rounds + 1):
         times.append([])
-        found = []
+        answers = []
         for side in sides:
             start = time.perf_counter()
-            found.append(side())
+            answers.append(side())
             times[-1].append(time.perf_counter() - start)
-        assert found[0] == found[1], f"{row}: {found[0]} instead of {found[1]}"
+        assert answers[0] == answers[1], f"{row}: {answers[0]} instead of {answers[1]}"
     us, them = (rows / statistics.median(column) for column in zip(*times[1:], strict=True))  # the first one compiles
     sentence = f"{us / 1e6:.2f} million rows/s, NumPy {them / 1e6:.2f}, ratio {us / them:.2f}, the same {K} rows"
     report.row(row, sentence, rows_per_second=us, numpy=them, ratio=us / them)

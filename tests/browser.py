@@ -86,9 +86,11 @@ class Page:
         """Chooses from Gradio's list of models."""
         self.wait("!!document.querySelector('input[aria-label=Model]')")
         self.value("document.querySelector('input[aria-label=Model]').focus()")
-        found = f"[...document.querySelectorAll('[role=option]')].find(e => e.innerText.includes({json.dumps(option)}))"
-        self.wait(f"!!{found}")
-        self.value(f"{found}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
+        element = (
+            f"[...document.querySelectorAll('[role=option]')].find(e => e.innerText.includes({json.dumps(option)}))"
+        )
+        self.wait(f"!!{element}")
+        self.value(f"{element}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
 
     def picture(self, path, whole=False):
         """Writes what there is to see as PNG, with `whole` the page to its end."""
