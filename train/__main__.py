@@ -77,11 +77,16 @@ def prepare(
     processes: int | None = None,
     strict: bool = False,
     unlabelled: bool = False,
+    annotations: pathlib.Path | None = None,
+    label_column: str | None = None,
+    negatives: float = 0.0,
+    negative_label: str | None = None,
 ) -> int:
     r"""Sharded TFRecords of FLAC from a manifest.
 
     Args:
-        manifest: CSV with a column `files`, relative to its folder, `labels`, and any others to hold clips out by.
+        manifest: CSV with a column `files`, relative to its folder, `labels`, if these are of parts `start` and `end`
+            in seconds, and any others to hold clips out by. With annotations a CSV without labels, or a folder.
         out: The folder to write; an interrupted preparation goes on.
         sample_rate: In Hz; files are resampled and downmixed.
         delimiter: Between columns, one character, or \t for a tab.
@@ -90,10 +95,15 @@ def prepare(
         processes: That decode; as many as there are cores unless given.
         strict: Whether an unreadable file is an error.
         unlabelled: Whether clips need no labels, as for COLA and SimCLR.
+        annotations: A file or folder of Raven's selection tables and Audacity's label files, for labels with times.
+        label_column: The column of Raven's tables that has the labels, where it is not one of the usual names.
+        negatives: Seconds of examples without a label, made of all that no label is of in the recordings with times.
+        negative_label: A label for these, which multiclass models need.
     """
     records.prepare(
         manifest, out, sample_rate=sample_rate, delimiter=delimiter, label_delimiter=label_delimiter,
-        shard_size=shard_size, processes=processes, strict=strict, unlabelled=unlabelled,
+        shard_size=shard_size, processes=processes, strict=strict, unlabelled=unlabelled, annotations=annotations,
+        label_column=label_column, negatives=negatives, negative_label=negative_label,
     )  # fmt: skip
     return 0
 

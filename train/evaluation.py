@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 import zoo
@@ -55,7 +56,7 @@ def evaluate(
     elif clip.entry.task == "multilabel":
         parts += [per_label_ranked(outputs, score.targets, clip.labels), score.remark]
     if out is not None:
-        write_predictions(out, [dataset.ids[row] for row in rows], outputs, score.targets, clip)
+        write_predictions(out, dataset, rows, outputs, score.targets, clip)
     return score.measure(clip.model, outputs), "\n".join(filter(None, parts))
 
 
@@ -92,9 +93,15 @@ def confusions(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
 
 
 def write_predictions(
-    path: pathlib.Path, ids: Sequence[str], predicted: Table, targets: Table, clip: zoo.Pretrained
+    path: pathlib.Path,
+    dataset: Dataset,
+    rows: Int[np.ndarray, " clips"],
+    predicted: Table,
+    targets: Table,
+    clip: zoo.Pretrained,
 ) -> None:
-    """A CSV with each clip's file, labels, predictions, and its probability of every label.
+    """A CSV with each clip's file, of parts their start and end in seconds, labels, predictions, and the probability of
+    every label.
 
     A multiclass model predicts the most probable label, a multilabel one those from 0.5 on.
     """
@@ -112,9 +119,12 @@ def write_predictions(
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["files", "labels", "predicted", *(f"probability/{label}" for label in clip.labels)])
-        for name, target, guess, values in zip(ids, targets > 0, guesses, predicted, strict=True):
-            writer.writerow([name, names(target), names(guess), *(f"{value:.6g}" for value in values)])
+        times = ["start", "end"] if dataset.timed else []
+        writer.writerow(["files", *times, "labels", "predicted", *(f"probability/{label}" for label in clip.labels)])
+        for row, target, guess, values in zip(rows, targets > 0, guesses, predicted, strict=True):
+            seconds = [f"{each:.6f}" for each in dataset.spans[row] / dataset.sample_rate] if times else []
+            cells = [dataset.ids[row], *seconds, names(target), names(guess)]
+            writer.writerow([*cells, *(f"{value:.6g}" for value in values)])
 
 
 def _check_out(out: pathlib.Path, clip: zoo.Pretrained) -> None:

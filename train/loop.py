@@ -183,7 +183,7 @@ def _batches(
     given = train_batches(
         dataset, sampler, samples=round(recipe.data.seconds * dataset.sample_rate), views=views(recipe.objective),
         accumulate=recipe.run.accumulate, start=start, stop=total, threads=recipe.data.threads,
-        host=jax.process_index(), hosts=jax.process_count(),
+        host=jax.process_index(), hosts=jax.process_count(), heard=recipe.task == "multilabel",
     )  # fmt: skip
     batches = to_devices(given, NamedSharding(mesh, P(None, DEVICES)))
     try:
