@@ -14,6 +14,8 @@ from zoo._weights import atomic
 
 from .dataset import Dataset
 from .metrics import Scorer, Table, divided
+from .recipe import Data
+from .split import held_out
 from .step import mesh
 from .text import counted
 
@@ -41,15 +43,23 @@ def evaluate(
     dataset, clip = Dataset(data), zoo.load(run / which)
     if out is not None:
         _check_out(out, clip)
-    column = None if all_clips else settings["hold_out"]
-    rows = dataset.rows(column, settings["held_out"] if column else (), held_out=column is not None)
-    if column is None and not all_clips:
+    data_of_run = Data(
+        seconds=settings["seconds"],
+        hold_out=settings["hold_out"],
+        held_out=tuple(settings["held_out"]),
+        hold_out_share=settings.get("hold_out_share", 0.0),  # older runs have none
+    )
+    if all_clips:
+        rows = np.arange(len(dataset))
+    elif data_of_run.holds_out:
+        rows = np.flatnonzero(held_out(dataset, data_of_run))
+    else:
         raise ValueError(
             f"{run} was trained without holding clips out: evaluate it on data that it has not heard, by --all-clips."
         )
     score = Scorer(clip.entry, dataset, rows, mesh(), settings["batch"])
     outputs = score.outputs(clip.model, clip.state)
-    chosen = f" whose {column} is {', '.join(settings['held_out'])}" if column else ""
+    chosen = "" if all_clips else f" {data_of_run.clips_held_out}"
     parts = [f"{counted(len(rows), 'clip')} of {data}{chosen}"]
     if clip.entry.task == "multiclass":
         parts += [per_label(outputs, score.targets, clip.labels), confusions(outputs, score.targets, clip.labels)]
