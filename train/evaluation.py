@@ -89,9 +89,14 @@ def per_label_ranked(predicted: Table, targets: Table, labels: Sequence[str]) ->
     return _table(labels, {"clips": targets.sum(axis=0).astype(int), "AP": precision, "AUC": auc})
 
 
+def confusion_counts(predicted: Table, targets: Table) -> Int[np.ndarray, "classes classes"]:
+    """How many clips of a row's label were taken for a column's."""
+    return confusion_matrix(targets.argmax(axis=1), predicted.argmax(axis=1), labels=np.arange(targets.shape[1]))
+
+
 def confusions(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
     """How many clips of a row's label were taken for a column's; of many labels the most frequent confusions."""
-    matrix = confusion_matrix(targets.argmax(axis=1), predicted.argmax(axis=1), labels=np.arange(len(labels)))
+    matrix = confusion_counts(predicted, targets)
     if len(labels) <= MATRIX:
         columns = {str(place): column for place, column in enumerate(matrix.T)}
         return "Rows are labels, columns are what was predicted.\n" + _table(labels, columns)
