@@ -144,11 +144,13 @@ class Dataset:
         Raises ValueError for a corrupt record.
         """
         if start is None:
-            start, end = self.spans[row].tolist()
-            samples = end - start if samples is None else samples
-        left = max(0, int(self.samples[row]) - start)
+            first, end = self.spans[row].tolist()
+            samples = end - first if samples is None else samples
+        else:
+            first = start
+        left = max(0, int(self.samples[row]) - first)
         wave = np.empty((1, left if samples is None else min(samples, left)), np.float32)
-        self.read_into(wave, row, [start])
+        self.read_into(wave, row, [first])
         return wave[0]
 
     def read_into(

@@ -44,7 +44,7 @@ def evaluate(
     if out is not None:
         _check_out(out, clip)
     data_of_run = Data(
-        seconds=settings["seconds"],
+        seconds=1.0,  # of crops, which are not drawn here
         hold_out=settings["hold_out"],
         held_out=tuple(settings["held_out"]),
         hold_out_share=settings.get("hold_out_share", 0.0),  # older runs have none

@@ -155,7 +155,7 @@ def _minimise(inputs: Array, targets: Array, shares: Array, l2: Array, task: Tas
         head, state, _, number = carry
         value, gradient = value_and_gradient(head, state=state)
         updates, state = optimizer.update(gradient, state, head, value=value, grad=gradient, value_fn=loss)
-        size = jnp.maximum(*(jnp.abs(leaf).max() for leaf in gradient))
+        size = optax.tree.norm(gradient, ord=jnp.inf)
         return optax.apply_updates(head, updates), state, size, number + 1
 
     start = jnp.zeros((targets.shape[1], inputs.shape[1])), jnp.zeros(targets.shape[1])
@@ -189,7 +189,7 @@ def draw(counts: Int[np.ndarray, "classes classes"], labels: tuple[str, ...], pa
     axes.set(xlabel="predicted", ylabel="label")
     for truth, guess in np.argwhere(counts) if len(labels) <= 50 else ():
         dark = counts[truth, guess] > counts[truth].sum() / 2
-        axes.text(guess, truth, counts[truth, guess], ha="center", va="center", color="white" if dark else "black")
+        axes.text(guess, truth, str(counts[truth, guess]), ha="center", va="center", color="white" if dark else "black")
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png")
 
@@ -234,7 +234,7 @@ def _cached(clip: zoo.Pretrained, dataset: Dataset, window: float, path: pathlib
             return file["embeddings"]
     rows = embed(clip, dataset, window)
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, embeddings=rows, origin=origin)
+        np.savez(file, embeddings=rows, origin=np.array(origin))
     return rows
 
 

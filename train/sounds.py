@@ -9,7 +9,7 @@ The power of two, the `scale`, lies beside the record. A hydrophone's float samp
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -59,7 +59,7 @@ def encode(path: str, sample_rate: int) -> Sound | str:
         return str(error)
 
 
-def decode(flac: io.IOBase, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float, samples: int) -> None:
+def decode(flac: Any, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float, samples: int) -> None:
     """Fills each of `waves`, int16 or float32 in [-1, 1] times `scale`, with what the FLAC has from its start on.
 
     Raises soundfile.LibsndfileError for what is no FLAC, and EOFError for one that has not so many `samples`, or is cut
