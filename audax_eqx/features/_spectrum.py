@@ -49,10 +49,10 @@ def stft(
     - `pad_mode`: how they are padded: "reflect", "constant", "replicate" or "circular".
     - `normalized`: whether the result is divided by sqrt(n_fft).
     """
-    window, win_length = window_numbers(window, win_length, n_fft)
+    weights, width = window_numbers(window, win_length, n_fft)
     hop_length = n_fft // 4 if hop_length is None else hop_length
     norm = "frame_length" if normalized else False
-    framing = Framing(n_fft, hop_length, win_length, window, periodic, norm, center, pad_mode)
+    framing = Framing(n_fft, hop_length, width, weights, periodic, norm, center, pad_mode)
     return each_clip(spectrum, SpectrumOptions(framing, onesided=onesided), as_samples(waveform, "stft"))
 
 
@@ -73,9 +73,9 @@ def spectrogram(
     - `normalized`: what the stft is divided by: nothing; the window's norm for True or "window"; sqrt(n_fft) for
       "frame_length".
     """
-    window, win_length = window_numbers(window, win_length, n_fft)
-    hop_length = win_length // 2 if hop_length is None else hop_length
-    framing = Framing(n_fft, hop_length, win_length, window, periodic, normalized, center, pad_mode)
+    weights, width = window_numbers(window, win_length, n_fft)
+    hop_length = width // 2 if hop_length is None else hop_length
+    framing = Framing(n_fft, hop_length, width, weights, periodic, normalized, center, pad_mode)
     return each_clip(spectrum, SpectrumOptions(framing, pad, onesided, power), as_samples(waveform, "spectrogram"))
 
 
@@ -101,9 +101,9 @@ def istft(
 
     Raises ValueError where the squared windows leave a sample uncovered.
     """
-    window, win_length = window_numbers(window, win_length, n_fft)
+    weights, width = window_numbers(window, win_length, n_fft)
     hop_length = n_fft // 4 if hop_length is None else hop_length
-    framing = Framing(n_fft, hop_length, win_length, window, periodic, center=center)
+    framing = Framing(n_fft, hop_length, width, weights, periodic, center=center)
     freqs, got = n_fft // 2 + 1 if onesided else n_fft, specgram.shape[-1]
     require(got == freqs, f"istft with n_fft = {n_fft} and onesided = {onesided} takes {freqs} freqs, got {got}")
     y = each_clip(overlap_add, InverseOptions(framing, onesided, length), as_array(specgram), 2)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Complex, Float, Num
 
 from .._checks import require
 from ._arrays import as_array, as_floats, magnitude, pad_ends
-from ._clips import each_clip_of_rates
+from ._clips import stretch_each_clip
 
 
 def compute_deltas(
@@ -107,7 +107,7 @@ def phase_vocoder(
     """
     require(rate > 0, f"phase_vocoder needs a positive rate, got {rate}")
     x = as_array(complex_specgrams)
-    return x if rate == 1.0 else each_clip_of_rates(_stretch, float(rate), x, 2)
+    return x if rate == 1.0 else stretch_each_clip(_stretch, float(rate), x, 2)
 
 
 def _stretch(x: Array, options: float) -> Array:
