@@ -91,8 +91,8 @@ def add_noise(
 
     - `wave`: `samples`.
     - `low`, `high`: decibels, between which the ratio is drawn.
-    - `noise`: a recording of any length at the wave's sample rate, which is heard from a random offset, and looped if it
-      is shorter than the wave; None for white Gaussian noise.
+    - `noise`: a recording of any length at the wave's sample rate, which is heard from a random offset, and looped if
+      it is shorter than the wave; None for white Gaussian noise.
     - `length`: the samples of `wave` that are valid; None for all.
     - `key`: of the draws.
 

@@ -3,8 +3,8 @@
     python benchmarks/dialects.py [PATTERN]
 
 Prints max |ours - theirs| / max |theirs| for the rows that match the shell pattern, the larger of two sample rates. A
-Python with librosa, torch, torchaudio, torchlibrosa, openai-whisper, transformers, kaldi-native-fbank and hear21passt is
-needed; a row whose library is not there says so. The sound is 1.5 s of noise and half a second of digital silence.
+Python with librosa, torch, torchaudio, torchlibrosa, openai-whisper, transformers, kaldi-native-fbank and hear21passt
+is needed; a row whose library is not there says so. The sound is 1.5 s of noise and half a second of digital silence.
 """
 
 import fnmatch
