@@ -37,8 +37,8 @@ def last_programs(count: int, together: bool = False) -> Callable[..., Array]:
 
 
 each_clip = last_programs(64)
-# What is resampled or stretched at random never comes again. Matrix products, of which resampling is made, take half of
-# the time for all clips at once: XLA divides a large product among the cores.
+# What is resampled or stretched at random never comes again. Resampling is made of matrix products, which
+# XLA divides among the cores where they are large: so it takes all clips at once.
 stretch_each_clip = last_programs(RATES)
 resample_each_clip = last_programs(RATES, together=True)
 
