@@ -14,7 +14,7 @@ BELOW = {  # what each part may import, besides itself
     "audax_eqx._checks": set(),
     "audax_eqx.features": {"_checks", "_sharding"},
     "audax_eqx.augment": {"features"},
-    "audax_eqx.layers": {"features", "augment"},
+    "audax_eqx.layers": {"_sharding", "features", "augment"},
     "audax_eqx.abstract": {"features", "augment", "layers"},
     "audax_eqx.tree": {"features", "augment", "layers", "abstract"},
     "audax_eqx.lora": {"features", "augment", "layers", "abstract", "tree"},
