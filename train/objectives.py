@@ -131,7 +131,10 @@ class Supervised(eqx.Module):
     """How much more rare labels count: a label's weight is the number of its clips to the power of minus this, 1 for
     the inverse frequency, 0 for equal weights. They are 1 in the mean over the clips; with sigmoids they weigh a
     label's presence."""
-    counts: tuple[int, ...] = eqx.field(init=False, default=())  # clips of each label, which `counted` puts in
+    counts: tuple[int, ...] = eqx.field(init=False)  # clips of each label, which `counted` puts in
+
+    def __post_init__(self):
+        self.counts = ()
 
     def __check_init__(self):
         if not (0 <= self.label_smoothing <= 1 and 0 <= self.mixup < math.inf):
