@@ -17,9 +17,9 @@ import soundfile
 import zoo
 from zoo import _batches, hear
 from zoo.__main__ import main
-from zoo._entry import skeleton
+from zoo._create import skeleton
+from zoo._leaves import fill, named_leaves
 from zoo._search import sounds
-from zoo._weights import fill, named_leaves
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = zoo.Entry(

@@ -13,9 +13,9 @@ from test_torch import torch_file
 
 import zoo
 from zoo._arrays import open_files, shapes_of
+from zoo._leaves import named_leaves
 from zoo._load import assemble, found
 from zoo._rules import Rule, drop
-from zoo._weights import named_leaves
 from zoo.families import ast
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -22,7 +22,7 @@ from zoo import families
 from zoo.__main__ import main
 from zoo._files import plain
 from zoo._golden import computed
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 TINY = zoo.Entry(
     name="tiny",

@@ -22,7 +22,7 @@ from huggingface_hub import ModelCard
 
 import zoo
 from zoo._card import front_matter, generated
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = zoo.Entry(
@@ -44,7 +44,7 @@ import huggingface_hub, numpy as np
 import zoo
 from zoo._hub import fetch
 from zoo._repo import kept
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 told = {}
 home = pathlib.Path(os.environ["HF_HOME"]) / "hub"
 def hub(method, *arguments, **options):

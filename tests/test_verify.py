@@ -15,7 +15,7 @@ from test_hub import run, told
 
 import zoo
 from zoo.__main__ import main
-from zoo._load import packaged
+from zoo._repo import packaged
 
 ROOT = pathlib.Path(__file__).parents[1]
 WIDTH = 64  # large enough for weights of more than 100 kB

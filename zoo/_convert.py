@@ -13,11 +13,12 @@ from ._entry import Entry, checked_labels
 from ._files import line
 from ._foreign import Recognised, Source
 from ._labels import read_labels
+from ._leaves import named_leaves
 from ._limits import check_entry
 from ._load import assemble, named
 from ._repo import kept
 from ._save import not_finite, save
-from ._weights import ArraysByName, named_leaves
+from ._weights import ArraysByName
 
 TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "backbone")

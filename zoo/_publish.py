@@ -10,9 +10,11 @@ from typing import Literal
 import equinox as eqx
 
 from ._card import addressed, generated
-from ._entry import Entry, Model
+from ._entry import Entry
 from ._files import CARD, FILES, TOKENIZER, existing
-from ._load import REPO, load, local
+from ._load import load
+from ._models import REPO, local
+from ._register import Model
 from ._save import save
 
 

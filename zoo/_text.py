@@ -15,9 +15,10 @@ from audax_eqx.models import Classifier
 from audax_eqx.networks import RoBERTa
 
 from . import families
-from ._entry import Entry, Model, checked_labels
+from ._entry import Entry, checked_labels
 from ._files import TOKENIZER, line, read_text
 from ._limits import check_entry
+from ._register import Model
 from ._wave import check_process
 
 SHORTEST = 16  # tokens that a program takes at least; others take powers of 2

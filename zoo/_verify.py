@@ -18,9 +18,10 @@ from ._files import CONFIG, GOLDEN, INSTEAD, WEIGHTS, existing
 from ._golden import BOUND, computed
 from ._golden import verify as verify_golden
 from ._limits import CONTROL, check_size
-from ._load import fit, found, info, load, local, packaged, repo_of, source
+from ._load import fit, found, load, source
+from ._models import info, local, repo_of
 from ._pretrained import Pretrained
-from ._repo import fetched
+from ._repo import fetched, packaged
 from ._weights import check_types
 
 LONGEST = 400  # characters of a result
