@@ -403,7 +403,7 @@ def test_what_does_not_exist_is_told_at_once(capsys, here):
 
 
 def test_a_missing_file_among_others_is_told_first(capsys, here, tiny, monkeypatch):
-    monkeypatch.setattr(zoo.commands.recordings, "load", lambda name: pytest.fail(capsys.readouterr().err))
+    monkeypatch.setattr(zoo, "load", lambda name: pytest.fail(capsys.readouterr().err))
     with pytest.raises(pytest.fail.Exception, match=r"none\.wav is not a file"):
         main(["embed", record("a.wav", 1.0), "none.wav", "--model", tiny, "-o", "out.npz"])
 

@@ -2,7 +2,7 @@
 
 import inspect
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -15,8 +15,6 @@ from audax_eqx.layers.initial import split
 from ._entry import Entry
 from ._files import line
 from ._register import Model, constructor_of, constructors
-
-TEXTS = ("RoBERTa",)  # the networks that take texts
 
 
 def create(entry: Entry, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:
@@ -39,7 +37,8 @@ def _build(entry: Entry, key: PRNGKeyArray) -> Model:
         parts |= {"classes": entry.classes, "dropout": entry.dropout, "task": entry.task}
     if isinstance(description.get("text"), Mapping):
         text_key, parts["key"] = split(model_key, 2)
-        parts["text"] = _construct(networks, description.pop("text"), entry.name, known=TEXTS, key=text_key)
+        towers = {"RoBERTa": networks.RoBERTa}  # the networks that take texts
+        parts["text"] = _construct(networks, description.pop("text"), entry.name, known=towers, key=text_key)
     return _construct(models, description, entry.name, **parts)
 
 
@@ -58,7 +57,7 @@ def _construct(
     description: Mapping[str, Any],
     name: str,
     *,
-    known: Collection[str] | None = None,
+    known: Mapping[str, Callable] | None = None,
     **keywords,
 ):
     """What the description's type makes of its options; `key`, `task` and no dropout go to those that take them.
@@ -67,8 +66,10 @@ def _construct(
     """
     options = dict(description)
     kind = options.pop("type", None)
-    constructor = constructor_of(library, kind) if isinstance(kind, str) else None
-    if constructor is None or (known is not None and kind not in known):
+    constructor = None
+    if isinstance(kind, str):
+        constructor = constructor_of(library, kind) if known is None else known.get(kind)
+    if constructor is None:
         choices = ", ".join(constructors(library) if known is None else known)
         raise ValueError(
             f"{name} names {kind!r}, which is not in {library.__name__}: it has {choices}, and a class of your own is "
