@@ -42,8 +42,8 @@ PRELUDE = """
 import hashlib, json, os, pathlib, re, shutil, sys, time, urllib.request, warnings
 import huggingface_hub, numpy as np
 import zoo
-from zoo._hub import fetch
-from zoo._repo import kept
+from zoo._hub import download
+from zoo._repo import download_once
 from zoo._leaves import named_leaves
 told = {}
 home = pathlib.Path(os.environ["HF_HOME"]) / "hub"
@@ -532,7 +532,7 @@ with warnings.catch_warnings(record=True) as caught:
 told["stuck"] = stuck.entry.name, digest(stuck), [str(each.message) for each in caught]
 
 put("me/labels")
-told["kept"] = [(kept("me/labels", "config.json").name, asked()) for _ in range(2)]
+told["kept"] = [(download_once("me/labels", "config.json").name, asked()) for _ in range(2)]
 told["counted"] = load_fault("convnext_audioset"), asked()
 told["not counted"] = load_fault("convnext_audioset", revision="1" * 40), asked()
 told["here"], told["home"] = os.listdir("."), os.listdir(home.parent)

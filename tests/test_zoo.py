@@ -27,7 +27,7 @@ from audax_eqx.models import Classifier
 from zoo._card import front_matter
 from zoo._create import skeleton
 from zoo._leaves import fill, named_leaves
-from zoo._repo import PACKAGED, packaged
+from zoo._source import PACKAGED, packaged
 from zoo._weights import atomic
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -55,7 +55,7 @@ class Acceptance:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A model as data. `config.json` in a model's folder holds exactly these fields.
+    """A model as data. `config.json` in a model's folder holds these fields.
 
     - `frontend`, `network`, `model`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends`, `.networks` or `.models`
       or one that `zoo.register` made known, and its options; a network in a network, as `WeightedLayers` and `XVector`
@@ -69,6 +69,7 @@ class Entry:
     - `checkpoint`: where foreign weights lie; None for weights in this project's own layout.
     - `base`: of a fine-tuned model the one that it started from: its "name", and where they are known its "repo" on the
       Hub, "license" and "paper". Then `license` and `metrics` are the fine-tuned model's own.
+    - `origin`: the Hub repo that it was loaded from; in no file.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Entry:
     metrics: tuple[Mapping[str, Any], ...] = ()
     checkpoint: Checkpoint | None = None
     base: Mapping[str, str] | None = None
+    origin: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         rate = self.frontend.get("sample_rate")
@@ -180,7 +182,7 @@ class Entry:
             labels = checked_labels(labels)
             classes = len(labels) if classes is None else classes
         name = f"{self.name.rpartition('/')[2]}_finetuned" if name is None else name
-        known = {"name": self.name, "repo": self.repo, "license": self.license, "paper": self.paper}
+        known = {"name": self.name, "repo": self.origin or self.repo, "license": self.license, "paper": self.paper}
         return dataclasses.replace(
             self,
             name=name,
@@ -195,6 +197,7 @@ class Entry:
             metrics=(),
             checkpoint=None,
             base={field: value for field, value in known.items() if value is not None},
+            origin=None,
         )
 
 
@@ -217,6 +220,7 @@ def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
 def to_json(entry: Entry) -> str:
     """The text of `config.json`: every field that is set. Raises ValueError for an option that JSON does not hold."""
     fields = {key: value for key, value in dataclasses.asdict(entry).items() if value not in (None, (), [])}
+    fields.pop("origin", None)
     try:
         return json.dumps(fields, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
@@ -234,7 +238,7 @@ def from_json(text: str, where: str) -> Entry:
     known = {field.name: field for field in dataclasses.fields(Entry)}
     needed = [name for name, field in known.items() if field.default is field.default_factory is dataclasses.MISSING]
     missing = [name for name in needed if name not in fields]
-    unknown = sorted(set(fields) - set(known) | ({"checkpoint"} & set(fields)))
+    unknown = sorted(set(fields) - set(known) | ({"checkpoint", "origin"} & set(fields)))
     if missing or unknown:
         raise ValueError(
             f"{where} is not the config.json of an audax-eqx model: missing {missing or 'nothing'}, "

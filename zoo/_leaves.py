@@ -32,15 +32,20 @@ def named_leaves(model: Any, state: eqx.nn.State) -> dict[str, Parameter]:
 def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray]) -> tuple[Model, eqx.nn.State]:
     """The skeleton `model` and `state` with `values(name)` at each leaf."""
 
+    def array(name, dtype):
+        return jnp.asarray(
+            np.asarray(values(name)).astype(dtype, copy=False)
+        )  # JAX compiles one program for each shape
+
     arrays, structure = jax.tree.flatten(state)  # state.set takes no array for a shape under a mesh that is set
     places = {id(leaf): place for place, leaf in enumerate(arrays)}
 
     def value(leaf, name):
         if _is_index(leaf):
             shape = state.get(leaf)
-            arrays[places[id(shape)]] = jnp.asarray(values(name), shape.dtype)
+            arrays[places[id(shape)]] = array(name, shape.dtype)
             return leaf
-        return jnp.asarray(values(name), leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+        return array(name, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
     model = jax.tree.map(value, model, tree.names(model, is_leaf=_is_index), is_leaf=_is_index)
     return model, jax.tree.unflatten(structure, arrays)

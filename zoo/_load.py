@@ -1,11 +1,8 @@
 """Names, folders and repos to models."""
 
-import dataclasses
 import functools
 import os
-import pathlib
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import numpy as np
@@ -16,16 +13,16 @@ from ._create import skeleton
 from ._entry import Entry
 from ._files import CONFIG, GOLDEN, WEIGHTS
 from ._golden import verify as verify_golden
-from ._labels import AUDIOSET, CODE, label_dict, read_labels, read_names
+from ._labelled import labelled
 from ._leaves import check, fill, named_leaves
 from ._limits import check_size
-from ._models import _described, _folder, local
+from ._models import described
 from ._pretrained import Pretrained
 from ._register import Model
-from ._repo import count_download, kept, repo_files
 from ._rules import Rule, rename
+from ._source import Source, source_of
 from ._text import Tokenizer, has_words, with_tokenizer
-from ._weights import Arrays, ArraysByName
+from ._weights import ArraysByName
 
 
 def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool = False) -> Pretrained:
@@ -42,41 +39,39 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     (ConnectionError, FileNotFoundError, PermissionError) when files cannot be had.
     """
     name = os.fspath(name)
-    entry, fetch = found(name, revision)
-    file, rules = source(entry)
-    arrays = _by_table(entry, open_files(file, functools.partial(fetch, rules=rules or ())))
+    source = source_of(name, revision)
+    published = families.entries().get(name)
+    if published is not None and published.checkpoint and published.checkpoint.label_file != CONFIG:
+        source.count_download()  # for the Hub counts requests for config.json, which others ask for
+    entry = entry_of(name, source)
+    file, rules = weight_files(entry)
+    arrays = _by_table(entry, open_files(file, functools.partial(source.path, rules=rules or ())))
     clip = assemble(entry, arrays, shapes_of(arrays), getattr(arrays, "path", name), rules)
     if has_words(clip.model):
-        tokenizer = Tokenizer.of(name, revision, fetch, folder=local(name) is not None)
-        clip = Pretrained(with_tokenizer(clip.model, tokenizer), clip.state, clip.entry)
+        clip = Pretrained(with_tokenizer(clip.model, Tokenizer.of(source)), clip.state, clip.entry)
     if verify:
         try:
-            path = fetch(GOLDEN)
+            path = source.path(GOLDEN)
         except FileNotFoundError:
             raise ValueError(f"{name} has no {GOLDEN} to verify it by: load it without verify=True.") from None
         verify_golden(clip, path)
     return clip
 
 
-def found(
-    name: str, revision: str | None, *, count: bool = True, weights: bool = True
-) -> tuple[Entry, Callable[..., pathlib.Path]]:
-    """What `load` loads: its entry, labels included, and the function that gives the path of a file.
+def entry_of(name: str, source: Source, *, weights: bool = True) -> Entry:
+    """What `load` loads by that name: the published entry, or the one that the source describes; labels included.
 
-    With `count` the Hub counts a download. Without `weights` they are not fetched for labels that lie among them.
+    Without `weights` they are not downloaded for labels that lie among them.
     """
-    if (entry := families.entries().get(name)) is not None:
-        assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
-        fetch = repo_files(entry.checkpoint.repo, revision)
-        if count and entry.checkpoint.label_file != CONFIG:
-            count_download(entry.checkpoint.repo, revision)
-        among = entry.checkpoint.label_file == entry.checkpoint.file
-        return (_labelled(entry, fetch) if weights or not among else entry), fetch
-    fetch = _folder(name, revision)
-    return _described(name, fetch), fetch
+    entry = families.entries().get(name)
+    if entry is None:
+        return described(source)
+    assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
+    among = entry.checkpoint.label_file == entry.checkpoint.file
+    return labelled(entry, source) if weights or not among else entry
 
 
-def source(entry: Entry) -> tuple[str | tuple[str, ...], Sequence[Rule] | None]:
+def weight_files(entry: Entry) -> tuple[str | tuple[str, ...], Sequence[Rule] | None]:
     """The files that hold an entry's weights, and the rules by which they become ours; None where they are."""
     if entry.checkpoint is None:
         return WEIGHTS, None
@@ -127,38 +122,3 @@ def fit(
     check_size(wanted, entry.name)
     check(moved, wanted, where, faults)
     return model, state, sources
-
-
-def _labelled(entry: Entry, fetch: Callable[[str], pathlib.Path]) -> Entry:
-    """A published entry with what its repo alone knows: the labels, or all that its own `config.json` describes."""
-    assert entry.checkpoint is not None
-    match entry.checkpoint.label_file:
-        case None:
-            return entry
-        case "config.json":
-            described = _described(entry.checkpoint.repo, fetch)
-            own = ("frontend", "network", "model", "classes", "labels", "window")
-            return dataclasses.replace(entry, **{field: getattr(described, field) for field in own})
-        case file if file == entry.checkpoint.file:
-            labels = label_dict(Arrays(fetch(file)).settings, f"{file} of {entry.checkpoint.repo}", entry.classes)
-            return dataclasses.replace(entry, labels=named(labels, entry.name))
-        case file:
-            if entry.checkpoint.label_repo is not None:
-                fetch = functools.partial(kept, entry.checkpoint.label_repo)  # a revision is of the weights' repo
-            return dataclasses.replace(entry, labels=read_labels(fetch(file)))
-
-
-def named(labels: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """The labels, with AudioSet's names in place of its codes; as they are, with a warning, where these are missing."""
-    if not any(CODE.fullmatch(label) for label in labels):
-        return labels
-    try:
-        names = read_names(kept(AUDIOSET["label_repo"], AUDIOSET["label_file"]))
-    except OSError as error:
-        warnings.warn(
-            f"{name} has AudioSet's codes for labels, {labels[0]} say, and not their names ({error}) Ask for it again "
-            "then.",
-            stacklevel=5,
-        )
-        return labels
-    return tuple(names.get(label, label) for label in labels)

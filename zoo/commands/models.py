@@ -9,7 +9,7 @@ import tqdm
 
 import zoo
 
-from .._models import repo_of
+from .._source import source_of
 from ._shared import positive
 
 
@@ -125,7 +125,7 @@ def verify(options: argparse.Namespace) -> int:
 
     names = options.names or zoo.list_models()
     for name in names:
-        repo_of(name)  # a name of nothing is told before anything is fetched
+        source_of(name)  # a name of nothing is told before anything is fetched
     reports = [verify_model(name, full=options.full) for name in tqdm.tqdm(names, unit="model", disable=None)]
     rows = [(each.name, each.repo, ", ".join(each.checked) or "-", each.result) for each in reports]
     _table([("name", "repo", "checked", "result"), *rows])
