@@ -286,6 +286,10 @@ os.environ["HF_TOKEN"] = token
 asked()
 loaded = zoo.load("me/tiny", verify=True)
 told["loaded"] = digest(loaded), loaded.entry.license, hub("requests")
+import jax
+thawed = loaded.thaw(classes=2, key=jax.random.key(0))
+zoo.save(home.parent / "tuned", *thawed, thawed.entry)
+told["tuned"] = thawed.entry.base, [(home.parent / "tuned" / file).read_text() for file in ("README.md", "config.json")]
 zoo.load("me/tiny")
 told["loaded again"] = asked()
 old, new = told["url"][-40:], told["branch"][1].strip()[-40:]
@@ -420,6 +424,20 @@ def test_what_was_published_loads_bit_by_bit(online, clip, folder):
     assert online["v1"] == [digest(leaves(clip))] * 2
     assert online["pinned"] == [digest(rounded), []]
     assert online["snapshot"] == digest(leaves(clip))
+
+
+def test_a_fine_tune_of_a_repo_names_the_repo_as_its_base(online):
+    base, (card, config) = online["tuned"]
+    assert (base["name"], base["repo"]) == ("tiny", "me/tiny")
+    assert '"base_model": "me/tiny"' in card or "base_model: me/tiny" in card or 'base_model: "me/tiny"' in card
+    assert '"repo": "me/tiny"' in config and "origin" not in config
+
+
+def test_where_the_hub_does_not_answer_its_client_does_not_insist(tmp_path):
+    process = run("told['dead'] = load_fault('me/tiny')", "", home=tmp_path, address="http://127.0.0.1:9")
+    out, errors = process.communicate(timeout=600)
+    sentence(json.loads(out.splitlines()[-1])["dead"], "ConnectionError", "neither in the Hub's cache nor reachable")
+    assert errors == ""
 
 
 def leaves(clip):

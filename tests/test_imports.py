@@ -59,6 +59,8 @@ def violations(path, source):
             allowed = top in LIBRARY | {"audax_eqx", "typing"}
         elif path.startswith("zoo/"):
             allowed = top not in NOT_IN_ZOO
+        elif path.startswith("train/"):
+            allowed = not name.startswith("zoo._")
         if top in ONLY_IN:
             allowed = path in ONLY_IN[top]
         if not allowed:
@@ -86,6 +88,7 @@ def test_imports_point_one_way(path):
         ("zoo/_load.py", "import huggingface_hub.errors"),
         ("zoo/_hub.py", "import torch"),
         ("train/loop.py", "import tensorflow as tf"),
+        ("train/loop.py", "from zoo._files import line"),
     ],
 )
 def test_a_wrong_import_is_found(path, source):

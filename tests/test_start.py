@@ -15,11 +15,11 @@ import audax_eqx
 import zoo
 from audax_eqx import frontends, layers, models, networks
 from audax_eqx._typecheck import _Loader
-from zoo import commands
+from zoo import commands, tools
 from zoo.__main__ import _parser
 
 ROOT = pathlib.Path(__file__).parents[1]
-PACKAGES = (zoo, audax_eqx, frontends, layers, models, networks)
+PACKAGES = (zoo, tools, audax_eqx, frontends, layers, models, networks)
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 

@@ -23,8 +23,7 @@ from typing import Any
 
 import tqdm
 
-from zoo._lock import locked
-from zoo._weights import atomic
+from zoo.tools import atomic, locked
 
 from .manifest import Row, read_manifest
 from .sounds import Sound, encode

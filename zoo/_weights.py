@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 else:
     ArraysByName = Mapping  # to check the values' type one would be read, which may be a large one that nothing needs
 DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # of weights; whole numbers are counters of training
+LARGEST = 1 << 16  # arrays, each of which is compared with the rules of a table
 READABLE = re.compile(f"{DTYPES.pattern}|C64")  # of safetensors by NumPy
 
 
@@ -51,6 +52,10 @@ class Arrays(ArraysByName):
                 )
             self._leaves |= leaves
             self._settings.append(settings)
+        if len(self._leaves) > LARGEST:
+            raise ValueError(
+                f"{self.path} holds {len(self._leaves)} arrays, and the zoo reads up to {LARGEST}: this is no model."
+            )
         self.shapes = {name: leaf.shape for name, leaf in self._leaves.items()}
         self.dtypes = {name: leaf.dtype for name, leaf in self._leaves.items()}
 
