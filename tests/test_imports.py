@@ -13,13 +13,14 @@ BELOW = {  # what each part may import, besides itself
     "audax_eqx._lazy": set(),
     "audax_eqx._typecheck": set(),
     "audax_eqx._sharding": set(),
-    "audax_eqx.features": {"_sharding"},
+    "audax_eqx._checks": set(),
+    "audax_eqx.features": {"_checks", "_sharding"},
     "audax_eqx.augment": {"features"},
-    "audax_eqx.layers": {"_lazy", "features", "augment"},
+    "audax_eqx.layers": {"_lazy", "_sharding", "features", "augment"},
     "audax_eqx.abstract": {"features", "augment", "layers"},
     "audax_eqx.tree": {"features", "augment", "layers", "abstract"},
     "audax_eqx.lora": {"features", "augment", "layers", "abstract", "tree"},
-    "audax_eqx.frontends": {"_lazy", "_sharding", "features", "augment", "layers", "abstract"},
+    "audax_eqx.frontends": {"_lazy", "_checks", "_sharding", "features", "augment", "layers", "abstract"},
     "audax_eqx.networks": {"_lazy", "features", "augment", "layers", "abstract"},
     "audax_eqx.models": {"_lazy", "features", "augment", "layers", "abstract", "frontends", "networks"},
 }
@@ -75,7 +76,7 @@ def test_imports_point_one_way(path):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("audax_eqx/features.py", "from .augment import mixup"),
+        ("audax_eqx/features/_mel.py", "from ..augment import mixup"),
         ("audax_eqx/layers/conv.py", "from ..abstract import AbstractNetwork"),
         ("audax_eqx/networks/convnext.py", "from ..frontends import LogMel"),
         ("audax_eqx/networks/convnext.py", "from ..frontends.log_mel import LogMel"),

@@ -2,6 +2,7 @@
 
 Files that are there whole or not at all, folders that one process writes at a time, texts and JSON of others, the
 limits of what is loaded, the cache of compiled programs, and the engine of `zoo.embed` with an output of one's own.
+`UNREADABLE` are the errors of a recording that cannot be read.
 """
 
 from typing import TYPE_CHECKING
