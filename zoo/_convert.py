@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from ._leaves import named_leaves
 from ._limits import check_entry
 from ._load import assemble
 from ._save import not_finite, save
+from ._warn import warn_user
 from ._weights import ArraysByName
 
 TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")
@@ -148,8 +148,7 @@ def _known_labels(entry: Entry) -> tuple[str, ...]:
     try:
         return read_labels(download_once(checkpoint.label_repo or checkpoint.repo, str(checkpoint.label_file)))
     except OSError as error:
-        warnings.warn(
+        warn_user(
             f"{entry.name} is written without labels ({error}) Convert it again then, or give labels=[...].",
-            stacklevel=4,
         )
         return ()

@@ -6,7 +6,6 @@ import importlib.metadata
 import pathlib
 import re
 import urllib.parse
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from ._card import generated
 from ._files import CARD, CONFIG, bounded, most_bytes, plain, too_large
 from ._source import packaged
+from ._warn import warn_user
 
 try:
     VERSION = importlib.metadata.version("audax-eqx")
@@ -101,10 +101,9 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
                     f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room "
                     "there, or set HF_HOME to another folder."
                 ) from None
-            warnings.warn(
+            warn_user(
                 f"{repo} has changed on the Hub, and its cache, {cache}, cannot be written ({error.strerror}): "
                 "this is the older version in the cache.",
-                stacklevel=2,
             )
             return cached
         if type(error) is OSError:  # the client's own, after the last byte

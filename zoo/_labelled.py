@@ -1,13 +1,13 @@
 """The labels of published models, which lie in repos on the Hub."""
 
 import dataclasses
-import warnings
 
 from ._entry import Entry
 from ._files import CONFIG
 from ._labels import AUDIOSET, CODE, label_dict, read_labels, read_names
 from ._models import described
 from ._source import Source
+from ._warn import warn_user
 from ._weights import Arrays
 
 
@@ -41,10 +41,9 @@ def with_names(labels: tuple[str, ...], name: str) -> tuple[str, ...]:
     try:
         names = read_names(download_once(AUDIOSET["label_repo"], AUDIOSET["label_file"]))
     except OSError as error:
-        warnings.warn(
+        warn_user(
             f"{name} has AudioSet's codes for labels, {labels[0]} say, and not their names ({error}) Ask for it again "
             "then.",
-            stacklevel=5,
         )
         return labels
     return tuple(names.get(label, label) for label in labels)

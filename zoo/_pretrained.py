@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +22,7 @@ from ._labels import rank
 from ._limits import check_entry
 from ._register import Model
 from ._text import embed_texts, has_words, zero_shot
+from ._warn import warn_user
 from ._wave import Rate, check_process, check_window, checked_wave, note_process
 
 
@@ -191,10 +191,9 @@ class Pretrained(eqx.Module):
         check_window(entry.window, self.model.frontend, entry.name)
         fresh = classes is not None or labels is not None
         if fresh and task is None and self.entry.task == "multilabel":
-            warnings.warn(
+            warn_user(
                 f"{self.entry.name} is multilabel, and the new head is taken for multiclass, one label a clip: say "
                 'task="multiclass", or task="multilabel" if you train it with a sigmoid for each class.',
-                stacklevel=5,  # the caller's line, past the frames of the type checker and of Equinox
             )
         model, state = jax.tree.map(
             lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, (self.model, self.state)

@@ -6,6 +6,7 @@ The shapes of the arrays come from the first 100 kB of their file; whatever else
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -176,5 +177,5 @@ def _accept(clip: Pretrained, published: Acceptance) -> None:
         )
 
 
-def _listed(numbers: Iterable[float]) -> str:
+def _listed(numbers: Iterable[Any]) -> str:
     return ", ".join(f"{number:.6g}" for number in numbers)
