@@ -15,13 +15,16 @@ import numpy as np
 from audax_eqx import lora
 
 from ._card import card, generated
-from ._entry import Entry, Model, skeleton, to_json
+from ._create import skeleton
+from ._entry import Entry, to_json
 from ._files import CARD, CONFIG, EXTRACTOR, FILES, GOLDEN, TOKENIZER, WEIGHTS
 from ._golden import golden
+from ._leaves import check, named_leaves
 from ._limits import check_entry
 from ._load import assemble
+from ._register import Model
 from ._wave import check_window
-from ._weights import atomic, check, named_leaves, write
+from ._weights import atomic, write
 
 
 def save(
