@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact, Num, PRNGKeyArray
 
+from ._portable import by_platform, portable
 from ._sharding import by_share
 
 _TABLES, _PROGRAMS, _RATES = 32, 64, 8  # the last ones of each kind stay in memory
@@ -136,13 +137,13 @@ def _each_clip(fun: Callable, settings: tuple, clips: Array, rank: int = 1) -> A
         one_by_one = functools.partial(jax.lax.map, sequential)
 
         def share(clips):
-            return jax.lax.platform_dependent(clips, cpu=one_by_one, default=jax.vmap(plain))
+            return by_platform(clips, cpu=one_by_one, default=jax.vmap(plain))
 
         return by_share(share, clips), True
 
     @jax.custom_jvp
     def each(clip):
-        return sequential(clip)
+        return plain(clip) if portable.value else sequential(clip)
 
     each.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
 
@@ -628,7 +629,8 @@ def pcen(
 def _running_mean(x: Array, smooth: Array) -> Array:
     # On CPU, at 500 x 64, a step-by-step scan takes 0.1 ms, forward and backward 0.2, the parallel one twice that. On
     # accelerators each of its 500 steps would be several launches.
-    return jax.lax.platform_dependent(x, smooth, cpu=_running_mean_scan, default=_running_mean_parallel)
+    scan = _running_mean_scan
+    return by_platform(x, smooth, cpu=scan, default=_running_mean_parallel, plain=scan)
 
 
 def _running_mean_scan(x: Array, smooth: Array) -> Array:

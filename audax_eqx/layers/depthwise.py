@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._portable import by_platform
 from .conv import LAYOUT, Padding, pads
 from .initial import full, normal
 
@@ -70,7 +71,7 @@ def depthwise(
     def grouped(x, weight):
         return _grouped(x, weight, stride, around)
 
-    return jax.lax.platform_dependent(x, weight, cpu=shifts, default=grouped)
+    return by_platform(x, weight, cpu=shifts, default=grouped)
 
 
 def _forward(x: Array, weight: Array, stride, padding, fused) -> tuple[Array, tuple[Array, Array]]:
@@ -89,7 +90,7 @@ def _backward(stride, padding, fused, saved: tuple[Array, Array], gradient: Arra
     def grouped(x, weight, gradient):
         return jax.vjp(lambda x, weight: _grouped(x, weight, stride, around), x, weight)[1](gradient)
 
-    return jax.lax.platform_dependent(*saved, gradient, cpu=fast, default=grouped)
+    return by_platform(*saved, gradient, cpu=fast, default=grouped)
 
 
 depthwise.defvjp(_forward, _backward)
