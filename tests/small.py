@@ -5,6 +5,7 @@ import zoo
 MEL = {"type": "LogMel", "sample_rate": 16000}
 FBANK = {"type": "KaldiFbank", "sample_rate": 16000, "bins": 32}
 BLOCKS = (1, 1, 1, 1)
+RESNET = {"type": "ResNet", "depths": BLOCKS, "widths": (4,) * 4}
 SPEECH = {
     "type": "Wav2Vec",
     "sample_rate": 16000,
@@ -13,7 +14,6 @@ SPEECH = {
     "strides": (10, 4, 4),
 }
 TRANSFORMER = {"width": 16, "depth": 2, "heads": 2}
-TEXT = {"type": "RoBERTa", "hidden": 8, "depth": 1, "heads": 2, "words": 24, "positions": 40, "projection": 6}
 HTSAT = {
     "type": "HTSAT",
     "depths": (2, 2),
@@ -65,7 +65,12 @@ NETWORKS = (
     ),
     entry("passt", MEL | {"bins": 32}, {"type": "PaSST", **TRANSFORMER, "grid": (4, 2)}),
     entry("beats", FBANK, {"type": "BEATs", **TRANSFORMER, "embedding": 12, "kernel": 8, "groups": 2, "buckets": 8}),
-    entry("ecapa", {"type": "SpeechBrainFbank", "sample_rate": 16000}, {"type": "ECAPA", "width": 8, "channels": 16, "outputs": 24}, 0),
+    entry(
+        "ecapa",
+        {"type": "SpeechBrainFbank", "sample_rate": 16000},
+        {"type": "ECAPA", "width": 8, "channels": 16, "outputs": 24, "parts": 4},
+        0,
+    ),
     entry("wespeaker", FBANK, {"type": "WeSpeaker", "depths": BLOCKS, "width": 8, "channels": 4, "bins": 32}, 0),
     speech("wav2vec2", 5),
     speech("hubert_large", norm_first=True, frontend={"norm": "layer", "bias": True}),
@@ -95,7 +100,7 @@ NETWORKS = (
         },
         0,
     ),
-    entry("leaf", {"type": "LEAF", "sample_rate": 16000, "bins": 32}, {"type": "ResNet", "depths": BLOCKS, "widths": (4,) * 4}),
-    entry("sincnet", {"type": "SincNet", "sample_rate": 16000, "bins": 32}, {"type": "ResNet", "depths": BLOCKS, "widths": (4,) * 4}),
-    entry("pcen", {"type": "PCEN", "sample_rate": 16000}, {"type": "ResNet", "depths": BLOCKS, "widths": (4,) * 4}),
+    entry("leaf", {"type": "LEAF", "sample_rate": 16000, "bins": 32}, RESNET),
+    entry("sincnet", {"type": "SincNet", "sample_rate": 16000, "bins": 32}, RESNET),
+    entry("pcen", {"type": "PCEN", "sample_rate": 16000}, RESNET),
 )

@@ -16,6 +16,7 @@ with install_import_hook("zoo", "audax_eqx._typecheck.typecheck"):
     from ._events import Event as Event
     from ._events import detect as detect
     from ._example import example as example
+    from ._export import export as export
     from ._load import info as info
     from ._load import list_models as list_models
     from ._load import load as load

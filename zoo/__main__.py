@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parts = (
         commands.models,
+        commands.export,
         commands.recordings,
         commands.events,
         commands.search,

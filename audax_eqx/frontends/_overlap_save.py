@@ -58,9 +58,9 @@ def filter_and_pool(
     samples every `stride`; both padded as "SAME".
 
     A window is a few whole strides and a part of one. `pool(real, imaginary, inside, taps, parameters)` takes the parts
-    of one filter's output cut into strides, `strides stride`, a mask of the samples that are not padding, and the filter's own parameters; it
-    returns `strides parts ...`: what each stride gives to a window of which it is the first, second, ... part. The
-    parts of a window are then `combine`d.
+    of one filter's output cut into strides, `strides stride`, a mask of the samples that are not padding, and the
+    filter's own parameters; it returns `strides parts ...`: what each stride gives to a window of which it is the
+    first, second, ... part. The parts of a window are then `combine`d.
     """
     samples, taps = wave.size, filters[0].shape[1]
     frames, parts = -(-samples // stride), -(-taps // stride)

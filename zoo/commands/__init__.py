@@ -2,6 +2,7 @@
 
 from . import app as app
 from . import events as events
+from . import export as export
 from . import models as models
 from . import recordings as recordings
 from . import search as search
