@@ -218,7 +218,7 @@ def _broken(path: pathlib.Path, error: SafetensorError) -> str:
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], format: str = "jax") -> None:
-    """Writes a safetensors file; transformers reads those of the format "pt". Raises OSError when it cannot be written."""
+    """Writes a safetensors file; transformers reads the format "pt". Raises OSError when it cannot be written."""
     try:
         save_file(dict(arrays), path, metadata={"format": format})
     except SafetensorError as error:

@@ -23,6 +23,7 @@ from .._foreign import (
     labelled,
     matching,
     page,
+    projected,
     projected_head,
     refuse,
     require,
@@ -279,7 +280,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
 
     A head without a projection gets one that changes nothing. HuBERT's models are told from wav2vec 2.0's by the paper.
     """
-    network, heard, arrays = entry.network, entry.frontend, dict(arrays)
+    network, heard = entry.network, entry.frontend
     vector = network if network["type"] == "XVector" else None
     inner = network if vector is None else vector["network"]
     weighted = inner["type"] == "WeightedLayers"
@@ -297,31 +298,17 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     head, table, undo = "Model", "speech", {"weight_g": row, "original0": row}
     if classifies:
         require(entry.model, what, norm=None, activation=None, hidden=None, cosine=None, prototypes=None)
-        head, table, width = (
-            "ForSequenceClassification",
-            "speech_classifier",
-            entry.model["projection"] or body["width"],
-        )
-        if entry.model["projection"] is None:
-            arrays |= {
-                "projection.weight": np.eye(width, dtype=np.float32),
-                "projection.bias": np.zeros(width, np.float32),
-            }
+        head, table = "ForSequenceClassification", "speech_classifier"
+        arrays, width = projected(entry, arrays, body["width"])
     elif vector is not None:
         require(entry.model, what, outputs=vector["width"])
         head, table = "ForXVector", "speech_xvector"
     elif entry.model["outputs"] is not None or weighted:
         raise ValueError(f"transformers has no {CLASSES[family]} with a linear map alone behind it: give it classes.")
     undo |= {"gru_rel_pos_const": lambda scale: scale.reshape(1, -1, 1, 1)}
-    extractor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "sampling_rate": entry.sample_rate,
-        "do_normalize": heard["normalize"],
-        "feature_size": 1,
-        "padding_value": 0.0,
-        "padding_side": "right",
-        "return_attention_mask": heard["norm"] == "layer",
-    }
+    extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": entry.sample_rate}
+    extractor |= {"do_normalize": heard["normalize"], "return_attention_mask": heard["norm"] == "layer"}
+    extractor |= {"feature_size": 1, "padding_value": 0.0, "padding_side": "right"}
     config = {
         "model_type": family,
         "architectures": [CLASSES[family] + head],
@@ -347,18 +334,15 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         config["conv_pos_kernel_size"] = body["kernel"]
     else:
         config |= {"feat_extract_norm": heard["norm"], "do_stable_layer_norm": body["norm_first"]}
-    if family == "wavlm":
-        config |= {"num_buckets": body["buckets"], "max_bucket_distance": body["max_distance"]}
     if family == "hubert":
         config["feat_proj_layer_norm"] = body["input_norm"]
+    if family == "wavlm":
+        config |= {"num_buckets": body["buckets"], "max_bucket_distance": body["max_distance"]}
     if classifies:
         config |= {"classifier_proj_size": width, **labelled(entry)}
     if vector is not None:
-        config |= {
-            "tdnn_dim": vector["widths"],
-            "tdnn_kernel": vector["kernels"],
-            "xvector_output_dim": vector["width"],
-        }
-        config["tdnn_dilation"] = vector["dilations"]
-    prefer = ("parametrizations", *((family.replace("-", "_") + ".",) if head != "Model" else ()))
+        tdnn = {"dim": vector["widths"], "kernel": vector["kernels"], "dilation": vector["dilations"]}
+        config |= {"xvector_output_dim": vector["width"], **{f"tdnn_{name}": sizes for name, sizes in tdnn.items()}}
+    prefer = (f"pos_conv_embed.{'layers' if family == 'data2vec-audio' else 'conv'}.", "parametrizations")
+    prefer += () if head == "Model" else (family.replace("-", "_") + ".",)
     return Layout(config, extractor, arrays, f"{table}_weighted" if weighted else table, prefer, undo)

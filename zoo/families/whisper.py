@@ -20,6 +20,7 @@ from .._foreign import (
     labelled,
     matching,
     page,
+    projected,
     projected_head,
     refuse,
     require,
@@ -170,7 +171,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     """An entry with all its options as `WhisperForAudioClassification`; None for another model. A head without a
     projection gets one that changes nothing."""
-    heard, arrays, weighted = entry.frontend, dict(arrays), entry.network["type"] == "WeightedLayers"
+    heard, weighted = entry.frontend, entry.network["type"] == "WeightedLayers"
     body = entry.network["network"] if weighted else entry.network
     if (heard["type"], body["type"]) != ("WhisperLogMel", "Whisper"):
         return None
@@ -181,9 +182,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         )
     require(body, "a Whisper that classifies", pool="all", bins=heard["bins"])
     require(entry.model, "a Whisper that classifies", norm=None, activation=None, hidden=None, cosine=None)
-    width = entry.model["projection"] or body["width"]
-    if entry.model["projection"] is None:
-        arrays |= {"projection.weight": np.eye(width, dtype=np.float32), "projection.bias": np.zeros(width, np.float32)}
+    arrays, width = projected(entry, arrays, body["width"])
     samples, rate = heard["total_frames"] * heard["hop_length"], entry.sample_rate
     if samples % rate:
         raise ValueError(
