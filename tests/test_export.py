@@ -18,7 +18,7 @@ from zoo import _export
 from zoo.__main__ import main
 
 NAMES = [entry.name for entry in NETWORKS]
-BY_XLA_ALONE = {"platform_index", "custom_vmap_call", "shard_map"}
+BY_XLA_ALONE = {"platform_index", "custom_vmap_call", "shard_map", "depthwise", "convolution", "matmul"}
 ALONE = """
 import sys
 for name in ("zoo", "audax_eqx", "equinox", "jaxtyping"):
