@@ -75,7 +75,7 @@ def export(
 
         return one(waves[0])[None] if batch == 1 else jax.vmap(one)(waves)  # a batch of one is plainer without vmap
 
-    program.__name__ = program.__qualname__ = clip.entry.name
+    program.__name__ = program.__qualname__ = clip.entry.name.rpartition("/")[2]
     with atomic(path) as temporary:
         if path.suffix == ".onnx":
             batch = batch or 1
