@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._events import Event as Event
     from ._events import detect as detect
     from ._example import example as example
+    from ._export import export as export
     from ._load import load as load
     from ._matches import Match as Match
     from ._matches import search as search

@@ -169,10 +169,10 @@ def _broken(path: pathlib.Path, error: SafetensorError) -> str:
     return f"{path} is not a whole safetensors file ({fault}): delete {path.resolve()} and fetch or copy it again."
 
 
-def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file. Raises OSError when it cannot be written."""
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], format: str = "jax") -> None:
+    """Writes a safetensors file; transformers reads the format "pt". Raises OSError when it cannot be written."""
     try:
-        save_file(dict(arrays), path, metadata={"format": "jax"})
+        save_file(dict(arrays), path, metadata={"format": format})
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from None
 

@@ -2,6 +2,7 @@
 
 MODULES = {  # and the commands of each
     "models": ("list", "info", "convert", "publish", "verify"),
+    "export": ("export",),
     "recordings": ("tag", "embed"),
     "events": ("detect",),
     "search": ("search",),
