@@ -9,22 +9,22 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(path for package in ("audax_eqx", "zoo", "train") for path in (ROOT / package).rglob("*.py"))
-BELOW = {  # what each part may import, besides itself
-    "audax_eqx._lazy": set(),
-    "audax_eqx._typecheck": set(),
-    "audax_eqx._sharding": set(),
-    "audax_eqx._checks": set(),
-    "audax_eqx.features": {"_checks", "_sharding"},
-    "audax_eqx.augment": {"features"},
-    "audax_eqx.layers": {"_lazy", "_sharding", "features", "augment"},
-    "audax_eqx.abstract": {"features", "augment", "layers"},
-    "audax_eqx.tree": {"features", "augment", "layers", "abstract"},
-    "audax_eqx.lora": {"features", "augment", "layers", "abstract", "tree"},
-    "audax_eqx.frontends": {"_lazy", "_checks", "_sharding", "features", "augment", "layers", "abstract"},
-    "audax_eqx.networks": {"_lazy", "features", "augment", "layers", "abstract"},
-    "audax_eqx.models": {"_lazy", "features", "augment", "layers", "abstract", "frontends", "networks"},
+GROUND = ("_checks", "_lazy", "_portable", "_sharding", "_typecheck")  # any part may import them
+BELOW = {  # what each part may import, besides itself and the ground
+    "features": set(),
+    "augment": {"features"},
+    "layers": {"features", "augment"},
+    "abstract": {"features", "augment", "layers"},
+    "tree": {"features", "augment", "layers", "abstract"},
+    "lora": {"features", "augment", "layers", "abstract", "tree"},
+    "frontends": {"features", "augment", "layers", "abstract"},
+    "networks": {"features", "augment", "layers", "abstract"},
+    "models": {"features", "augment", "layers", "abstract", "frontends", "networks"},
+} | {name: set() for name in GROUND}
+PARTS = {
+    f"audax_eqx.{part}": {f"audax_eqx.{name}" for name in (names if part in GROUND else names | {*GROUND})}
+    for part, names in BELOW.items()
 }
-PARTS = {part: {f"audax_eqx.{name}" for name in names} for part, names in BELOW.items()}
 LIBRARY = {"jax", "equinox", "jaxtyping", "beartype", "numpy"}
 ONLY_IN = {"tensorflow": {"train/records.py", "train/data.py"}, "huggingface_hub": {"zoo/_hub.py"}}
 NOT_IN_ZOO = {"train", "optax", "torch", "tensorflow"}
