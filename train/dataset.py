@@ -12,7 +12,8 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32, Float64, Int, Int16, Int64
 
-from .records import VERSION, tensorflow
+from .example import byte_feature
+from .records import VERSION
 from .sounds import decode
 from .text import shown
 
@@ -74,7 +75,6 @@ class Dataset:
         places = [(shard, each["offset"], each["size"]) for shard, index in enumerate(indices) for each in index]
         self._places = np.array(places, np.int64)
         self._open = functools.lru_cache(OPEN_SHARDS)(lambda shard: _File(self._shards[shard]))
-        tensorflow()  # imported before there are threads
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,17 +124,16 @@ class Dataset:
         file = self._open(shard)
         record = os.pread(file.number, size, offset)
         try:
-            feature = tensorflow().train.Example.FromString(record).features.feature
-            if list(feature["id"].bytes_list.value) != [self.ids[row].encode("utf-8", "surrogateescape")]:
+            if byte_feature(record, b"id") != self.ids[row].encode("utf-8", "surrogateescape"):
                 raise EOFError("it is another example's")
             ends = [start + waves.shape[1] for start in starts]
             lengths = [
                 max(0, min(end, int(self.samples[row])) - start) for start, end in zip(starts, ends, strict=True)
             ]
             parts = [wave[:length] for wave, length in zip(waves, lengths, strict=True)]
-            decode(feature["audio"].bytes_list.value[0], parts, starts, self._scales[row])
+            decode(byte_feature(record, b"audio"), parts, starts, self._scales[row])
             return lengths
-        except (soundfile.LibsndfileError, _decode_error(), EOFError) as error:
+        except (soundfile.LibsndfileError, EOFError) as error:
             raise ValueError(
                 f"{shown(self.ids[row])} cannot be read from {self._shards[shard]} ({error}): remove that shard and "
                 "run audax-train prepare again."
@@ -161,11 +160,3 @@ class _File:
 
     def __del__(self):
         os.close(self.number)
-
-
-@functools.cache
-def _decode_error() -> type[Exception]:
-    """What protobuf, which comes with TensorFlow, raises for bytes that are no message."""
-    from google.protobuf.message import DecodeError
-
-    return DecodeError
