@@ -1,22 +1,26 @@
-"""Speed on one GPU: training steps in bfloat16, and networks beside timm's under torch.compile in the same run.
+"""Speed on one GPU: training steps in bfloat16, and networks beside the same under torch.compile in one run.
 
     python benchmarks/gpu.py [--only PATTERN] [--seconds 510] [--peer PYTHON] [--small]
 
 Training is `train.step` as it is: 16-bit waves of 5 s in, features on the device, SpecAugment, mixup, AdamW, 527
 classes. The waves lie on the device, so this is the device's rate without reading and decoding. Each row starts at a
 batch of 256, goes down until it fits, and with the time that is left doubles until memory ends or the rate rises by
-less than 3 %. Targets are audax's samples/s on a whole TPU v3-8; a ratio over 1 is faster. A network's forward takes
-features that are on the device, in inference mode; its ratio is our time by torch.compile's (channels last), under 1 is
-faster. With time to spare, frontends alone are timed too.
+less than 3 %, Transformers at a fourth of it. Targets are audax's samples/s on a whole TPU v3-8; a ratio over 1 is
+faster. A network's "forward" takes features that are on the device, wav2vec2's waves, in inference mode; a "step" is
+forward and backward in training mode, without optimizer. The ratio is our time by torch.compile's (timm's networks,
+channels last, and transformers'), under 1 is faster. With time to spare, depthwise convolutions (XLA's "grouped", ours
+"shifts", "fused" with what follows, and a kernel in "pallas") and frontends alone are timed too. All ends in
+`--seconds`, whatever compiles.
 
-Utilisation counts 2 operations for each multiply-add of the network's and head's convolutions, as they are defined, and
-matrix products; three times a forward for a training step; no frontend. `xla_gflop` is XLA's own count of the program.
-Both are for one sample.
+Utilisation counts 2 operations for each multiply-add of the network's and head's convolutions, as they are defined,
+and matrix products; three times a forward for a training step; no frontend. `xla_gflop` is XLA's own count of the
+program. Both are for one sample.
 
-It needs JAX, Equinox, jaxtyping, optax and safetensors, and torch and timm (of `--peer`, if elsewhere) for the
-comparison; no sound, no data, no installed audax-eqx. Each side runs in processes of its own that a failure or the
-clock ends. Every row is on disk once it is measured, in `benchmarks/results/gpu.json`; `--only "train resnet18*"`
-replaces the rows that it matches, if the others are of this device and JAX. `--small` tries all of it on CPU.
+It needs JAX, Equinox, jaxtyping, optax and safetensors, and torch, timm and transformers (of `--peer`, if elsewhere)
+for the comparison; no sound, no data, no installed audax-eqx. Each side runs in processes of its own that a failure or
+the clock ends. Every row is on disk once it is measured, in `benchmarks/results/gpu.json`, and as a table in `gpu.md`;
+`--only "train resnet18*"` replaces the rows that it matches, if the others are of this device and JAX. `--small` tries
+all of it on CPU.
 """
 
 import argparse
