@@ -1,11 +1,13 @@
 """A batch that is spread over several devices, for work that XLA would not leave spread.
 
-XLA gathers all of a batch on each device for a Fourier transform and for a loop over its examples. `by_share` gives
-such work the examples that the device has: `vmap` shows the whole batch, `jax.typeof` the mesh that it lies on.
+XLA gathers all of a batch on each device for a Fourier transform and for a loop over its examples. `by_share` and
+`sum_by_share` give such work the examples that the device has: `vmap` shows the whole batch, `jax.typeof` the mesh that
+it lies on.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding
@@ -22,15 +24,29 @@ def by_share(run: Callable[[Array], Array], batch: Array) -> Array:
     wherever it divides the batch: there each device has a share to compute, even if it was given all. Under
     `jax.shard_map` the batch is a share already.
     """
-    sharding = jax.typeof(batch).sharding
-    axes = () if sharding.mesh.empty else _axes(sharding, batch.shape[0])
+    axes, options = _share(batch)
+    return jax.shard_map(run, in_specs=P(axes), out_specs=P(axes), **options)(batch) if axes else run(batch)
+
+
+def sum_by_share(run: Callable[[Array, Array], Array], batch: Array, other: Array) -> Array:
+    """`run(batch, other)` for a `run` that sums over the examples of both, as the sum over the devices' shares."""
+    axes, options = _share(batch)
     if not axes:
-        return run(batch)
+        return run(batch, other)
+
+    def share(batch, other):
+        return jax.lax.psum(run(batch, other), axes)
+
+    return jax.shard_map(share, in_specs=(P(axes), P(axes)), out_specs=P(), **options)(batch, other)
+
+
+def _share(batch: Array) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The axes of the mesh over which a batch is spread, and what `jax.shard_map` needs to know of the mesh."""
+    sharding = jax.typeof(batch).sharding
+    if sharding.mesh.empty:
+        return (), {}
     names = {name for name, kind in _kinds(sharding) if kind is not AxisType.Manual}
-    spec = P(axes)
-    return jax.shard_map(
-        run, mesh=sharding.mesh, in_specs=spec, out_specs=spec, axis_names=names, check_vma=False
-    )(batch)  # fmt: skip
+    return _axes(sharding, batch.shape[0]), {"mesh": sharding.mesh, "axis_names": names, "check_vma": False}
 
 
 def _axes(sharding: NamedSharding, size: int) -> tuple[str, ...]:

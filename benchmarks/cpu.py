@@ -3,10 +3,11 @@
     python benchmarks/cpu.py [--peer PYTHON] [--rounds 15] [--only PATTERN]
 
 Log-mel and resampling against torchaudio, networks against timm and transformers on torch (both with random weights;
-wav2vec2 from the wave to the embedding, Whisper from its log-mel), LEAF against the direct
-convolution of its filters; compile times, `import zoo`, and the first embedding in a fresh process. `--peer` is a
-Python with torch, torchaudio, timm and transformers, maybe of another environment; each framework runs in a process of
-its own, the processes take turns. Writes `benchmarks/results/cpu.json`, where `--only` replaces what it measured.
+wav2vec2 from the wave to the embedding, Whisper from its log-mel), LEAF against the direct convolution of its
+filters; training steps, forward and backward with the statistics of the batch; compile times, `import zoo`, and the
+first embedding in a fresh process. `--peer` is a Python with torch, torchaudio, timm and transformers, maybe of
+another environment; each framework runs in a process of its own, the processes take turns. Writes
+`benchmarks/results/cpu.json`, where `--only` replaces what it measured.
 """
 
 import argparse
@@ -37,9 +38,10 @@ MAPS |= {
     "clap audio tower 1 x 10 s": ("htsat_tiny", LONG),
 }
 SHAPES = dict(reversed(MAPS.values()))  # each network's first shape
-COMPILED = dict.fromkeys(SHAPES, 10) | {"efficientnet_b7": 60, "htsat_tiny": 15}
-TARGETS = dict.fromkeys(list(WAVES)[1:], 0.7) | dict.fromkeys(MAPS, 1.0) | {"LEAF 64 filters 5 s": 0.4}
-TARGETS |= {"efficientnet_b0 1 x 10 s": 0.7, "efficientnet_b0 8 x 5 s": 1.2}
+STEPS = {f"step of {name} 8 x 5 s": name for name in ("convnext_tiny", "resnet18", "efficientnet_b0")}
+COMPILED = dict.fromkeys(SHAPES, 4) | {"efficientnet_b7": 10}
+TARGETS = dict.fromkeys(list(WAVES)[1:], 0.7) | dict.fromkeys(RESAMPLED, 0.8) | dict.fromkeys(MAPS, 0.95)
+TARGETS |= dict.fromkeys(STEPS, 1.0) | {"LEAF 64 filters 5 s": 0.35}
 FIRST = """
 import functools, sys, time
 start = time.perf_counter()
@@ -94,12 +96,32 @@ def ours():
         run, parts = embedder(name)
         return run(parts, maps)
 
+    @functools.cache
+    def stepper(name):
+        network, state = eqx.nn.make_with_state(getattr(networks, name))(key=jax.random.key(0))
+        parts, static = eqx.partition(network, eqx.is_inexact_array)
+
+        def loss(parts, state, maps):
+            network = eqx.combine(parts, static)
+            y, state = jax.vmap(network, (0, None), (0, None), axis_name="batch")(maps, state)
+            return jnp.mean(jnp.square(y)), state
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True)), parts, state
+
+    def step(name, maps):
+        run, parts, state = stepper(name)
+        return run(parts, state, maps)
+
     def compile_(name):
         jax.clear_caches()
-        run, parts = embedder(name)
-        shape = jax.ShapeDtypeStruct(SHAPES.get(name, LONG), jnp.float32)
+        if name in STEPS:
+            run, *parts = stepper(STEPS[name])
+            shape = SHORT
+        else:
+            run, *parts = embedder(name)
+            shape = SHAPES.get(name, LONG)
         start = time.perf_counter()
-        run.lower(parts, shape).compile()
+        run.lower(*parts, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
         return time.perf_counter() - start
 
     leaf, wave = frontends.LEAF(16000, 64, key=jax.random.key(0)), noise(80000)
@@ -121,11 +143,12 @@ def ours():
     work = {name: lambda name=name: mel(waves[name]) for name in WAVES}
     work |= {name: lambda name=name: resample(waves[name]) for name in RESAMPLED}
     work |= {name: lambda name=name: embed(*maps[name]) for name in MAPS}
+    work |= {row: lambda name=name: step(name, maps[f"{name} 8 x 5 s"][1]) for row, name in STEPS.items()}
     for name, back in LEAF.items():
         work[name] = (lambda: leaves_back(leaf, wave)) if back else (lambda: leaves(leaf, wave))
         work[f"direct {name}"] = (lambda: directs_back(taps, wave)) if back else (lambda: directs(wave, taps))
     work = {name: lambda run=run: jax.block_until_ready(run()) for name, run in work.items()}
-    return work | {f"compile {name}": lambda name=name: compile_(name) for name in COMPILED}
+    return work | {f"compile {name}": lambda name=name: compile_(name) for name in (*COMPILED, *STEPS)}
 
 
 def peers():
@@ -166,6 +189,14 @@ def peers():
             return shape[0], shape[2], shape[1]
         return shape if name in ("ast_base", "wav2vec2_base") else (shape[0], 1, *shape[1:])
 
+    @functools.cache
+    def trained(name):
+        return timm.create_model(name, in_chans=1, num_classes=0).train()
+
+    def step(name, maps):
+        trained(name).zero_grad()
+        trained(name)(maps).square().mean().backward()
+
     def inferred(run):
         with torch.inference_mode():
             run()
@@ -175,7 +206,8 @@ def peers():
     maps = {row: (name, torch.randn(shaped(name, shape))) for row, (name, shape) in MAPS.items()}
     work = {name: lambda name=name: inferred(lambda: torch.log(mel(waves[name]) + 1e-8)) for name in WAVES}
     work |= {name: lambda name=name: inferred(lambda: resample(waves[name])) for name in RESAMPLED}
-    return work | {name: lambda each=each: inferred(lambda: network(each[0])(each[1])) for name, each in maps.items()}
+    work |= {name: lambda each=each: inferred(lambda: network(each[0])(each[1])) for name, each in maps.items()}
+    return work | {row: lambda name=name: step(name, maps[f"{name} 8 x 5 s"][1]) for row, name in STEPS.items()}
 
 
 def serve(work):
@@ -246,7 +278,7 @@ def main() -> None:
     def wanted(names):
         return fnmatch.filter(names, options.only)
 
-    for name in wanted((*WAVES, *RESAMPLED, *MAPS, *LEAF)):
+    for name in wanted((*WAVES, *RESAMPLED, *MAPS, *STEPS, *LEAF)):
         pair = ((mine, name), (mine, f"direct {name}") if name in LEAF else (theirs, name))
         for runner, job in pair:  # compile and warm up
             runner.seconds(job), runner.seconds(job)
@@ -255,12 +287,14 @@ def main() -> None:
         results[name] = {"ours_ms": us, "peer_ms": them, "ratio": us / them}
         target = f" (target {TARGETS[name]})" if name in TARGETS else ""
         print(f"{name:34} ours {us:8.1f} ms   peer {them:8.1f} ms   ratio {us / them:5.2f}{target}", flush=True)
-    alone = {f"compile {name}": (mine.seconds, target) for name, target in COMPILED.items()}
+    alone = {
+        f"compile {name}": (mine.seconds, target) for name, target in (COMPILED | dict.fromkeys(STEPS, 15)).items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         save_random("convnext_audioset", folder)
         alone |= {
             "import zoo": (lambda _: fresh(rounds=5)[0], 1.5),
-            "first embedding, resnet_esc10": (lambda _: fresh("resnet_esc10", rounds=3)[1], 8.0),
+            "first embedding, resnet_esc10": (lambda _: fresh("resnet_esc10", rounds=3)[1], 3.0),
             "first embedding, ConvNeXt-Tiny": (lambda _: fresh(folder, rounds=3)[1], 12.0),
         }
         for name in wanted(alone):

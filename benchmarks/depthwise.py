@@ -1,5 +1,5 @@
-"""Depthwise convolution, forward and backward: shifted products, in blocks of rows or fused, against XLA's own, at
-ConvNeXt-Tiny's four stages (7x7) and at EfficientNet-B0's strided layers.
+"""Depthwise convolution, forward and backward: shifted products against XLA's own, at ConvNeXt-Tiny's four stages (7x7)
+and at EfficientNet-B0's strided layers.
 
     python benchmarks/depthwise.py [--batch 4] [--dtype float32] [--rounds 15]
 
@@ -11,10 +11,8 @@ import argparse
 import json
 import pathlib
 import time
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from audax_eqx.layers import depthwise
@@ -33,50 +31,27 @@ STAGES = {  # frames, bins, channels; kernel; stride
 
 def roads(kernel, stride):
     """The roads of each direction over a batch, with torch's padding."""
-    strides, around = (stride, stride), ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2))
+    options = ((stride, stride), ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2)))
 
-    def padded(x):
-        return jnp.pad(x, (*around, (0, 0)))
+    def shifts(x, weight, gradient):
+        return depthwise._shifts(x, weight, options)
 
-    def shifts(x, weight, fused=False):
-        return depthwise._shifts(padded(x), weight, strides, fused)
+    def grouped(x, weight, gradient):
+        return depthwise._grouped(x, weight, options)
 
-    def grouped(x, weight):
-        return depthwise._grouped(x, weight, strides, around)
-
-    def shifts_backward(x, weight, gradient, fused=False):
-        dx = depthwise._shifts_input_gradient(x, weight, gradient, strides, around, fused)
-        return dx, depthwise._shifts_weight_gradient(padded(x), weight, gradient, strides)
+    def shifts_backward(x, weight, gradient):
+        return (
+            depthwise._shifts_input_gradient(gradient, weight, x.shape, options),
+            depthwise._shifts_weight_gradient(x, gradient, weight.shape, options),
+        )
 
     def grouped_backward(x, weight, gradient):
-        return jax.vjp(grouped, x, weight)[1](gradient)
+        return jax.vjp(lambda x, weight: grouped(x, weight, gradient), x, weight)[1](gradient)
 
     return {
-        "forward": {
-            "shifts": forward(shifts),
-            "fused": forward(partial(shifts, fused=True)),
-            "grouped": forward(grouped),
-        },
-        "backward": {
-            "shifts": backward(shifts_backward),
-            "fused": backward(partial(shifts_backward, fused=True)),
-            "grouped": backward(grouped_backward),
-        },
+        "forward": {"shifts": jax.jit(shifts), "grouped": jax.jit(grouped)},
+        "backward": {"shifts": jax.jit(shifts_backward), "grouped": jax.jit(grouped_backward)},
     }
-
-
-def forward(road):
-    return jax.jit(lambda x, weight, gradient: jax.vmap(road, (0, None))(x, weight))
-
-
-def backward(road):
-    """A gradient by the weights is the sum over the batch."""
-
-    def run(x, weight, gradient):
-        dx, dw = jax.vmap(road, (0, None, 0))(x, weight, gradient)
-        return dx, jnp.sum(dw, axis=0)
-
-    return jax.jit(run)
 
 
 def main():

@@ -9,8 +9,7 @@ less than 3 %, Transformers at a fourth of it. Targets are audax's samples/s on 
 faster. A network's "forward" takes features that are on the device, wav2vec2's waves, in inference mode; a "step" is
 forward and backward in training mode, without optimizer. The ratio is our time by torch.compile's (timm's networks,
 channels last, and transformers'), under 1 is faster. With time to spare, depthwise convolutions (XLA's "grouped", ours
-"shifts", "fused" with what follows, and a kernel in "pallas") and frontends alone are timed too. All ends in
-`--seconds`, whatever compiles.
+"shifts", and a kernel in "pallas") and frontends alone are timed too. All ends in `--seconds`, whatever compiles.
 
 Utilisation counts 2 operations for each multiply-add of the network's and head's convolutions, as they are defined,
 and matrix products; three times a forward for a training step; no frontend. `xla_gflop` is XLA's own count of the

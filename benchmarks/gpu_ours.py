@@ -25,6 +25,8 @@ class StandIn(types.ModuleType):
 
 def flops(jaxpr) -> float:
     """Operations of the convolutions and matrix products in a jaxpr; of a choice by platform, the branch with most."""
+    import jax
+
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     total = 0.0
     for equation in jaxpr.eqns:
@@ -39,6 +41,9 @@ def flops(jaxpr) -> float:
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
         elif name == "cond":
             total += max(map(flops, parameters["branches"]))
+        elif set(parameters) == {"options"}:  # a layer of ours, `audax_eqx.layers.bilinear`
+            inputs = [variable.aval for variable in equation.invars]
+            total += flops(jax.make_jaxpr(functools.partial(equation.primitive.impl, **parameters))(*inputs))
         else:
             inner = [value for value in parameters.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
             total += parameters.get("length", 1) * sum(map(flops, inner)) if inner else 0

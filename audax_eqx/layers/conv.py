@@ -4,6 +4,7 @@ Padding is one of three: "symmetric" (torch's `padding=kernel // 2`) and "same" 
 stride)` steps, the odd zero at the end) differ where the stride is 2; "valid" pads nothing.
 """
 
+import functools
 import math
 from typing import Literal
 
@@ -12,8 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .bilinear import bilinear, transposed_weight
 from .initial import full, normal
 
+Pads = tuple[tuple[int, int], tuple[int, int]]
+Options = tuple[tuple[int, int], Pads]  # the stride, and the zeros around the map
 Padding = Literal["symmetric", "same", "valid"]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -55,12 +59,52 @@ class Conv(eqx.Module):
         self.inputs, self.stride, self.padding = inputs, stride, padding
 
     def __call__(self, x: Float[Array, "time freq {self.inputs}"]) -> Float[Array, "newtime newfreq channels"]:
-        around = [
+        around = tuple(
             pads(size, kernel, stride, self.padding)
             for size, kernel, stride in zip(x.shape[:2], self.weight.shape[:2], self.stride, strict=True)
-        ]
-        y = jax.lax.conv_general_dilated(x[None], self.weight, self.stride, around, dimension_numbers=LAYOUT)[0]
+        )
+        y = convolution(x, self.weight, (self.stride, around))
         return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
+
+
+def _convolution(x: Array, weight: Array, options: Options) -> Array:
+    stride, around = options
+    return jax.lax.conv_general_dilated(x, weight, stride, around, dimension_numbers=LAYOUT)
+
+
+def _weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], options: Options) -> Array:
+    """On CPU the product of patches and gradient: of all examples at once where positions are few, else one by one."""
+    (down, across), around = options
+    (height, width, inputs, outputs), (time, freq) = shape, gradient.shape[1:3]
+    product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+    def patches(x):
+        padded = jnp.pad(x, ((0, 0), *around, (0, 0)))
+        taps = [
+            padded[:, i : i + (time - 1) * down + 1 : down, j : j + (freq - 1) * across + 1 : across]
+            for i in range(height)
+            for j in range(width)
+        ]
+        return jnp.concatenate(taps, axis=-1).reshape(-1, height * width * inputs)
+
+    def at_once(x, gradient):
+        total = product(patches(x).T, gradient.reshape(-1, outputs))
+        return total.reshape(shape).astype(gradient.dtype)
+
+    def one_by_one(x, gradient):
+        def add(total, example):
+            x, gradient = example
+            return total + product(gradient.reshape(-1, outputs).T, patches(x[None])), None
+
+        total, _ = jax.lax.scan(add, jnp.zeros((outputs, height * width * inputs), jnp.float32), (x, gradient))
+        return total.T.reshape(shape).astype(gradient.dtype)
+
+    own = functools.partial(transposed_weight, _convolution, shape=shape, options=options)
+    products = at_once if time * freq < inputs else one_by_one
+    return jax.lax.platform_dependent(x, gradient, cpu=products, default=own)
+
+
+convolution = bilinear("convolution", _convolution, weight_gradient=_weight_gradient)
 
 
 class TimeConv(eqx.Module):

@@ -4,7 +4,21 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .bilinear import bilinear
 from .initial import full, normal
+
+
+def _matmul(x: Array, weight: Array, options: tuple[()]) -> Array:
+    return x @ weight.T
+
+
+def _weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], options: tuple[()]) -> Array:
+    """XLA copies the left factor, transposed, to sum over its rows: the narrower of the two."""
+    x, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    return (x.T @ gradient).T if x.shape[1] < gradient.shape[1] else gradient.T @ x
+
+
+matmul = bilinear("matmul", _matmul, weight_gradient=_weight_gradient)
 
 
 class Linear(eqx.Module):
@@ -24,7 +38,7 @@ class Linear(eqx.Module):
         self.inputs, self.outputs = inputs, outputs
 
     def __call__(self, x: Float[Array, "*leading {self.inputs}"]) -> Float[Array, "*leading {self.outputs}"]:
-        y = x @ self.weight.T
+        y = matmul(x, self.weight, ()) if x.ndim == 3 else x @ self.weight.T
         return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
 
 

@@ -77,10 +77,7 @@ class BatchNorm(eqx.Module):
             unbiased = variance * (count / max(count - 1, 1))
             state = state.set(self.running_mean, self._moved(state.get(self.running_mean), mean))
             state = state.set(self.running_var, self._moved(state.get(self.running_var), unbiased))
-        normal = (wide - jnp.broadcast_to(mean, x.shape)) * jnp.broadcast_to(
-            jax.lax.rsqrt(variance + self.eps), x.shape
-        )
-        return _affine(normal, self.weight, self.bias).astype(x.dtype), state
+        return _normalised(x, mean, jax.lax.rsqrt(variance + self.eps), self.weight, self.bias), state
 
     def _batch_statistics(self, x: Float[Array, "*leading {self.channels}"]) -> tuple[Array, Array, int]:
         """Mean and biased variance over the batch, in two passes, and how many values each is made of."""
@@ -99,6 +96,12 @@ class BatchNorm(eqx.Module):
 
     def _moved(self, running: Array, batch: Array) -> Array:
         return (1 - self.momentum) * running + self.momentum * jax.lax.stop_gradient(batch)
+
+
+@jax.checkpoint  # the gradient computes the parts anew from `x`, which takes less time than to keep them
+def _normalised(x: Array, mean: Array, scale: Array, weight: Array, bias: Array) -> Array:
+    normal = (x.astype(jnp.float32) - jnp.broadcast_to(mean, x.shape)) * jnp.broadcast_to(scale, x.shape)
+    return _affine(normal, weight, bias).astype(x.dtype)
 
 
 def _affine(x: Array, weight: Array, bias: Array) -> Array:

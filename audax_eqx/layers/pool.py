@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -11,12 +12,29 @@ from .conv import Padding, pads
 def max_pool(
     x: Float[Array, "time freq channels"], window: int, stride: int, padding: Padding
 ) -> Float[Array, "newtime newfreq channels"]:
-    """The maximum over a square `window`: of strided slices, which XLA fuses on CPU as it does not its own."""
+    """The maximum over a square `window`: over time, then over freq."""
     around = [pads(size, window, stride, padding) for size in x.shape[:2]]
-    x = jnp.pad(x, (*around, (0, 0)), constant_values=-jnp.inf)
-    time, freq = ((size - window) // stride * stride + 1 for size in x.shape[:2])
-    shifted = (x[i : i + time : stride, j : j + freq : stride] for i in range(window) for j in range(window))
-    return functools.reduce(jnp.maximum, shifted)
+    for axis in range(2):
+        x = _max_along(x, axis, window, stride, around[axis])
+    return x
+
+
+def _max_along(x: Array, axis: int, window: int, stride: int, around: tuple[int, int]) -> Array:
+    """The maximum over windows of one axis.
+
+    The axis is divided into its `stride` phases, in which every window is a run of neighbours: XLA's own pooling, and
+    that of strided slices, takes ten and three times as long for the gradient on CPU.
+    """
+    steps = (x.shape[axis] + sum(around) - window) // stride + 1
+    rows = steps + (window - 1) // stride
+    edges = [(0, 0)] * x.ndim
+    edges[axis] = (around[0], rows * stride - around[0] - x.shape[axis])
+    x = jax.lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(*edge, 0) for edge in edges])
+    x = x.reshape(*x.shape[:axis], rows, stride, *x.shape[axis + 1 :])
+    phases = [phase.squeeze(axis + 1) for phase in jnp.split(x, stride, axis + 1)]
+    taps = (divmod(tap, stride) for tap in range(window))
+    runs = (jax.lax.slice_in_dim(phases[phase], row, row + steps, axis=axis) for row, phase in taps)
+    return functools.reduce(jnp.maximum, runs)
 
 
 def mean_pool(x: Float[Array, "time freq channels"], window: int) -> Float[Array, "newtime newfreq channels"]:

@@ -14,13 +14,12 @@ from functools import partial
 from typing import Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
-from ..layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify, mean_max, split_key
+from ..layers import BatchNorm, Depthwise, DropPath, LayerNorm, Linear, Patchify, activate, mean_max, split_key
 from ..layers.initial import full, split
 
 Keys = Iterator[PRNGKeyArray]
@@ -50,7 +49,7 @@ class Block(eqx.Module):
         self, x: Float[Array, "time freq channels"], *, key: PRNGKeyArray | None
     ) -> Float[Array, "time freq channels"]:
         y = self.expand(self.norm(self.depthwise(x)))
-        y = self.contract(jax.nn.gelu(y, approximate=self.gelu == "tanh"))
+        y = self.contract(activate(y, "gelu" if self.gelu == "exact" else "gelu_tanh"))
         y = y * jnp.broadcast_to(self.layer_scale, y.shape)
         return x + self.drop_path(y, key=key)
 

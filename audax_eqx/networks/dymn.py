@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
 from ..layers import Activation, BatchNorm, Conv, Linear, activate, pointwise
-from ..layers.depthwise import traced_depthwise
+from ..layers.depthwise import depthwise
 from ..layers.initial import full, normal, split
 from .mobilenet import InvertedResidual, Keys
 from .mobilenet_v3 import KERNELS, NORM, STAGES, centres, check_table, divisible, scaled, stage_maps, table
@@ -177,7 +177,7 @@ class DynamicResidual(eqx.Module):
         if self.expand is not None and self.expand_norm is not None:
             y, state = self.expand_norm(y @ self.expand(context).T, state)
             y = activate(y, self.activation)
-        y = traced_depthwise(y, self.depthwise(context), (self.stride, self.stride), "symmetric", True)
+        y = depthwise(y, self.depthwise(context), (self.stride, self.stride))
         y, state = self.depthwise_norm(y, state)
         y = self.relu(y, context, state) * factors
         y, state = self.project_norm(y @ self.project(context).T, state)

@@ -88,7 +88,6 @@ class MBConv(eqx.Module):
             (kernel, kernel),
             stride=(stride, stride),
             padding=padding,
-            fused=True,
             bias=False,
             scale=math.sqrt(2) / kernel,
             key=next(keys),

@@ -84,7 +84,6 @@ class InvertedResidual(eqx.Module):
             inner,
             (kernel, kernel),
             stride=(stride, stride),
-            fused=True,
             bias=False,
             scale=math.sqrt(2) / kernel,
             key=next(keys),
