@@ -42,7 +42,11 @@ def _between(low: Number, high: Number, what: str, key: PRNGKeyArray) -> Float[A
 
 
 def random_shift(wave: Float[Array | np.ndarray, " samples"], *, key: PRNGKeyArray) -> Float[Array, " samples"]:
-    """The clip, rolled around its end by a number of samples drawn uniformly: every offset is equally likely."""
+    """The clip, rolled around its end by a number of samples drawn uniformly: every offset is equally likely.
+
+    - `wave`: `samples`.
+    - `key`: of the draw.
+    """
     return jnp.roll(wave, jax.random.randint(key, (), 0, wave.size))
 
 
@@ -50,6 +54,11 @@ def random_crop(
     wave: Float[Array | np.ndarray, " given"], samples: int, *, length: Length = None, key: PRNGKeyArray
 ) -> Float[Array, " {samples}"]:
     """`samples` samples in a row, from an offset drawn uniformly among all that fit, the last one included.
+
+    - `wave`: its samples, any number of them.
+    - `samples`: how many are cut out, at least 1.
+    - `length`: the samples of `wave` that are valid; None for all.
+    - `key`: of the draw.
 
     With `length` they come from the first `length` samples. Where these are fewer than `samples`, the crop begins with
     the first, goes on with the padding, and is filled up with zeros at its end: `min(length, samples)` of it is valid.
@@ -64,7 +73,12 @@ def random_crop(
 def gain(
     wave: Float[Array | np.ndarray, " samples"], *, low: Number, high: Number, key: PRNGKeyArray
 ) -> Float[Array, " samples"]:
-    """The wave, amplified by a number of decibels drawn uniformly from `low` to `high` (20 dB is a factor of 10)."""
+    """The wave, amplified by a number drawn uniformly.
+
+    - `wave`: `samples`.
+    - `low`, `high`: decibels, between which the number is drawn; 20 dB are a factor of 10.
+    - `key`: of the draw.
+    """
     decibels, wave = _between(low, high, "A gain in dB", key), jnp.asarray(wave)
     return wave * (10.0 ** (decibels / 20)).astype(wave.dtype)
 
@@ -73,11 +87,17 @@ def add_noise(
     wave: Float[Array | np.ndarray, " samples"], *, low: Number, high: Number,
     noise: Float[Array | np.ndarray, " recording"] | None = None, length: Length = None, key: PRNGKeyArray,
 ) -> Float[Array, " samples"]:  # fmt: skip
-    """The wave plus noise, at a signal-to-noise ratio in dB drawn uniformly from `low` to `high`.
+    """The wave plus noise, at a signal-to-noise ratio drawn uniformly.
 
-    The noise is white and Gaussian, or a recording `noise` at the wave's sample rate: from a random offset of it, and
-    looped if it is shorter than the wave. The ratio is that of the energies of the valid samples, and holds for each
-    example; padding is left as it is. A silent wave stays silent, and silent noise adds nothing.
+    - `wave`: `samples`.
+    - `low`, `high`: decibels, between which the ratio is drawn.
+    - `noise`: a recording of any length at the wave's sample rate, which is heard from a random offset, and looped if
+      it is shorter than the wave; None for white Gaussian noise.
+    - `length`: the samples of `wave` that are valid; None for all.
+    - `key`: of the draws.
+
+    The ratio is that of the energies of the valid samples, and holds for each example; padding is left as it is. A
+    silent wave stays silent, and silent noise adds nothing.
     """
     ratio_key, noise_key = jax.random.split(key)
     decibels = _between(low, high, "A signal-to-noise ratio in dB", ratio_key)
@@ -112,7 +132,12 @@ def time_stretch(
 ) -> Float[Array, " stretched"]:
     """Plays the wave `rate` times faster at the same pitch, in round(samples / rate) samples, by a phase vocoder.
 
-    `hop_length` is n_fft // 4 unless given. The rate sets a shape and so is static: each one compiles anew, and a
+    - `wave`: `samples`.
+    - `rate`: 2 for twice as fast.
+    - `n_fft`: samples of a frame.
+    - `hop_length`: samples from frame to frame; n_fft // 4 unless given.
+
+    The rate sets a shape and so is static: each one compiles anew, and a
     random one for every example of a batch is `random_time_stretch`. As `librosa.effects.time_stretch` (Flanagan and
     Golden, 1966, "Phase Vocoder").
     """
@@ -130,9 +155,13 @@ def random_time_stretch(
     wave: Float[Array | np.ndarray, " samples"], *, low: float, high: float, n_fft: int = 1024,
     hop_length: int | None = None, key: PRNGKeyArray,
 ) -> Float[Array, " samples"]:  # fmt: skip
-    """`time_stretch` by a rate from `low` to `high`, cut off or filled with zeros at its end to as many samples.
+    """`time_stretch` by a random rate, cut off or filled with zeros at its end to as many samples.
 
-    The logarithm of the rate is drawn uniformly: from 0.8 to 1.25 slows down as often as it speeds up.
+    - `wave`: `samples`.
+    - `low`, `high`: the rates between which one is drawn. Its logarithm is drawn uniformly: from 0.8 to 1.25 slows down
+      as often as it speeds up.
+    - `n_fft`, `hop_length`: as in `time_stretch`.
+    - `key`: of the draw.
     """
     if not 0 < low <= high < math.inf:
         raise ValueError(f"random_time_stretch takes rates with 0 < low <= high, got low = {low} and high = {high}.")
@@ -161,7 +190,11 @@ def _play(spectrum: Complex[Array, "frames freqs"], times: Float[Array, " frames
 def random_resize(
     x: Float[Array | np.ndarray, "frames bins"], *, time: Number, freq: Number, key: PRNGKeyArray
 ) -> Float[Array, "frames bins"]:
-    """Stretches the picture by a factor up to `time` along its frames, and up to `freq` along its bins, or shrinks it.
+    """Stretches the picture along its frames and along its bins, or shrinks it.
+
+    - `x`: `frames bins`.
+    - `time`, `freq`: the largest factors along frames and bins, at least 1.
+    - `key`: of the draws.
 
     The logarithms of the factors are drawn uniformly, from 1 / time to time; then the place, of the part that is kept
     of a stretched picture, or of a shrunk one on a ground of the mean of `x`. Values in between are interpolated
@@ -184,11 +217,16 @@ def spec_augment(
     x: Float[Array | np.ndarray, "frames bins"], *, time: int, freq: int, masks: int = 2, max_share: float = 1.0,
     length: Length = None, fill: str = "mean", key: PRNGKeyArray,
 ) -> Float[Array, "frames bins"]:  # fmt: skip
-    """Masks `masks` bands of frames and as many of bins (Park et al., 2019, arXiv:1904.08779).
+    """Masks bands of frames and bands of bins (Park et al., 2019, arXiv:1904.08779).
 
-    Each band draws its width uniformly from 0 to `time` frames (`freq` bins), then its start from all that fit; the
-    widest fits exactly. A band of frames lies within the first `length` frames and covers at most `max_share` of them
-    (Park's p). `fill` is "mean", that of the valid frames before masking, or "zero". Padding is left as it is.
+    - `x`: `frames bins`.
+    - `time`, `freq`: the widest band, in frames and in bins. Each band draws its width uniformly from 0 on, then its
+      start from all that fit.
+    - `masks`: how many bands of frames, and how many of bins.
+    - `max_share`: the share of the valid frames that a band of frames covers at most (Park's p).
+    - `length`: the frames that are valid; None for all. Bands of frames lie within them, and padding is left as it is.
+    - `fill`: what masks: "mean", that of the valid frames before, or "zero".
+    - `key`: of the draws.
     """
     if min(time, freq, masks) < 0 or not 0 <= max_share <= 1:
         got = f"time = {time}, freq = {freq}, masks = {masks} and max_share = {max_share}"
@@ -225,9 +263,13 @@ def mixup(
 ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch classes"]]:  # fmt: skip
     """Mixes each example, and its target, with another of the batch (Zhang et al., 2018, arXiv:1710.09412).
 
-    Each example draws its own share from Beta(alpha, alpha), and its partner from a random permutation. `waves` may as
-    well be features. Rows of `targets` that sum to 1, for a softmax, still do so afterwards; labels from 0 to 1 each
-    on its own, for sigmoids, stay there. Raises TypeError for targets of whole numbers, which cannot be mixed.
+    - `waves`: `batch ...`, waves or features.
+    - `targets`: `batch classes`, in floating point. Rows that sum to 1, for a softmax, still do so afterwards; labels
+      from 0 to 1 each on its own, for sigmoids, stay there.
+    - `alpha`: > 0. Each example draws its own share from Beta(alpha, alpha), and its partner from a random permutation.
+    - `key`: of the draws.
+
+    Raises TypeError for targets of whole numbers, which cannot be mixed.
     """
     if not 0 < alpha < math.inf:
         raise ValueError(f"mixup takes a positive alpha, got {alpha}: leave mixup out to train without it.")

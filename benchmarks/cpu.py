@@ -23,7 +23,11 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 WAVES = {"log-mel 10 s, batch 1": 1, "log-mel 10 s, batch 8": 8, "log-mel 10 s, batch 32": 32}
-RESAMPLED = {"resample 44.1 -> 16 kHz, 10 s": 1, "resample 44.1 -> 16 kHz, 8 x 10 s": 8}
+RESAMPLED = {  # both rates in Hz, and how many clips
+    f"resample {orig / 1000:g} -> {new // 1000} kHz, {clips}": (orig, new, batch)
+    for orig, new in ((44100, 16000), (48000, 16000), (22050, 16000), (16000, 32000), (8000, 16000))
+    for clips, batch in (("10 s", 1), ("8 x 10 s", 8))
+}
 LEAF = {"LEAF 64 filters 5 s": False, "LEAF 64 filters 5 s, gradient": True}  # beside the direct convolution
 LONG, SHORT = (1, 1001, 64), (8, 501, 64)
 MAPS = {
@@ -74,7 +78,7 @@ def ours():
     mel = jax.jit(
         lambda waves: jnp.log(features.mel_spectrogram(waves, 16000, 1024, 400, 160, 60.0, 7800.0, n_mels=64) + 1e-8)
     )
-    resample = jax.jit(lambda waves: features.resample(waves, 44100, 16000))
+    resample = jax.jit(features.resample, static_argnums=(1, 2))
 
     def wav2vec2(key):
         frontend = frontends.Wav2Vec(16000, key=key)
@@ -138,10 +142,10 @@ def ours():
     directs_back = jax.jit(jax.grad(lambda taps, wave: jnp.sum(jnp.square(direct(wave, taps)))))
 
     waves = {name: noise(batch, 160000) for name, batch in WAVES.items()}
-    waves |= {name: noise(batch, 441000) for name, batch in RESAMPLED.items()}
+    waves |= {name: noise(batch, 10 * orig) for name, (orig, _, batch) in RESAMPLED.items()}
     maps = {name: (network, noise(*shape)) for name, (network, shape) in MAPS.items()}
     work = {name: lambda name=name: mel(waves[name]) for name in WAVES}
-    work |= {name: lambda name=name: resample(waves[name]) for name in RESAMPLED}
+    work |= {name: lambda name=name: resample(waves[name], *RESAMPLED[name][:2]) for name in RESAMPLED}
     work |= {name: lambda name=name: embed(*maps[name]) for name in MAPS}
     work |= {row: lambda name=name: step(name, maps[f"{name} 8 x 5 s"][1]) for row, name in STEPS.items()}
     for name, back in LEAF.items():
@@ -162,7 +166,7 @@ def peers():
 
     torch.set_num_threads(os.cpu_count() or 1)
     mel = torchaudio.transforms.MelSpectrogram(16000, 1024, 400, 160, 60.0, 7800.0, n_mels=64)
-    resample = torchaudio.transforms.Resample(44100, 16000)
+    resample = {row: torchaudio.transforms.Resample(orig, new) for row, (orig, new, _) in RESAMPLED.items()}
 
     @functools.cache
     def network(name):
@@ -202,10 +206,10 @@ def peers():
             run()
 
     waves = {name: torch.randn(batch, 160000) for name, batch in WAVES.items()}
-    waves |= {name: torch.randn(batch, 441000) for name, batch in RESAMPLED.items()}
+    waves |= {name: torch.randn(batch, 10 * orig) for name, (orig, _, batch) in RESAMPLED.items()}
     maps = {row: (name, torch.randn(shaped(name, shape))) for row, (name, shape) in MAPS.items()}
     work = {name: lambda name=name: inferred(lambda: torch.log(mel(waves[name]) + 1e-8)) for name in WAVES}
-    work |= {name: lambda name=name: inferred(lambda: resample(waves[name])) for name in RESAMPLED}
+    work |= {name: lambda name=name: inferred(lambda: resample[name](waves[name])) for name in RESAMPLED}
     work |= {name: lambda each=each: inferred(lambda: network(each[0])(each[1])) for name, each in maps.items()}
     return work | {row: lambda name=name: step(name, maps[f"{name} 8 x 5 s"][1]) for row, name in STEPS.items()}
 

@@ -3,12 +3,13 @@
     python benchmarks/dialects.py [PATTERN]
 
 Prints max |ours - theirs| / max |theirs| for the rows that match the shell pattern, the larger of two sample rates. A
-Python with librosa, torch, torchaudio, torchlibrosa, openai-whisper, transformers and kaldi-native-fbank is needed; a
-row whose library is not there says so. The sound is 1.5 s of noise and half a second of digital silence.
+Python with librosa, torch, torchaudio, torchlibrosa, openai-whisper, transformers, kaldi-native-fbank and hear21passt
+is needed; a row whose library is not there says so. The sound is 1.5 s of noise and half a second of digital silence.
 """
 
 import fnmatch
 import importlib
+import importlib.util
 import pathlib
 import re
 import sys
@@ -57,6 +58,8 @@ def names(rate: int) -> dict:
             known[library] = importlib.import_module(library)
         except ImportError:
             continue
+    if importlib.util.find_spec("hear21passt"):
+        known["AugmentMelSTFT"] = importlib.import_module("hear21passt.models.preprocess").AugmentMelSTFT
     if "torchaudio" in known:
         known["kaldi"] = importlib.import_module("torchaudio.compliance.kaldi")
     if "torch" in known:

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 from audax_eqx import features
+from audax_eqx.features._arrays import as_samples
+from audax_eqx.features._clips import last_programs
+from audax_eqx.features._resample import ResampleOptions, resample_clip, sinc_blocks
 
 ORACLES = pathlib.Path(__file__).parents[2] / "shared" / "oracles" / "torchaudio"
 CASES = json.loads((ORACLES / "cases.json").read_text())["cases"] if ORACLES.is_dir() else []
@@ -293,13 +296,13 @@ def test_resampling_tables_do_not_grow_with_the_ratio():
     for orig, new in [(160, 159), (16000, 15999), (44100, 44101), (48000, 15999), (15999, 48000)]:
         samples = 10 * new
         tracemalloc.start()
-        _, filters, *_ = features._sinc_blocks(orig, new, samples, "float32", 6, 0.99, "sinc_interp_hann", None)
+        _, filters, *_ = sinc_blocks(ResampleOptions(orig, new), samples, "float32")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         outputs, taps = len(filters) * filters.shape[2], 13 * max(1, orig / new)
         assert filters.size < 4 * outputs * taps and peak < 100e6
         assert outputs < new + 128
-    short = features._sinc_blocks(44100, 44101, 100, "float32", 6, 0.99, "sinc_interp_hann", None)[1]
+    short = sinc_blocks(ResampleOptions(44100, 44101), 100, "float32")[1]
     assert short.nbytes < 30_000  # a short clip needs no whole period
 
 
@@ -316,10 +319,10 @@ def test_rates_that_never_come_again_leave_nothing_behind():
 
 
 def test_lengths_that_never_come_again_leave_nothing_behind():
-    each = features._last_programs(3)(features._each_clip.__wrapped__)
+    each_clip = last_programs(3)
     x, before = noise(2000), programs()
     for cut in range(6):
-        each(features._resample_clip, (3, 2, 6, 0.99, "sinc_interp_hann", None), features._samples(x[cut:], "resample"))
+        each_clip(resample_clip, ResampleOptions(3, 2), as_samples(x[cut:], "resample"))
     assert programs() <= before + 3  # `jnp.asarray` would have compiled one more for each shape
 
 

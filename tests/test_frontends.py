@@ -1,5 +1,6 @@
 """Frontends against golden features, closed forms and invariances."""
 
+import functools
 import json
 import re
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import zoo
-from audax_eqx import features
+from audax_eqx import features, frontends
 from audax_eqx.frontends import LogMel, audax_log_mel, librosa_log_mel, torchaudio_log_mel, torchlibrosa_log_mel
 
 SMALL = {"sample_rate": 8000, "bins": 20, "n_fft": 256, "hop_length": 80}
@@ -250,8 +251,31 @@ def test_bad_options_raise_a_sentence(message, options):
 
 @pytest.mark.parametrize("name", ["framing", "mel_scale", "log", "norm", "fbanks_dtype"])
 def test_unknown_choices_are_named(name):
-    with pytest.raises(jaxtyping.TypeCheckError, match=rf"parameter '{name}'[\s\S]*'mystery'"):
+    with pytest.raises(ValueError, match=rf"^unknown {name} 'mystery': expected one of "):
         LogMel(**SMALL, **{name: "mystery"})
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (frontends.PCEN, "mel_scale"),
+        (frontends.PCEN, "norm"),
+        (frontends.PerchLogMel, "framing"),
+        (frontends.CLAPLogMel, "fill"),
+        (frontends.CLAPLogMel, "mel_scale"),
+        (frontends.CLAPLogMel, "norm"),
+        (functools.partial(frontends.Wav2Vec, key=jax.random.key(0)), "norm"),
+    ],
+    ids=str,
+)
+def test_unknown_choices_of_other_frontends_are_named(build, name):
+    with pytest.raises(ValueError, match=rf"^unknown {name} 'mystery': expected one of "):
+        build(16000, **{name: "mystery"})
+
+
+def test_an_unknown_reference_is_named():
+    with pytest.raises(ValueError, match="ref is an energy > 0, which has 0 decibels, or 'max': got mystery"):
+        LogMel(**SMALL, ref="mystery")
 
 
 def test_wrong_shapes_are_named():

@@ -228,7 +228,7 @@ def test_bad_options_raise_a_sentence(message, options):
 
 
 def test_unknown_windows_are_named():
-    with pytest.raises(jaxtyping.TypeCheckError, match=r"parameter 'window'[\s\S]*'mystery'"):
+    with pytest.raises(ValueError, match=r"^unknown window 'mystery': expected one of 'hanning', 'hamming', "):
         KaldiFbank(**SMALL, window="mystery")
 
 

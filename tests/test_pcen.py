@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from audax_eqx import features
+from audax_eqx.features._time import running_mean_parallel, running_mean_scan
 from audax_eqx.frontends import PCEN
 from audax_eqx.layers import EnergyNorm, bounded
 
@@ -94,8 +95,8 @@ def test_the_accelerators_running_mean_is_the_cpus(shape):
         loss = lambda x, smooth: jnp.sum(weights * running_mean(x, smooth))  # noqa: E731
         return running_mean(x, smooth), *jax.jit(jax.grad(loss, (0, 1)))(x, smooth)
 
-    theirs = both(features._running_mean_scan)
-    for ours, expected in zip(both(features._running_mean_parallel), theirs, strict=True):
+    theirs = both(running_mean_scan)
+    for ours, expected in zip(both(running_mean_parallel), theirs, strict=True):
         assert np.all(np.isfinite(expected))
         np.testing.assert_allclose(ours, expected, atol=2e-6 * np.max(np.abs(expected)))
 

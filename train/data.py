@@ -8,6 +8,7 @@ import collections
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -108,12 +109,15 @@ def train_batches(
     host: int = 0,
     hosts: int = 1,
     threads: int | None = None,
+    heard: bool = False,
 ) -> Generator[Batch]:
     """This host's part of each step from `start` on, endless or to before `stop`; arrays `[accumulate, local, ...]`.
 
     A view is a crop of `samples`, each of those that fit as likely, drawn from the sampler's seed, the example's place
-    in the stream and the view's number. `threads` decode, by default one for each core. Raises ValueError for a batch
-    that does not split into `accumulate` times `hosts` equal parts, and for a corrupt record when it is reached.
+    in the stream and the view's number. A part of a recording lies inside of its crop if it is shorter, and the crop in
+    it if it is longer. Targets are those of the example, or, with `heard`, of all that its crop has. `threads` decode,
+    by default one for each core. Raises ValueError for a batch that does not split into `accumulate` times `hosts`
+    equal parts, and for a corrupt record when it is reached.
     """
     local = _share(sampler.batch, hosts, host, accumulate)
     places = np.arange(sampler.batch).reshape(accumulate, hosts, local)[:, host].reshape(-1)
@@ -122,7 +126,7 @@ def train_batches(
         flat = _empty(dataset, sampler.rows_of(step)[places], views, samples)
         numbers = step * sampler.batch + places
         parts = [slice(first, first + PART) for first in range(0, len(places), PART)]
-        tasks = [pool.submit(_fill, dataset, flat, part, sampler.seed, numbers[part]) for part in parts]
+        tasks = [pool.submit(_fill, dataset, flat, part, sampler.seed, numbers[part], heard) for part in parts]
         return Batch(*(leaf.reshape(accumulate, local, *leaf.shape[1:]) for leaf in flat)), tasks
 
     steps = itertools.count(start) if stop is None else range(start, stop)
@@ -153,10 +157,30 @@ def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
 
 
 def crops(dataset: Dataset, rows: np.ndarray, samples: int, views: int, seed: int, numbers: np.ndarray) -> np.ndarray:
-    """Where so many views of `samples` start in each example: as likely at each place, drawn from seed and number."""
-    room = np.maximum(dataset.samples[rows] - samples, 0)
+    """Where so many views of `samples` start in the recording of each example: as likely at each place where they lie
+    in it or around it, drawn from seed and number."""
+    firsts, lasts = np.split(places(dataset, rows, samples), 2, axis=1)
     draws = functools.reduce(_scrambled, (seed, numbers[:, None], np.arange(views)), np.zeros((1, 1), np.uint64))
-    return ((draws >> np.uint64(11)) * 2.0**-53 * (room[:, None] + 1)).astype(np.int64)
+    return firsts + ((draws >> np.uint64(11)) * 2.0**-53 * (lasts - firsts + 1)).astype(np.int64)
+
+
+def places(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
+    """The first and the last start of crops of so many samples that lie in an example, or around it if it is shorter.
+
+    A crop that is longer than the whole recording starts with it.
+    """
+    start, end = dataset.spans[rows].T
+    edges = np.sort(np.stack([start, end - samples], axis=1), axis=1)
+    return np.clip(edges, 0, np.maximum(dataset.samples[rows] - samples, 0)[:, None])
+
+
+def windows_of(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
+    """What is heard of each example where nothing is drawn: the whole of it, or if it is shorter than so many samples,
+    these around its middle, as far as the recording goes."""
+    spans, lengths = dataset.spans[rows], dataset.samples[rows]
+    starts = np.clip((spans.sum(axis=1) - samples) // 2, 0, np.maximum(lengths - samples, 0))
+    around = np.stack([starts, np.minimum(starts + samples, lengths)], axis=1)
+    return np.where((spans[:, 1] - spans[:, 0] >= samples)[:, None], spans, around)
 
 
 def _scrambled(state: np.ndarray, numbers: np.ndarray | int) -> np.ndarray:
@@ -176,6 +200,7 @@ def _decoded(
     the generator is closed, or nobody holds it any more, the tasks that run are waited for and the others dropped.
     """
     pool = ThreadPoolExecutor(threads, "train-data")
+    ending = sys.is_finalizing  # looked up now, for when Python ends the module's names may be gone
     waiting = collections.deque()
     try:
         for step in steps:
@@ -185,7 +210,8 @@ def _decoded(
         while waiting:
             yield _filled(*waiting.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)
+        if not ending():  # it has waited for all threads before
+            pool.shutdown(cancel_futures=True)
 
 
 def _filled(batch: Batch, tasks: list[Future]) -> Batch:
@@ -195,7 +221,7 @@ def _filled(batch: Batch, tasks: list[Future]) -> Batch:
 
 
 def _empty(dataset: Dataset, rows: np.ndarray, views: int, samples: int) -> Batch:
-    """A batch of these examples that lacks its waves and their lengths."""
+    """A batch of these examples with silence for waves."""
     return Batch(
         waves=np.zeros((len(rows), views, samples), dataset.dtype),
         lengths=np.zeros((len(rows), views), np.int32),
@@ -204,9 +230,11 @@ def _empty(dataset: Dataset, rows: np.ndarray, views: int, samples: int) -> Batc
     )
 
 
-def _fill(dataset: Dataset, batch: Batch, part: slice, seed: int, numbers: np.ndarray) -> None:
+def _fill(dataset: Dataset, batch: Batch, part: slice, seed: int, numbers: np.ndarray, heard: bool) -> None:
     """Decodes a part of the batch's examples, whose places in the stream are `numbers`."""
-    waves, lengths, _, rows = (leaf[part] for leaf in batch)
+    waves, lengths, targets, rows = (leaf[part] for leaf in batch)
     starts = crops(dataset, rows, waves.shape[2], waves.shape[1], seed, numbers)
     for place, (row, views) in enumerate(zip(rows.tolist(), starts.tolist(), strict=True)):
         lengths[place] = dataset.read_into(waves[place], row, views)
+        if heard:
+            targets[place] = dataset.targets_in(row, views[0], waves.shape[2])

@@ -11,7 +11,7 @@ import io
 import os
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -62,12 +62,17 @@ def encode(path: str, sample_rate: int) -> Sound | str:
         return str(error)
 
 
-def decode(flac: bytes | memoryview, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float) -> None:
+def decode(
+    flac: memoryview | io.RawIOBase, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float, samples: int
+) -> None:
     """Fills each of `waves`, int16 or float32 in [-1, 1] times `scale`, with what the FLAC has from its start on.
 
-    Raises soundfile.LibsndfileError for what is no FLAC, and EOFError for one that is cut short.
+    Raises soundfile.LibsndfileError for what is no FLAC, and EOFError for one that has not so many `samples`, or is cut
+    short.
     """
     with _open(flac) as sound:
+        if len(sound) != samples:
+            raise EOFError("it is another example's")
         for number, (wave, start) in enumerate(zip(waves, starts, strict=True)):
             if len(wave) and (start or number):
                 sound.seek(start)
@@ -77,11 +82,13 @@ def decode(flac: bytes | memoryview, waves: Sequence[np.ndarray], starts: Sequen
                 wave *= wave.dtype.type(scale)
 
 
-def _open(flac: bytes | memoryview) -> "_Sound":
-    """A sound in memory, as a file of the system where there are such files: libsndfile reads it by itself then.
+def _open(flac: Any) -> "_Sound":
+    """A sound in memory as a file of the system, where there are such files: libsndfile reads it by itself then.
 
     It reads some fifty times a clip. A Python object would have to wait for the interpreter each time.
     """
+    if not isinstance(flac, bytes | memoryview):
+        return _Sound(flac)
     if not hasattr(os, "memfd_create"):
         return _Sound(io.BytesIO(flac))
     if not hasattr(_of_thread, "memory"):

@@ -7,14 +7,13 @@ That of https://huggingface.co/laion/clap-htsat-unfused (Apache-2.0), and with m
 clap-htsat-fused. The reference takes 10 s at random of a longer clip; here it is always the first.
 """
 
-from typing import Literal
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .. import features
+from .._checks import require_choice
 from ..abstract import AbstractFrontend
 from ..layers import Length, within
 
@@ -22,12 +21,16 @@ from ..layers import Length, within
 class CLAPLogMel(AbstractFrontend):
     """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
 
+    - `sample_rate`: Hz.
+    - `bins`: the number of mel filters.
+    - `n_fft`, `hop_length`: samples.
     - `seconds`: what every clip is cut or filled up to.
     - `fill`: how. "repeatpad": the clip as often as it fits, then zeros; "repeat": the clip again and again, the last
       time cut; "pad": zeros alone.
     - `f_min`, `f_max`: Hz; `mel_scale`, `norm`: as in `features.mel_spectrogram`.
 
-    All frames are heard, those of a repetition too. Raises ValueError for an empty waveform.
+    All frames are heard, those of a repetition too. Raises ValueError for options that make no sense, and for an empty
+    waveform.
     """
 
     sample_rate: int = eqx.field(static=True, default=48000)
@@ -36,12 +39,15 @@ class CLAPLogMel(AbstractFrontend):
     hop_length: int = eqx.field(static=True, default=480)
     f_min: float = eqx.field(static=True, default=50.0)
     f_max: float = eqx.field(static=True, default=14000.0)
-    mel_scale: Literal["htk", "slaney"] = eqx.field(static=True, default="slaney")
-    norm: Literal["slaney"] | None = eqx.field(static=True, default="slaney")
+    mel_scale: str = eqx.field(static=True, default="slaney")
+    norm: str | None = eqx.field(static=True, default="slaney")
     seconds: float = eqx.field(static=True, default=10.0)
-    fill: Literal["repeatpad", "repeat", "pad"] = eqx.field(static=True, default="repeatpad")
+    fill: str = eqx.field(static=True, default="repeatpad")
 
     def __check_init__(self):
+        require_choice("mel_scale", self.mel_scale, ("htk", "slaney"))
+        require_choice("norm", self.norm, (None, "slaney"))
+        require_choice("fill", self.fill, ("repeatpad", "repeat", "pad"))
         if min(self.sample_rate, self.bins, self.n_fft, self.hop_length) < 1 or not (
             0 <= self.f_min < self.f_max and self.seconds > 0
         ):

@@ -10,7 +10,6 @@ https://github.com/wenet-e2e/wespeaker (Apache-2.0).
 
 import math
 from functools import partial
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .. import features
+from .._checks import require_choice
 from ..abstract import AbstractFrontend
 from ..layers import Length, mean_first
 
@@ -26,6 +26,8 @@ from ..layers import Length, mean_first
 class KaldiFbank(AbstractFrontend):
     """Kaldi's log-mel filterbank of one clip: `samples` in [-1, 1] to `frames bins`, in float32.
 
+    - `sample_rate`: Hz.
+    - `bins`: the number of filters.
     - `frame_length`, `frame_shift`: milliseconds; only whole frames count.
     - `window`: "hanning", "hamming", "povey", "rectangular" or "blackman".
     - `low_freq`, `high_freq`: Hz; a `high_freq` <= 0 counts from half the sample rate.
@@ -37,14 +39,14 @@ class KaldiFbank(AbstractFrontend):
       higher by 2 log(32768) = 20.79, but in silence, for the floor of the logarithm, 1.2e-7, stays where it is.
     - `centred`: whether each bin loses its mean over the frames of the clip that count.
 
-    Raises ValueError for a waveform shorter than `min_samples`, which is one frame.
+    Raises ValueError for options that make no sense, and for a waveform shorter than `min_samples`, which is one frame.
     """
 
     sample_rate: int = eqx.field(static=True)
     bins: int = eqx.field(static=True)
     frame_length: float = eqx.field(static=True)
     frame_shift: float = eqx.field(static=True)
-    window: Literal["hanning", "hamming", "povey", "rectangular", "blackman"] = eqx.field(static=True)
+    window: str = eqx.field(static=True)
     low_freq: float = eqx.field(static=True)
     high_freq: float = eqx.field(static=True)
     total_frames: int | None = eqx.field(static=True)
@@ -60,7 +62,7 @@ class KaldiFbank(AbstractFrontend):
         *,
         frame_length: float = 25.0,
         frame_shift: float = 10.0,
-        window: Literal["hanning", "hamming", "povey", "rectangular", "blackman"] = "hanning",
+        window: str = "hanning",
         low_freq: float = 20.0,
         high_freq: float = 0.0,
         frames: int | None = None,
@@ -69,6 +71,7 @@ class KaldiFbank(AbstractFrontend):
         gain: float = 1.0,
         centred: bool = False,
     ):
+        require_choice("window", window, ("hanning", "hamming", "povey", "rectangular", "blackman"))
         if scale <= 0.0:
             raise ValueError(f"KaldiFbank divides by `scale`, which must be > 0: got {scale}.")
         if not 0.0 < gain < math.inf:

@@ -28,12 +28,15 @@ _WIDTH = math.sqrt(2.0 * math.log(2.0)) / math.pi  # times n: the sigma whose sp
 class LEAF(AbstractFrontend):
     """One clip, `samples` in [-1, 1], to `frames bins`: ceil(samples / stride) frames, in float32.
 
+    - `sample_rate`: Hz.
+    - `bins`: the number of filters.
     - `window_ms`, `stride_ms`: length of filters and windows, distance of frames; 401 and 160 samples at 16 kHz.
     - `min_freq`, `max_freq`: Hz, between which the filters start; `max_freq` None is 0.4875 of the sample rate (7800
       at 16 kHz). Training may move them anywhere up to half the sample rate.
     - `init`: "mel", the filters' centres and widths at half maximum are those of a mel filterbank; or at random, as
       the filters' distance from `min_freq` and from the least width: "normal" (standard deviation 0.01),
-      "lecun_normal", "kaiming_normal". What is drawn past the bounds is folded back. Only these use `key`.
+      "lecun_normal", "kaiming_normal". What is drawn past the bounds is folded back.
+    - `key`: draws the filters; "mel" does not use it.
 
     `gabor` holds (mu, sigma), `pooling` the width of the low-pass in half windows. `layers.bounded` keeps mu in [0,
     pi], sigma where the filter's spectrum is 2 pi / window to pi / 2 wide at half maximum, and pooling in [2 / window,

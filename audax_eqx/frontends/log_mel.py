@@ -19,7 +19,6 @@ These are of the power spectrum. With power=1 librosa's `amplitude_to_db` has an
 
 import math
 from functools import partial
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -28,12 +27,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import features
+from .._checks import require_choice
 from ..abstract import AbstractFrontend
 
 
 class LogMel(AbstractFrontend):
     """Log-mel spectrogram of one clip: `samples` in [-1, 1] to `frames bins`, in float32.
 
+    - `sample_rate`: Hz.
+    - `bins`: the number of mel filters.
     - `n_fft`, `win_length`, `hop_length`: samples; `win_length` None is `n_fft`.
     - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate, as `fbanks_dtype` has it.
     - `window`, `periodic`, `power`, `normalized`, `pad_mode`, `mel_scale`, `norm`, `fbanks_dtype`: as in
@@ -45,10 +47,11 @@ class LogMel(AbstractFrontend):
     - `log`: "natural", or "decibel" (10 log10 for power 2, 20 log10 for power 1), of the mel bins plus `epsilon`,
       clipped to `floor` and, if given, `ceiling`; `top_db` then lifts all below the clip's maximum less `top_db`
       decibels.
+    - `ref`: the energy that has 0 decibels, or "max" for the clip's maximum.
     - `mean`, `scale`: the result is (x - mean) / scale.
     - `max_frames`: the frames that count; those behind are left out. None for all.
 
-    Raises ValueError for a waveform shorter than `min_samples`.
+    Raises ValueError for options that make no sense, and for a waveform shorter than `min_samples`.
     """
 
     sample_rate: int = eqx.field(static=True)
@@ -62,16 +65,16 @@ class LogMel(AbstractFrontend):
     periodic: bool = eqx.field(static=True, default=True)
     power: float = eqx.field(static=True, default=2.0)
     normalized: bool = eqx.field(static=True, default=False)
-    framing: Literal["center", "valid", "audax"] = eqx.field(static=True, default="center")
+    framing: str = eqx.field(static=True, default="center")
     pad_mode: str = eqx.field(static=True, default="reflect")
-    mel_scale: Literal["htk", "slaney", "kaldi"] = eqx.field(static=True, default="htk")
-    norm: Literal["slaney"] | None = eqx.field(static=True, default=None)
-    fbanks_dtype: Literal["float32", "float64"] = eqx.field(static=True, default="float64")
-    log: Literal["natural", "decibel"] = eqx.field(static=True, default="decibel")
+    mel_scale: str = eqx.field(static=True, default="htk")
+    norm: str | None = eqx.field(static=True, default=None)
+    fbanks_dtype: str = eqx.field(static=True, default="float64")
+    log: str = eqx.field(static=True, default="decibel")
     floor: float = eqx.field(static=True, default=1e-10)
     ceiling: float | None = eqx.field(static=True, default=None)
     top_db: float | None = eqx.field(static=True, default=None)
-    ref: float | Literal["max"] = eqx.field(static=True, default=1.0)
+    ref: float | str = eqx.field(static=True, default=1.0)
     pre_emphasis: float | None = eqx.field(static=True, default=None)
     epsilon: float = eqx.field(static=True, default=0.0)
     mean: float = eqx.field(static=True, default=0.0)
@@ -79,6 +82,9 @@ class LogMel(AbstractFrontend):
     max_frames: int | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
+        require_choice("framing", self.framing, ("center", "valid", "audax"))
+        require_choice("log", self.log, ("natural", "decibel"))
+        require_choice("fbanks_dtype", self.fbanks_dtype, ("float32", "float64"))
         if self.floor <= 0.0:
             raise ValueError(
                 f"LogMel takes the logarithm of bins clipped to `floor`, which must be > 0: got {self.floor}."
@@ -87,7 +93,7 @@ class LogMel(AbstractFrontend):
             raise ValueError(f"LogMel's top_db is in decibels: use it with log='decibel', got log={self.log!r}.")
         if self.ref != 1.0 and self.log != "decibel":
             raise ValueError(f"LogMel's ref has 0 decibels: use it with log='decibel', got log={self.log!r}.")
-        if self.ref != "max" and not 0.0 < self.ref < math.inf:
+        if self.ref != "max" and (isinstance(self.ref, str) or not 0.0 < self.ref < math.inf):
             raise ValueError(f"LogMel's ref is an energy > 0, which has 0 decibels, or 'max': got {self.ref}.")
         if self.ceiling is not None and self.ceiling <= self.floor:
             raise ValueError(
@@ -179,7 +185,7 @@ class LogMel(AbstractFrontend):
             mel = jnp.minimum(mel, self.ceiling)
         if self.log == "natural":
             return jnp.log(jnp.maximum(mel, self.floor))
-        ref = 1.0 if self.ref == "max" else max(self.ref, self.floor)
+        ref = 1.0 if isinstance(self.ref, str) else max(self.ref, self.floor)
         db = features.amplitude_to_db(mel, 20.0 / self.power, self.floor, math.log10(ref), self.top_db)
         return db - jnp.max(db) if self.ref == "max" else db
 

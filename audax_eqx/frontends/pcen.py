@@ -6,7 +6,6 @@ It takes the logarithm's place, and with it what of a recording is constant: the
 """
 
 import math
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -22,6 +21,8 @@ from ..layers import EnergyNorm
 class PCEN(AbstractFrontend):
     """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
 
+    - `sample_rate`: Hz.
+    - `bins`: the number of mel filters.
     - `n_fft`, `win_length`, `hop_length`, `f_min`, `f_max`, `mel_scale`, `norm`: as in `LogMel`, with its defaults.
     - `time_constant`: seconds in which the gain follows at the start; librosa's formula gives `smooth` from it.
 
@@ -40,8 +41,8 @@ class PCEN(AbstractFrontend):
     hop_length: int = eqx.field(static=True)
     f_min: float = eqx.field(static=True)
     f_max: float | None = eqx.field(static=True)
-    mel_scale: Literal["htk", "slaney"] = eqx.field(static=True)
-    norm: Literal["slaney"] | None = eqx.field(static=True)
+    mel_scale: str = eqx.field(static=True)
+    norm: str | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -53,8 +54,8 @@ class PCEN(AbstractFrontend):
         hop_length: int = 320,
         f_min: float = 0.0,
         f_max: float | None = None,
-        mel_scale: Literal["htk", "slaney"] = "htk",
-        norm: Literal["slaney"] | None = None,
+        mel_scale: str = "htk",
+        norm: str | None = None,
         time_constant: float = 0.4,
     ):
         if time_constant <= 0.0 or hop_length < 1:

@@ -12,7 +12,6 @@ its `perch_2.py` has `MelSpectrogram` with the floor 0.01 instead, framing="cent
 """
 
 import functools
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -21,12 +20,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import features
+from .._checks import require_choice
 from ..abstract import AbstractFrontend
 
 
 class PerchLogMel(AbstractFrontend):
     """One clip, `samples` of any size, to `frames bins`, in float32; there is a frame for each `hop_length` begun.
 
+    - `sample_rate`: Hz.
+    - `bins`: the number of mel filters.
     - `n_fft`, `win_length`, `hop_length`: samples.
     - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate.
     - `framing`: "same" pads as a convolution does, by `(win_length - hop_length) // 2` zeros in front, and has a
@@ -45,12 +47,13 @@ class PerchLogMel(AbstractFrontend):
     hop_length: int = eqx.field(static=True, default=320)
     f_min: float = eqx.field(static=True, default=60.0)
     f_max: float | None = eqx.field(static=True, default=None)
-    framing: Literal["same", "center"] = eqx.field(static=True, default="same")
+    framing: str = eqx.field(static=True, default="same")
     floor: float = eqx.field(static=True, default=1e-5)
     scale: float = eqx.field(static=True, default=0.1)
     peak: float | None = eqx.field(static=True, default=0.25)
 
     def __check_init__(self):
+        require_choice("framing", self.framing, ("same", "center"))
         fits = 0 < self.win_length <= self.n_fft and 0 <= self.f_min < self._f_max <= self.sample_rate / 2
         if not (self.bins > 0 < self.hop_length and fits):
             raise ValueError(

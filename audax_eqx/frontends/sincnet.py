@@ -25,8 +25,10 @@ from ._overlap_save import filter_and_pool, first_centre, window_and_stride
 class SincNet(AbstractFrontend):
     """One clip, `samples` in [-1, 1], to `frames bins`: ceil(samples / stride) frames, in float32.
 
+    - `sample_rate`: Hz.
+    - `bins`: the number of filters.
     - `window_ms`, `stride_ms`: length of filters and windows, distance of frames; 401 and 160 samples at 16 kHz.
-    - `min_low_hz`, `min_band_hz`: the least lower edge and the least width of a band.
+    - `min_low_hz`, `min_band_hz`: Hz, the least lower edge and the least width of a band.
 
     `bands` holds two numbers in Hz a filter, which start evenly spaced in mel: low = min_low_hz + |bands[:, 0]| and
     high = low + min_band_hz + |bands[:, 1]|. `layers.bounded` keeps high up to half the sample rate and low

@@ -22,6 +22,8 @@ from ..layers import Length, mean_first, within, zero_behind
 class SpeechBrainFbank(AbstractFrontend):
     """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
 
+    - `sample_rate`: Hz.
+    - `bins`: the number of mel filters.
     - `n_fft`, `win_length`, `hop_length`: samples; `win_length` None is `n_fft`.
     - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate.
     - `top_db`: decibels below the recording's maximum to which all is lifted that lies lower.

@@ -12,7 +12,6 @@ part in each frame: what pads it, too, unless its `length` is told. Large ones h
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .._checks import require_choice
 from ..abstract import AbstractFrontend
 from ..layers import Activation, LayerNorm, Length, TimeConv, activate, mean_first
 from ..layers.initial import full, split
@@ -60,11 +60,13 @@ class ConvLayer(eqx.Module):
 class Wav2Vec(AbstractFrontend):
     """One clip, `samples` in [-1, 1], to `frames bins`, in float32; the bins are the channels of the last layer.
 
-    - `widths`, `kernels`, `strides`: of each convolution.
+    - `sample_rate`: Hz.
+    - `widths`, `kernels`, `strides`: channels, taps and steps of each convolution.
     - `norm`: "group", a norm over time behind the first convolution, or "layer", one over channels behind each.
     - `bias`: whether the convolutions have one.
     - `normalize`: whether the wave is normalised first.
     - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu".
+    - `key`: draws the weights.
 
     Raises ValueError for sizes that do not go together, and for a waveform shorter than `min_samples`, which is one
     frame.
@@ -84,12 +86,13 @@ class Wav2Vec(AbstractFrontend):
         widths: Sequence[int] = (512,) * 7,
         kernels: Sequence[int] = (10, 3, 3, 3, 3, 2, 2),
         strides: Sequence[int] = (5, 2, 2, 2, 2, 2, 2),
-        norm: Literal["group", "layer"] = "group",
+        norm: str = "group",
         bias: bool = False,
         normalize: bool = True,
         activation: Activation = "gelu",
         key: PRNGKeyArray,
     ):
+        require_choice("norm", norm, ("group", "layer"))
         if not len(widths) == len(kernels) == len(strides) > 0 or min(*widths, *kernels, *strides) < 1:
             raise ValueError(
                 "Wav2Vec takes as many widths as kernels and strides, all at least 1, got "

@@ -19,7 +19,12 @@ from ..layers import Length, zero_behind
 class WhisperLogMel(AbstractFrontend):
     """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
 
-    `frames` is how many there are, whatever the clip's length. Raises ValueError for an empty waveform.
+    - `sample_rate`: Hz.
+    - `bins`: the number of mel filters.
+    - `n_fft`, `hop_length`: samples.
+    - `total_frames`: how many frames there are, whatever the clip's length.
+
+    Raises ValueError for an empty waveform, and for fewer frames than reflection at the ends takes.
     """
 
     sample_rate: int = eqx.field(static=True, default=16000)

@@ -1,0 +1,77 @@
+"""Programs that compute a feature of one clip after the other, of which the last ones stay compiled.
+
+A feature is a function `fun(clip, options)` of one clip. Its options are static and hashable: a frozen dataclass, say.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Hashable
+
+import jax
+from jaxtyping import Array
+
+from .._sharding import by_share
+
+RATES = 8  # as many programs and tables of resampling stay
+
+
+def last_programs(count: int, together: bool = False) -> Callable[..., Array]:
+    """`each_clip(fun, options, clips, rank=1)`, which compiles `_over_clips` and keeps its last `count` programs.
+
+    Each of them takes 1.6 MB and the size of its tables. `jax.jit` itself keeps thousands: for each length of a clip,
+    and each pair of rates. `together` computes all clips at once on a CPU too.
+    """
+
+    @functools.lru_cache(count)
+    def program(fun, options, rank, shape, dtype):
+        def run(clips):
+            return _over_clips(functools.partial(fun, options=options), clips, rank, together)
+
+        run.__name__ = fun.__name__
+        return jax.jit(run)
+
+    def each_clip(fun: Callable[..., Array], options: Hashable, clips: Array, rank: int = 1) -> Array:
+        return program(fun, options, rank, clips.shape, clips.dtype)(clips)
+
+    return each_clip
+
+
+each_clip = last_programs(64)
+# What is resampled or stretched at random never comes again. Resampling is made of matrix products, which
+# XLA divides among the cores where they are large: so it takes all clips at once.
+stretch_each_clip = last_programs(RATES)
+resample_each_clip = last_programs(RATES, together=True)
+
+
+def _over_clips(plain: Callable[[Array], Array], clips: Array, rank: int, together: bool) -> Array:
+    """`plain(clip)` over the leading axes of `clips` (a clip has `rank` axes) and over those of any `vmap`.
+
+    On a CPU one clip goes after the other, unless `together`: its spectra stay in cache, those of a batch do not, which
+    makes a batched FFT two to five times slower. Derivatives by the samples, which training does not take, are those of
+    `plain`, in forward and reverse mode and of any order, and batch in the plain way.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def batched(clip):
+        return plain(clip)
+
+    @batched.def_vmap
+    def rule(size, is_batched, clips):
+        at_once, loop = jax.vmap(plain), functools.partial(jax.lax.map, batched)
+
+        def share(clips):
+            return at_once(clips) if together else jax.lax.platform_dependent(clips, cpu=loop, default=at_once)
+
+        return by_share(share, clips), True
+
+    @jax.custom_jvp
+    def one(clip):
+        return batched(clip)
+
+    one.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
+
+    batch, shape = clips.shape[: clips.ndim - rank], clips.shape[clips.ndim - rank :]
+    if not batch:
+        return one(clips)
+    y = jax.vmap(one)(clips.reshape(math.prod(batch), *shape))
+    return y.reshape(*batch, *y.shape[1:])
