@@ -12,14 +12,14 @@ FILES = sorted(path for package in ("audax_eqx", "zoo", "train") for path in (RO
 BELOW = {  # what each part may import, besides itself
     "audax_eqx._sharding": set(),
     "audax_eqx._checks": set(),
-    "audax_eqx.features": {"_checks", "_sharding"},
+    "audax_eqx.features": {"_checks", "_portable", "_sharding"},
     "audax_eqx.augment": {"features"},
-    "audax_eqx.layers": {"_sharding", "features", "augment"},
+    "audax_eqx.layers": {"_portable", "_sharding", "features", "augment"},
     "audax_eqx.abstract": {"features", "augment", "layers"},
     "audax_eqx.tree": {"features", "augment", "layers", "abstract"},
     "audax_eqx.lora": {"features", "augment", "layers", "abstract", "tree"},
-    "audax_eqx.frontends": {"_checks", "_sharding", "features", "augment", "layers", "abstract"},
-    "audax_eqx.networks": {"features", "augment", "layers", "abstract"},
+    "audax_eqx.frontends": {"_checks", "_portable", "_sharding", "features", "augment", "layers", "abstract"},
+    "audax_eqx.networks": {"_portable", "features", "augment", "layers", "abstract"},
     "audax_eqx.models": {"features", "augment", "layers", "abstract", "frontends", "networks"},
 }
 PARTS = {part: {f"audax_eqx.{name}" for name in names} for part, names in BELOW.items()}

@@ -98,8 +98,8 @@ def _write_onnx(
     path: pathlib.Path, program: Callable[..., Array], clip: Pretrained, values: str, shape: tuple[int, int]
 ) -> None:
     try:
-        import jax2onnx
-        import onnx
+        import jax2onnx  # pyright: ignore[reportMissingImports]
+        import onnx  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise ModuleNotFoundError('ONNX needs jax2onnx: pip install "audax-eqx[onnx]".') from None
     name, waves = clip.entry.name, jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -140,7 +140,7 @@ def _write_onnx(
 
 def _run(path: pathlib.Path, wave: np.ndarray) -> Any:
     """What ONNX Runtime makes of the waves."""
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     onnxruntime.set_default_logger_severity(3)
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"wave": wave})[0]

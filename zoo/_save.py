@@ -74,6 +74,7 @@ def save(
         raise ValueError(f"float16 ends at 65504, which {', '.join(huge)} exceed: save in float32.")
     if layout == "transformers":
         config, numbers, arrays, described = written(entry, arrays)
+        assert described.checkpoint is not None, "what others wrote has a table"
         rules = families.rules(described.checkpoint.table)
         texts = {CONFIG: json.dumps(config, indent=2) + "\n"}
     else:
