@@ -1,4 +1,4 @@
-"""What an encoder knows: a logistic regression on its embeddings, beside the same on random weights of its kind.
+"""What an encoder knows: the linear probe of `audax-train probe`, beside the same on random weights of its kind.
 
     python benchmarks/probe.py MODEL DATA COLUMN
 
@@ -13,31 +13,23 @@ import pathlib
 import equinox as eqx
 import jax
 import numpy as np
-import tqdm
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 import zoo
 from train.dataset import Dataset
-
-
-def embeddings(clip, dataset):
-    """One a clip."""
-    waves = ((dataset.read(row), dataset.sample_rate) for row in range(len(dataset)))
-    return np.concatenate([result.values for result in tqdm.tqdm(zoo.embed(clip, waves), total=len(dataset))])
+from train.metrics import multiclass
+from train.probe import embed, fit_head, probabilities
 
 
 def accuracies(features, dataset, column):
     """Of a probe on each part that is held out, trained on the others."""
-    classes, values = dataset.targets.argmax(axis=1), dataset.columns[column]
+    targets, values = dataset.targets, dataset.columns[column]
     parts = np.array([int(value) // 5 for value in values]) if column == "index" else values
     scores = []
     for part in np.unique(parts):
         held = parts == part
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        probe.fit(features[~held], classes[~held])
-        scores.append(probe.score(features[held], classes[held]))
+        weight, bias = fit_head(features, targets, ~held, task="multiclass")
+        predicted = probabilities(features[held] @ weight.T + bias, "multiclass")
+        scores.append(multiclass(predicted, targets[held])["accuracy"])
     return np.array(scores)
 
 
@@ -57,7 +49,7 @@ def main():
         parser.error(f"{options.data} has {others} clips without a label or with several: leave them out")
     random = eqx.nn.inference_mode(zoo.create(clip.entry, key=jax.random.key(0))[0])
     for name, encoder in {"pretrained": clip, "random": zoo.Pretrained(random, clip.state, clip.entry)}.items():
-        scores = accuracies(embeddings(encoder, dataset), dataset, options.column)
+        scores = accuracies(embed(encoder, dataset, clip.entry.window), dataset, options.column)
         spread = ", ".join(f"{score:.3f}" for score in scores)
         print(f"{name:11} {scores.mean():.4f} over {len(dataset)} clips by {options.column} ({spread})")
 

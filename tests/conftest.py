@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import sys
+import tempfile
 from importlib.metadata import version
 
 # Nearly all the time of the tests is LLVM's: without its optimisations, and with the older way to write fusions where
@@ -13,7 +14,10 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10.")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["AUDAX_CACHE"] = "off"  # tests leave the user's cache alone
+# Tests leave the user's cache of programs alone. Those of one run share a folder, workers and the commands that they
+# start, so that what one has compiled no other compiles again.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="audax-programs-"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
@@ -63,12 +67,10 @@ def programs():
 
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-    """Forgets compiled programs where there are many: each maps memory, and Linux ends a process with 65,530 maps."""
+    """Forgets a file's compiled programs: they take gigabytes, and Linux ends a process with 65,530 maps of memory."""
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
-        jax.clear_caches()
-        gc.collect()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from audax_eqx.layers import Cosine
 from audax_eqx.models.simclr import cosines
 from train import recipe, step
 from train.numbers import split
-from train.objectives import Augment, Examples, Matching, NTXent, Supervised, _projections, over_batch
+from train.objectives import Augment, Examples, Matching, NTXent, Supervised, _projections, counted, over_batch
 
 FRONTEND = {"type": "LogMel", "sample_rate": 8000, "bins": 16, "n_fft": 256, "hop_length": 160, "floor": 1e-5}
 NETWORK = {"type": "ConvNeXt", "depths": (1,), "widths": (8,), "layer_scale": 1.0}
@@ -254,3 +254,29 @@ def test_ecapa_learns_voices_with_a_margin(keys):
         *carry, loss = train(*carry)
         losses.append(float(loss))
     assert np.all(np.isfinite(losses)) and losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_class_weights_are_those_of_the_counts(power, devices, examples, keys):
+    clips = np.repeat(np.eye(CLASSES, dtype=np.float32), (6, 3, 1), axis=0)
+    weights = np.array([6.0, 3.0, 1.0]) ** -power
+    weights *= 10 / np.sum(np.array([6, 3, 1]) * weights)  # 1 in the mean over the clips
+    logits, targets = (np.asarray(each, np.float64) for each in (examples.waves[:, 0, :CLASSES], examples.targets))
+    for task, losses in {
+        "multiclass": weights * -targets * (logits - logsumexp(logits, axis=1, keepdims=True)),
+        "multilabel": weights * targets * np.logaddexp(0, -logits) / CLASSES
+        + (1 - targets) * np.logaddexp(0, logits) / CLASSES,
+    }.items():
+        objective = counted(Supervised(task=task, class_weights=power), clips)
+        loss = call(objective, (Echo(), None), examples, keys, devices)
+        np.testing.assert_allclose(loss, np.mean(np.sum(losses, axis=1)), rtol=1e-5)
+
+
+def test_class_weights_that_nobody_counted_for_are_refused(examples, keys):
+    with pytest.raises(ValueError, match="class_weights take the clips of 3 labels"):
+        call(Supervised(class_weights=1.0), (Echo(), None), examples, keys)
+    with pytest.raises(ValueError, match=r"class_weights is a power of at least 0, got -1\.0"):
+        Supervised(class_weights=-1.0)
+    for objective in (Supervised(), Matching(), np.mean):
+        assert counted(objective, np.eye(3, dtype=np.float32)) is objective

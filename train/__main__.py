@@ -4,6 +4,7 @@
     audax-train RECIPE DATA OUT [--FIELD ...]  trains, or goes on training; RECIPE is a name or a Python file
     audax-train cross-validate RECIPE DATA OUT [--FIELD ...]
                                                once for each value of the recipe's hold-out column, then on all clips
+    audax-train probe MODEL DATA OUT           a linear head on embeddings, in seconds, cross-validated
     audax-train evaluate RUN DATA              the run's model on the clips that it held out
     audax-train save RUN FOLDER                the run's model as a folder of the zoo
 
@@ -24,6 +25,7 @@ try:
     import tyro
 
     from . import evaluation, loop, recipe, records, signals
+    from . import probe as linear
     from .folder import claimed
 except ModuleNotFoundError as missing:
     raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
@@ -32,8 +34,7 @@ import jax
 import numpy as np
 
 import zoo
-from zoo._cache import keep_programs
-from zoo._files import line
+from zoo.tools import keep_programs, line
 
 Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(f"{__doc__}\nRecipes: {', '.join(recipe.names())}")
         return 0 if given else 2
-    commands = {"prepare": prepare, "evaluate": evaluate, "save": save}
+    commands = {"prepare": prepare, "probe": probe, "evaluate": evaluate, "save": save}
     try:
         if given[0] in commands:
             prog = f"audax-train {given[0]}"
@@ -77,11 +78,16 @@ def prepare(
     processes: int | None = None,
     strict: bool = False,
     unlabelled: bool = False,
+    annotations: pathlib.Path | None = None,
+    label_column: str | None = None,
+    negatives: float = 0.0,
+    negative_label: str | None = None,
 ) -> int:
     r"""Sharded TFRecords of FLAC from a manifest.
 
     Args:
-        manifest: CSV with a column `files`, relative to its folder, `labels`, and any others to hold clips out by.
+        manifest: CSV with a column `files`, relative to its folder, `labels`, if these are of parts `start` and `end`
+            in seconds, and any others to hold clips out by. With annotations a CSV without labels, or a folder.
         out: The folder to write; an interrupted preparation goes on.
         sample_rate: In Hz; files are resampled and downmixed.
         delimiter: Between columns, one character, or \t for a tab.
@@ -90,10 +96,15 @@ def prepare(
         processes: That decode; as many as there are cores unless given.
         strict: Whether an unreadable file is an error.
         unlabelled: Whether clips need no labels, as for COLA and SimCLR.
+        annotations: A file or folder of Raven's selection tables and Audacity's label files, for labels with times.
+        label_column: The column of Raven's tables that has the labels, where it is not one of the usual names.
+        negatives: Seconds of examples without a label, made of all that no label is of in the recordings with times.
+        negative_label: A label for these, which multiclass models need.
     """
     records.prepare(
         manifest, out, sample_rate=sample_rate, delimiter=delimiter, label_delimiter=label_delimiter,
-        shard_size=shard_size, processes=processes, strict=strict, unlabelled=unlabelled,
+        shard_size=shard_size, processes=processes, strict=strict, unlabelled=unlabelled, annotations=annotations,
+        label_column=label_column, negatives=negatives, negative_label=negative_label,
     )  # fmt: skip
     return 0
 
@@ -143,6 +154,38 @@ def _note(out: pathlib.Path, found: list[dict[str, float]], clips: str, column: 
             notes.append({"dataset": data.resolve().name, "metric": name, "value": value, "source": source})
     clip = zoo.load(out / "all" / "model")
     zoo.save(out / "model", clip.model, clip.state, dataclasses.replace(clip.entry, metrics=tuple(notes)))
+
+
+def probe(
+    model: Annotated[str, tyro.conf.Positional],
+    data: Folder,
+    out: Folder,
+    column: str | None = None,
+    folds: int = 5,
+    task: Literal["multiclass", "multilabel"] | None = None,
+    window: float | None = None,
+    l2: float = 1.0,
+) -> int:
+    """A linear head on a model's embeddings, which are computed once: metrics by cross-validation, and the model.
+
+    Args:
+        model: A name of the zoo, a folder or a Hub repo.
+        data: The prepared data, at the model's sample rate.
+        out: The folder to write; the same command takes the embeddings from there.
+        column: The manifest's column of which each value is held out in turn.
+        folds: So many parts of the recordings are held out in turn, where no column is named.
+        task: What the head is for; by the labels of the clips unless given.
+        window: Seconds that clips are cut into; the model's native length unless given.
+        l2: The penalty of large weights, 1 / C of scikit-learn.
+    """
+    keep_programs()
+    scores, report = linear.probe(model, data, out, column=column, folds=folds, task=task, window=window, l2=l2)
+    for name in scores[0]:
+        values = [each[name] for each in scores]
+        spread = ", ".join(f"{value:.3f}" for value in values)
+        print(f"{name} {np.mean(values):.4f}, standard deviation {np.std(values):.4f} ({spread})")
+    print(f"{report}\n{out / 'model'}: a head on all clips")
+    return 0
 
 
 def evaluate(

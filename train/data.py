@@ -115,12 +115,15 @@ def train_batches(
     host: int = 0,
     hosts: int = 1,
     threads: int | None = None,
+    heard: bool = False,
 ) -> Generator[Batch]:
     """This host's part of each step from `start` on, endless or to before `stop`; arrays `[accumulate, local, ...]`.
 
     A view is a crop of `samples`, each of those that fit as likely, drawn from the sampler's seed, the example's place
-    in the stream and the view's number. `threads` decode, by default one for each core. Raises ValueError for a batch
-    that does not split into `accumulate` times `hosts` equal parts, and for a corrupt record when it is reached.
+    in the stream and the view's number. A part of a recording lies inside of its crop if it is shorter, and the crop in
+    it if it is longer. Targets are those of the example, or, with `heard`, of all that its crop has. `threads` decode,
+    by default one for each core. Raises ValueError for a batch that does not split into `accumulate` times `hosts`
+    equal parts, and for a corrupt record when it is reached.
     """
     local = _share(sampler.batch, hosts, host, accumulate)
     places = np.arange(sampler.batch).reshape(accumulate, hosts, local)[:, host].reshape(-1)
@@ -132,7 +135,12 @@ def train_batches(
         return rows, crops(dataset, rows, samples, views, sampler.seed, counters)
 
     steps = (start, ENDLESS if stop is None else stop)
-    return _stream(dataset, plan, steps, (accumulate, local), (views, samples), threads)
+    targets = functools.partial(_heard, dataset, samples) if heard else lambda row, _: dataset.targets[row]
+    return _stream(dataset, plan, targets, steps, (accumulate, local), (views, samples), threads)
+
+
+def _heard(dataset: Dataset, samples: int, row: int, starts: list[int]) -> np.ndarray:
+    return dataset.targets_in(row, starts[0], samples)
 
 
 def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator[Batch]:
@@ -159,16 +167,36 @@ def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
 
 
 def crops(dataset: Dataset, rows: np.ndarray, samples: int, views: int, seed: int, numbers: np.ndarray) -> np.ndarray:
-    """Where so many views of `samples` start in each example: as likely at each place, drawn from seed and number."""
-    room = np.maximum(dataset.samples[rows] - samples, 0)
+    """Where so many views of `samples` start in the recording of each example: as likely at each place where they lie
+    in it or around it, drawn from seed and number."""
+    firsts, lasts = places(dataset, rows, samples).T
     # The views count from 1: [seed, epoch] is the order's seed, and a 0 at a seed's end changes nothing
     return np.array(
         [
-            [_draw((seed, number, view), last) for view in range(1, views + 1)]
-            for number, last in zip(numbers.tolist(), room.tolist(), strict=True)
+            [first + _draw((seed, number, view), last - first) for view in range(1, views + 1)]
+            for number, first, last in zip(numbers.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
         ],
         np.int64,
     ).reshape(len(rows), views)
+
+
+def places(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
+    """The first and the last start of crops of so many samples that lie in an example, or around it if it is shorter.
+
+    A crop that is longer than the whole recording starts with it.
+    """
+    start, end = dataset.spans[rows].T
+    edges = np.sort(np.stack([start, end - samples], axis=1), axis=1)
+    return np.clip(edges, 0, np.maximum(dataset.samples[rows] - samples, 0)[:, None])
+
+
+def windows_of(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
+    """What is heard of each example where nothing is drawn: the whole of it, or if it is shorter than so many samples,
+    these around its middle, as far as the recording goes."""
+    spans, lengths = dataset.spans[rows], dataset.samples[rows]
+    starts = np.clip((spans.sum(axis=1) - samples) // 2, 0, np.maximum(lengths - samples, 0))
+    around = np.stack([starts, np.minimum(starts + samples, lengths)], axis=1)
+    return np.where((spans[:, 1] - spans[:, 0] >= samples)[:, None], spans, around)
 
 
 def _draw(seed: tuple[int, int, int], last: int) -> int:
@@ -179,6 +207,7 @@ def _draw(seed: tuple[int, int, int], last: int) -> int:
 def _stream(
     dataset: Dataset,
     plan: Plan,
+    targets: Callable[[int, list[int]], np.ndarray],
     steps: tuple[int, int],
     leading: tuple[int, ...],
     wave: tuple[int, int],
@@ -186,14 +215,15 @@ def _stream(
 ) -> Generator[Batch]:
     """Batches of the steps from the first to before the last, of arrays with these leading axes.
 
-    `plan` gives the rows at places of the host's stream, and where their views start.
+    `plan` gives the rows at places of the host's stream, and where their views start; `targets` those of a row whose
+    views start there.
     """
-    stream = _run(dataset, plan, steps, leading, wave, threads or os.cpu_count() or 1)
+    stream = _run(dataset, plan, targets, steps, leading, wave, threads or os.cpu_count() or 1)
     _streams().add(stream)
     return stream
 
 
-def _run(dataset, plan, steps, leading, wave, threads) -> Generator[Batch]:
+def _run(dataset, plan, targets, steps, leading, wave, threads) -> Generator[Batch]:
     tf = tensorflow()
     size = math.prod(leading)
     parts = -(-size // CHUNK)
@@ -213,7 +243,7 @@ def _run(dataset, plan, steps, leading, wave, threads) -> Generator[Batch]:
             for place, row, start in zip(inside.tolist(), rows.tolist(), starts.tolist(), strict=True):
                 if work:
                     batch.lengths[place] = dataset.read_into(batch.waves[place], row, start)
-                    batch.targets[place] = dataset.targets[row]
+                    batch.targets[place] = targets(row, start)
         except Exception as error:  # TensorFlow would make it its own
             failures[task] = error
 

@@ -2,28 +2,33 @@
 
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import soundfile
 from jaxtyping import Float32, Float64, Int, Int16, Int64
 
-from .records import VERSION, tensorflow
+from .about import TIMED, VERSION
+from .events import labels_heard, shared
+from .records import tensorflow
 from .sounds import decode
 from .text import shown
 
-VERSIONS = (1, VERSION)
+VERSIONS = (1, VERSION, TIMED)
 OPEN_SHARDS = 512  # half of what many systems let a process hold open
 
 
 class Dataset:
     """A folder that `prepare` wrote: its index in memory, its audio on disk, read by any number of threads.
 
-    `ids`, `samples` (lengths at `sample_rate` Hz), `targets` (1 at each of an example's `labels`, else 0) and `columns`
+    An example is a recording, or a part of one that has `timed` labels. `ids` (its file), `samples` (the length of its
+    recording at `sample_rate` Hz), `spans` (where it starts and ends in that), `targets` (1 at each of an example's
+    `labels`, else 0, with those of parts that share half of the shorter with it) and `columns`
     (the manifest's others, as text) are in the order of the manifest; `digest` is one of all shards. `dtype` is that of
     batches: int16, or float32 where an example is kept in 24 bits. Raises
     FileNotFoundError for a folder that is not prepared or lacks a shard, and ValueError for a shard that is not what it
@@ -32,6 +37,7 @@ class Dataset:
 
     ids: list[str]
     samples: Int64[np.ndarray, " examples"]
+    spans: Int64[np.ndarray, "examples 2"]
     targets: Float32[np.ndarray, "examples classes"]
     columns: dict[str, np.ndarray]
     dtype: type[np.int16 | np.float32]
@@ -51,7 +57,7 @@ class Dataset:
             ) from None
         if about["version"] not in VERSIONS:
             raise ValueError(
-                f"{self.folder} is of version {about['version']}, this is audax-train for {VERSION}: prepare it again."
+                f"{self.folder} is of version {about['version']}, this is audax-train for {TIMED}: prepare it again."
             )
         self.sample_rate: int = about["sample_rate"]
         self.labels: tuple[str, ...] = tuple(about["labels"])
@@ -62,22 +68,53 @@ class Dataset:
         examples = [example for index in indices for example in index]
         self.ids = [example["id"] for example in examples]
         self.samples = np.array([example["samples"] for example in examples], np.int64)
+        self.timed = any("start" in example for example in examples)
+        spans = [(example.get("start", 0), example.get("end", example["samples"])) for example in examples]
+        self.spans = np.array(spans, np.int64).reshape(-1, 2)
         self.dtype = np.float32 if any("scale" in example for example in examples) else np.int16
         self._scales: Float64[np.ndarray, " examples"] = np.array([example.get("scale", 1.0) for example in examples])
         self.columns = {
             name: np.array([example["columns"][name] for example in examples], np.str_) for name in about["columns"]
         }
-        self.targets = np.zeros((len(examples), len(self.labels)), np.float32)
-        place = {label: number for number, label in enumerate(self.labels)}
-        for target, example in zip(self.targets, examples, strict=True):
-            target[[place[label] for label in example["labels"]]] = 1
-        places = [(shard, each["offset"], each["size"]) for shard, index in enumerate(indices) for each in index]
+        self._own = self._table(example["labels"] for example in examples)
+        self.targets = self._own
+        if self.timed:
+            self.targets = self._table(labels for index in indices for labels in labels_heard(index))
+        places = [
+            (shard, each["offset"], each["size"], each.get("audio", 0))
+            for shard, index in enumerate(indices)
+            for each in index
+        ]
         self._places = np.array(places, np.int64)
+        starts = np.flatnonzero(np.any(np.diff(self._places[:, :2], axis=0, prepend=-1), axis=1))
+        numbers = np.searchsorted(starts, np.arange(len(examples)), side="right") - 1
+        ends = np.append(starts[1:], len(examples))
+        self._recordings = np.stack([starts[numbers], ends[numbers]], axis=1)  # the examples of each one's recording
         self._open = functools.lru_cache(OPEN_SHARDS)(lambda shard: _File(self._shards[shard]))
         tensorflow()  # imported before there are threads
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def _table(self, labels: Iterable[Sequence[str]]) -> Float32[np.ndarray, "examples classes"]:
+        """1 at each label of each example, else 0."""
+        table = np.zeros((len(self), len(self.labels)), np.float32)
+        place = {label: number for number, label in enumerate(self.labels)}
+        for row, names in zip(table, labels, strict=True):
+            row[[place[name] for name in names]] = 1
+        return table
+
+    def targets_in(self, row: int, start: int, samples: int) -> Float32[np.ndarray, " classes"]:
+        """The labels of a crop around an example: its own, and those of parts that share half of the shorter with it.
+
+        They are `targets` where the example is a whole recording.
+        """
+        first, end = self._recordings[row].tolist()
+        if not self.timed or end - first == 1:
+            return self.targets[row]
+        part = shared(self.spans[first:end], start, min(start + samples, int(self.samples[row])))
+        part[row - first] = True
+        return self._own[first:end][part].max(axis=0)
 
     def rows(
         self, column: str | None = None, values: Sequence[str] = (), *, held_out: bool
@@ -100,14 +137,20 @@ class Dataset:
             chosen = np.isin(self.columns[column], list(values))
         return np.flatnonzero(chosen == held_out)
 
-    def read(self, row: int, start: int = 0, samples: int | None = None) -> Float32[np.ndarray, " samples"]:
-        """So many samples of an example from `start` on, or all there are, as `zoo.read` gives the file.
+    def read(self, row: int, start: int | None = None, samples: int | None = None) -> Float32[np.ndarray, " samples"]:
+        """An example, as `zoo.read` gives the file; or so many samples, all unless given, of its recording from `start`
+        on.
 
         Raises ValueError for a corrupt record.
         """
-        left = max(0, int(self.samples[row]) - start)
+        if start is None:
+            first, end = self.spans[row].tolist()
+            samples = end - first if samples is None else samples
+        else:
+            first = start
+        left = max(0, int(self.samples[row]) - first)
         wave = np.empty((1, left if samples is None else min(samples, left)), np.float32)
-        self.read_into(wave, row, [start])
+        self.read_into(wave, row, [first])
         return wave[0]
 
     def read_into(
@@ -120,19 +163,23 @@ class Dataset:
 
         They are float32, or of the dataset's `dtype`.
         """
-        shard, offset, size = self._places[row].tolist()
+        shard, offset, size, audio = self._places[row].tolist()
         file = self._open(shard)
-        record = os.pread(file.number, size, offset)
         try:
-            feature = tensorflow().train.Example.FromString(record).features.feature
-            if list(feature["id"].bytes_list.value) != [self.ids[row].encode("utf-8", "surrogateescape")]:
-                raise EOFError("it is another example's")
+            if audio:  # only what a crop needs of a long recording
+                flac = _Part(file, offset + audio, size - audio)
+            else:
+                record = os.pread(file.number, size, offset)
+                feature = tensorflow().train.Example.FromString(record).features.feature
+                if list(feature["id"].bytes_list.value) != [self.ids[row].encode("utf-8", "surrogateescape")]:
+                    raise EOFError("it is another example's")
+                flac = io.BytesIO(feature["audio"].bytes_list.value[0])
             ends = [start + waves.shape[1] for start in starts]
             lengths = [
                 max(0, min(end, int(self.samples[row])) - start) for start, end in zip(starts, ends, strict=True)
             ]
             parts = [wave[:length] for wave, length in zip(waves, lengths, strict=True)]
-            decode(feature["audio"].bytes_list.value[0], parts, starts, self._scales[row])
+            decode(flac, parts, starts, self._scales[row], int(self.samples[row]))
             return lengths
         except (soundfile.LibsndfileError, _decode_error(), EOFError) as error:
             raise ValueError(
@@ -161,6 +208,32 @@ class _File:
 
     def __del__(self):
         os.close(self.number)
+
+
+class _Part(io.RawIOBase):
+    """Bytes of an open file as a file of their own."""
+
+    def __init__(self, file: _File, offset: int, size: int):
+        self.file, self.offset, self.size, self.place = file, offset, size, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        content = os.pread(self.file.number, min(len(buffer), max(0, self.size - self.place)), self.offset + self.place)
+        buffer[: len(content)] = content
+        self.place += len(content)
+        return len(content)
 
 
 @functools.cache

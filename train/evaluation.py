@@ -5,14 +5,16 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 import zoo
-from zoo._files import line, parse_json
-from zoo._weights import atomic
+from zoo.tools import atomic, line, parse_json
 
 from .dataset import Dataset
 from .metrics import Scorer, Table, divided
+from .recipe import Data
+from .split import held_out
 from .step import mesh
 from .text import counted
 
@@ -40,22 +42,30 @@ def evaluate(
     dataset, clip = Dataset(data), zoo.load(run / which)
     if out is not None:
         _check_out(out, clip)
-    column = None if all_clips else settings["hold_out"]
-    rows = dataset.rows(column, settings["held_out"] if column else (), held_out=column is not None)
-    if column is None and not all_clips:
+    data_of_run = Data(
+        seconds=1.0,  # of crops, which are not drawn here
+        hold_out=settings["hold_out"],
+        held_out=tuple(settings["held_out"]),
+        hold_out_share=settings.get("hold_out_share", 0.0),  # older runs have none
+    )
+    if all_clips:
+        rows = np.arange(len(dataset))
+    elif data_of_run.holds_out:
+        rows = np.flatnonzero(held_out(dataset, data_of_run))
+    else:
         raise ValueError(
             f"{run} was trained without holding clips out: evaluate it on data that it has not heard, by --all-clips."
         )
     score = Scorer(clip.entry, dataset, rows, mesh(), settings["batch"])
     outputs = score.outputs(clip.model, clip.state)
-    chosen = f" whose {column} is {', '.join(settings['held_out'])}" if column else ""
+    chosen = "" if all_clips else f" {data_of_run.clips_held_out}"
     parts = [f"{counted(len(rows), 'clip')} of {data}{chosen}"]
     if clip.entry.task == "multiclass":
         parts += [per_label(outputs, score.targets, clip.labels), confusions(outputs, score.targets, clip.labels)]
     elif clip.entry.task == "multilabel":
         parts += [per_label_ranked(outputs, score.targets, clip.labels), score.remark]
     if out is not None:
-        write_predictions(out, [dataset.ids[row] for row in rows], outputs, score.targets, clip)
+        write_predictions(out, dataset, rows, outputs, score.targets, clip)
     return score.measure(clip.model, outputs), "\n".join(filter(None, parts))
 
 
@@ -78,9 +88,14 @@ def per_label_ranked(predicted: Table, targets: Table, labels: Sequence[str]) ->
     return _table(labels, {"clips": targets.sum(axis=0).astype(int), "AP": precision, "AUC": auc})
 
 
+def confusion_counts(predicted: Table, targets: Table) -> Int[np.ndarray, "classes classes"]:
+    """How many clips of a row's label were taken for a column's."""
+    return confusion_matrix(targets.argmax(axis=1), predicted.argmax(axis=1), labels=np.arange(targets.shape[1]))
+
+
 def confusions(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
     """How many clips of a row's label were taken for a column's; of many labels the most frequent confusions."""
-    matrix = confusion_matrix(targets.argmax(axis=1), predicted.argmax(axis=1), labels=np.arange(len(labels)))
+    matrix = confusion_counts(predicted, targets)
     if len(labels) <= MATRIX:
         columns = {str(place): column for place, column in enumerate(matrix.T)}
         return "Rows are labels, columns are what was predicted.\n" + _table(labels, columns)
@@ -92,9 +107,15 @@ def confusions(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
 
 
 def write_predictions(
-    path: pathlib.Path, ids: Sequence[str], predicted: Table, targets: Table, clip: zoo.Pretrained
+    path: pathlib.Path,
+    dataset: Dataset,
+    rows: Int[np.ndarray, " clips"],
+    predicted: Table,
+    targets: Table,
+    clip: zoo.Pretrained,
 ) -> None:
-    """A CSV with each clip's file, labels, predictions, and its probability of every label.
+    """A CSV with each clip's file, of parts their start and end in seconds, labels, predictions, and the probability of
+    every label.
 
     A multiclass model predicts the most probable label, a multilabel one those from 0.5 on.
     """
@@ -112,9 +133,12 @@ def write_predictions(
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["files", "labels", "predicted", *(f"probability/{label}" for label in clip.labels)])
-        for name, target, guess, values in zip(ids, targets > 0, guesses, predicted, strict=True):
-            writer.writerow([name, names(target), names(guess), *(f"{value:.6g}" for value in values)])
+        times = ["start", "end"] if dataset.timed else []
+        writer.writerow(["files", *times, "labels", "predicted", *(f"probability/{label}" for label in clip.labels)])
+        for row, target, guess, values in zip(rows, targets > 0, guesses, predicted, strict=True):
+            seconds = [f"{each:.6f}" for each in dataset.spans[row] / dataset.sample_rate] if times else []
+            cells = [dataset.ids[row], *seconds, names(target), names(guess)]
+            writer.writerow([*cells, *(f"{value:.6g}" for value in values)])
 
 
 def _check_out(out: pathlib.Path, clip: zoo.Pretrained) -> None:

@@ -12,9 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zoo._files import parse_json
-from zoo._lock import busy, locked
-from zoo._weights import atomic
+from zoo.tools import atomic, busy, locked, parse_json
 
 from .dataset import Dataset
 from .recipe import Recipe
@@ -22,7 +20,7 @@ from .step import schedule
 
 FREE = (  # may change while a run goes on: what was done so far would be the same
     *("data.threads", "run.epochs", "run.steps", "run.evaluate", "run.checkpoint", "run.keep", "run.log"),
-    "run.profile",
+    *("run.profile", "run.patience"),
 )
 
 
@@ -92,7 +90,7 @@ def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
             name = f"{path}.{key}".lstrip(".")
-            if name not in FREE:
+            if name not in FREE and (key in before or now[key]):  # an option that is new, and does nothing yet
                 yield from _differences(before.get(key), now.get(key), name)
     elif before != now:
         yield f"{path} ({before} then, {now} now)"
@@ -105,8 +103,12 @@ def _check_length(out: pathlib.Path, recipe: Recipe, before: dict[str, Any], don
     then, now = (each.total_steps(examples) for each in (earlier, recipe))
     if now < done:
         raise ValueError(f"{out} has done {done} steps, and a run of {now} is over by then: ask for at least {done}.")
-    clips = f"--data.seconds {recipe.data.seconds:g} --data.hold-out {recipe.data.hold_out}"
-    clips += f" --data.held-out {' '.join(recipe.data.held_out)}" if recipe.data.held_out else ""
+    clips = f"--data.seconds {recipe.data.seconds:g} "
+    if recipe.data.hold_out_share:
+        clips += f"--data.hold-out-share {recipe.data.hold_out_share:g}"
+    else:
+        clips += f"--data.hold-out {recipe.data.hold_out}"
+        clips += f" --data.held-out {' '.join(recipe.data.held_out)}" if recipe.data.held_out else ""
     last, other = (schedule(each, examples)(done - 1) for each in (earlier, recipe))
     if last != other:
         raise ValueError(

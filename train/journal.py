@@ -8,6 +8,7 @@ import pathlib
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,12 +18,14 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ign
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from zoo._weights import atomic
+from zoo.tools import atomic
 
 from .data import Sampler
 from .dataset import Dataset
 from .recipe import Recipe
 from .step import schedule
+
+Callback = Callable[[int, dict[str, float]], Any]
 
 AHEAD = 2  # steps whose losses may still be under way, so that the devices never wait
 WARM = 10  # steps before a profile
@@ -53,10 +56,21 @@ class Board:
 class Journal:
     """The run's own record, from step `start` on; the first host writes.
 
-    Lines that an earlier process wrote after its last checkpoint are taken back: the steps come again.
+    Lines that an earlier process wrote after its last checkpoint are taken back: the steps come again. `callback` gets
+    each line, too, on the first host.
     """
 
-    def __init__(self, out: pathlib.Path, recipe: Recipe, dataset: Dataset, sampler: Sampler, total: int, start: int):
+    def __init__(
+        self,
+        out: pathlib.Path,
+        recipe: Recipe,
+        dataset: Dataset,
+        sampler: Sampler,
+        total: int,
+        start: int,
+        callback: Callback | None = None,
+    ):
+        self.callback = callback
         self.out, self.recipe, self.dataset, self.sampler = out, recipe, dataset, sampler
         self.total, self.start, self.first = total, start, jax.process_index() == 0
         self.rate = schedule(recipe, len(sampler.rows))
@@ -150,6 +164,11 @@ class Journal:
         self._write(done, {f"evaluation/{name}": value for name, value in found.items()})
         self.since += time.perf_counter() - self.settled  # the rate is that of training
 
+    def tell(self, text: str) -> None:
+        """Writes a line beside the progress bar, on the first host."""
+        if self.first:
+            tqdm.tqdm.write(f"{self.recipe.name}: {text}")
+
     def _epoch(self, done: int) -> float:
         return done * self.recipe.data.batch / len(self.sampler.rows)
 
@@ -158,3 +177,5 @@ class Journal:
             return
         self.lines.write(json.dumps({"step": done, "epoch": round(self._epoch(done), 3)} | values) + "\n")
         self.board.add(done, values)
+        if self.callback is not None:
+            self.callback(done, values)

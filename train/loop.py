@@ -25,28 +25,40 @@ from jax.sharding import PartitionSpec as P
 
 import zoo
 from audax_eqx import lora
-from zoo._files import line
-from zoo._limits import check_entry
+from zoo.tools import check_entry, line
 
 from .checkpoints import Checkpoints
 from .data import Batch, Sampler, balanced_weights, to_devices, train_batches
 from .dataset import Dataset
 from .folder import claimed, note, plainly_named
-from .journal import Journal
+from .journal import Callback, Journal
 from .metrics import NAMES, Scorer
-from .objectives import DEVICES, views
+from .objectives import DEVICES, counted, views
 from .recipe import Recipe
 from .signals import Interrupted, Signals, Stopped
+from .split import held_out
 from .step import Carry, begin, make_step, schedule, trained_model
 from .step import mesh as make_mesh
 
 
-def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int | None = None) -> dict[str, float]:
+def fit(
+    recipe: Recipe,
+    data: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    devices: int | None = None,
+    callback: Callback | None = None,
+) -> dict[str, float]:
     """Trains, or goes on training, in the folder `out`; gives the metrics at the end on the clips held out, if any.
 
-    `devices` are the first so many devices of all hosts, all by default. Raises ValueError for data or a recipe that do
-    not fit each other, BlockingIOError where another process trains in `out`, FloatingPointError for a loss or gradient
-    that is not finite, and `Stopped` after SIGINT or SIGTERM.
+    - `devices`: the first so many devices of all hosts, all by default.
+    - `callback`: called with a number of steps and a dict of numbers for each line of `log.jsonl`, on the first host:
+      "loss", "gradient_norm", "learning_rate", "clips_per_second", and "evaluation/accuracy" and its kin. A run that
+      goes on tells again of the steps since its last checkpoint.
+
+    Raises ValueError for data or a recipe that do not fit each other, BlockingIOError where another process trains in
+    `out`, FloatingPointError for a loss or gradient that is not finite, `Stopped` after SIGINT or SIGTERM, and what the
+    callback raises.
     """
     dataset, mesh = Dataset(data), make_mesh(devices)
     rows, held = select(recipe, dataset)
@@ -55,14 +67,15 @@ def fit(recipe: Recipe, data: pathlib.Path, out: pathlib.Path, *, devices: int |
     check_entry(entry, f"{recipe.name} with the labels of {dataset.folder}")  # or its best model could not be saved
     with claimed(out), plainly_named(out) as folder:
         note(out, recipe, dataset, len(rows))
-        return _train(recipe, dataset, entry, rows, held, mesh, folder)
+        return _train(recipe, dataset, entry, rows, held, mesh, folder, callback)
 
 
 def _train(
     recipe: Recipe, dataset: Dataset, entry: zoo.Entry, rows: np.ndarray, held: np.ndarray, mesh: Mesh,
-    out: pathlib.Path,
+    out: pathlib.Path, callback: Callback | None,
 ) -> dict[str, float]:  # fmt: skip
     """`fit` in a folder that is ours."""
+    recipe = dataclasses.replace(recipe, objective=counted(recipe.objective, dataset.targets[rows]))
     carry, static = begin(*build(recipe, entry), recipe, mesh)
     weights = balanced_weights(dataset.targets[rows]) if recipe.data.balanced else None
     sampler = Sampler(rows, recipe.data.batch, recipe.run.seed, weights)
@@ -75,7 +88,7 @@ def _train(
         carry, record = checkpoints.restore(carry)
         start = int(carry.step)
         step, rate = make_step(recipe, static, mesh), schedule(recipe, len(rows))
-        journal = Journal(out, recipe, dataset, sampler, total, start)
+        journal = Journal(out, recipe, dataset, sampler, total, start, callback)
 
         def measure(done: int) -> None:
             """Evaluates the carry, and keeps it if it is the best, where that is due; a signal cuts it off."""
@@ -91,21 +104,28 @@ def _train(
             if _better(recipe, record):
                 _save(out / "best", recipe, carry, static, entry, record["metrics"], score)
 
+        def over() -> bool:
+            """Whether the metric has been no better for too long; a run that goes on asks again."""
+            return 0 < recipe.run.patience <= record.get("worse", 0)
+
         with _batches(recipe, dataset, sampler, mesh, start, total) as batches, journal:
             if record.get("evaluated", start) != start:
                 measure(start)
-            for done, batch in batches:
+            for done, batch in () if over() else batches:
                 carry, logs = step(carry, batch, np.float32(rate(done - 1)))
                 signals.progress = True
                 journal.step(done, logs)
                 measure(done)
                 number = signals.agreed(done)
-                if done % checkpoint == 0 or done == total or number:
+                if done % checkpoint == 0 or done == total or number or over():
                     journal.settle()
                     checkpoints.save(done, carry, record)
                 if number:
                     checkpoints.close()
                     raise Stopped(number, done)
+                if over():
+                    journal.tell(f"{_measure(recipe)} was no better in {record['worse']} evaluations: the run ends.")
+                    break
     _save(out / "model", recipe, carry, static, entry, record["metrics"], score)
     if score is not None and record["best"] is None and jax.process_index() == 0:
         print(f"There is no best model: {score.remark}")
@@ -114,8 +134,8 @@ def _train(
 
 def select(recipe: Recipe, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """The rows to train on and the rows held out."""
-    column, values = recipe.data.hold_out, recipe.data.held_out
-    return dataset.rows(column, values, held_out=False), dataset.rows(column, values, held_out=True)
+    chosen = held_out(dataset, recipe.data)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def check(recipe: Recipe, entry: zoo.Entry, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> None:
@@ -183,7 +203,7 @@ def _batches(
     given = train_batches(
         dataset, sampler, samples=round(recipe.data.seconds * dataset.sample_rate), views=views(recipe.objective),
         accumulate=recipe.run.accumulate, start=start, stop=total, threads=recipe.data.threads,
-        host=jax.process_index(), hosts=jax.process_count(),
+        host=jax.process_index(), hosts=jax.process_count(), heard=recipe.task == "multilabel",
     )  # fmt: skip
     batches = to_devices(given, NamedSharding(mesh, P(None, DEVICES)))
     try:
@@ -202,6 +222,7 @@ def _better(recipe: Recipe, record: dict[str, Any]) -> bool:
     value = record["metrics"][_measure(recipe)]
     better = not np.isnan(value) and (record["best"] is None or value > record["best"])
     record["best"] = value if better else record["best"]
+    record["worse"] = 0 if better else record.get("worse", 0) + 1  # evaluations in a row
     return better
 
 
@@ -214,8 +235,7 @@ def _save(
         return
     notes = ()
     if score is not None:
-        values = line(", ".join(recipe.data.held_out))
-        source = f"this project: {len(score.rows)} clips whose {recipe.data.hold_out} is {values}, unseen in training"
+        source = f"this project: {len(score.rows)} clips {line(recipe.data.clips_held_out)}, unseen in training"
         common = {"dataset": line(score.dataset.folder.resolve().name), "source": line(source, 800)}
         values = {name: round(value, 4) for name, value in found.items() if name != "loss" and np.isfinite(value)}
         notes = tuple(common | {"metric": name, "value": value} for name, value in values.items())

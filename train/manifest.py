@@ -1,9 +1,13 @@
-"""A CSV manifest: which files there are, with which labels. What is wrong with it is said before a file is read."""
+"""A CSV manifest: which files there are, with which labels, of the whole or from `start` to `end`.
+
+What is wrong with it is said before a file is read.
+"""
 
 import collections
 import csv
 import difflib
 import io
+import math
 import os
 import pathlib
 import re
@@ -17,12 +21,18 @@ TABS = {r"\t": "\t", "tab": "\t"}  # as a shell gives what people type
 
 
 class Row(NamedTuple):
-    """A line of the manifest; `id` is the file's path as it stands there."""
+    """A line of the manifest; `id` is the file's path as it stands there.
+
+    The labels are those of the file from `start` to `end`, in seconds, or of the whole of it, None. Where both are
+    equal they name a point.
+    """
 
     id: str
     path: str
     labels: list[str]
     columns: dict[str, str]
+    start: float | None = None
+    end: float | None = None
 
 
 def read_manifest(
@@ -30,8 +40,10 @@ def read_manifest(
 ) -> list[Row]:
     r"""The manifest's rows, without the blanks around names and values. A tab may be written as `\t` or `tab`.
 
-    Names of files may hold bytes that are not UTF-8, as the file system does. Raises FileNotFoundError, and ValueError
-    for a manifest that names no files or a file twice, and for one without labels unless `unlabelled`.
+    With columns `start` and `end` a file may have many rows, each of which has both in seconds, or neither if it is of
+    the whole file. Names of files may hold bytes that are not UTF-8, as the file system does. Raises FileNotFoundError,
+    and ValueError for a manifest that names no files or the whole of a file twice, for times that are none, and for one
+    without labels unless `unlabelled`.
     """
     delimiter, label_delimiter = TABS.get(delimiter, delimiter), TABS.get(label_delimiter, label_delimiter)
     if len(delimiter) != 1 or delimiter in '\r\n"':
@@ -58,9 +70,11 @@ def read_manifest(
             "without labels by --unlabelled."
         )
     times = collections.Counter(os.path.normpath(row.path) for row in rows)
-    if repeated := [row.id for row in rows if times[os.path.normpath(row.path)] > 1]:
-        files = counted(sum(count > 1 for count in times.values()), "file")
-        raise ValueError(f"{manifest} lists {files} more than once, {shown(repeated[0])} first: keep one row of each.")
+    whole = {os.path.normpath(row.path) for row in rows if row.start is None}
+    if repeated := [row.id for row in rows if times[path := os.path.normpath(row.path)] > 1 and path in whole]:
+        files = counted(sum(count > 1 and path in whole for path, count in times.items()), "file")
+        remedy = "give each of its rows start and end, or keep one" if "start" in names else "keep one row of each"
+        raise ValueError(f"{manifest} lists {files} more than once, {shown(repeated[0])} first: {remedy}.")
     return rows
 
 
@@ -93,6 +107,11 @@ def _check_names(manifest: pathlib.Path, names: list[str], delimiter: str, unlab
             f"{manifest} has the columns {columns} and needs one named files: {_rename('files', names)}, or give "
             f"another delimiter than {delimiter!r}."
         )
+    if ("start" in names) != ("end" in names):
+        there, missing = ("start", "end") if "start" in names else ("end", "start")
+        raise ValueError(
+            f"{manifest} has a column {there} and none named {missing}: give both, in seconds, or rename {there}."
+        )
     if "labels" not in names and not unlabelled:
         raise ValueError(
             f"{manifest} has the columns {columns} and none named labels: {_rename('labels', names)}, or prepare clips "
@@ -122,5 +141,30 @@ def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delim
     if "\0" in text:
         raise ValueError(f"{manifest} has a label with a zero byte in its row {number}: mend it.")
     labels = (label.strip() for label in text.split(label_delimiter))
+    start, end = span(cells.pop("start", ""), cells.pop("end", ""), f"{manifest} in its row {number}")
     columns = {name: cell.strip() for name, cell in cells.items()}
-    return Row(name, path, list(dict.fromkeys(filter(None, labels))), columns)
+    return Row(name, path, list(dict.fromkeys(filter(None, labels))), columns, start, end)
+
+
+def span(start: str, end: str, place: str) -> tuple[float, float] | tuple[None, None]:
+    """Two cells as seconds, or None twice where both are empty; a comma may stand for the point.
+
+    Raises ValueError, with the `place` where they stand, for what is no time and for an end in front of its start.
+    """
+    if not start.strip() and not end.strip():
+        return None, None
+    seconds = []
+    for name, cell in {"start": start, "end": end}.items():
+        try:
+            seconds.append(float(cell.strip().replace(",", ".")))
+        except ValueError:
+            seconds.append(math.nan)
+        if not 0 <= seconds[-1] < math.inf:
+            raise ValueError(
+                f"{place} has the {name} {shown(cell.strip())!r}, and times are seconds from 0 on: mend or remove it."
+            )
+    if seconds[1] < seconds[0]:
+        raise ValueError(
+            f"{place} ends at {seconds[1]:g} s, in front of its start at {seconds[0]:g} s: mend or remove it."
+        )
+    return seconds[0], seconds[1]

@@ -17,13 +17,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import zoo
 from audax_eqx.layers import Length
 from audax_eqx.models import COLA, SimCLR
-from zoo._audio import window_size
-from zoo._pretrained import output, scores
-from zoo._recordings import Options, results
-from zoo._speakers import equal_error_rate as equal_error_rate
-from zoo._speakers import minimum_cost as minimum_cost
+from zoo.tools import Options, output, results, scores, window_size
+from zoo.tools import equal_error_rate as equal_error_rate
+from zoo.tools import minimum_cost as minimum_cost
 
-from .data import crops
+from .data import crops, windows_of
 from .dataset import Dataset
 from .objectives import DEVICES
 from .text import counted, listed, shown
@@ -42,7 +40,8 @@ Span = tuple[int, int, int]  # of a clip: its row, from this sample, to before t
 def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) -> Table:
     """1 for each label of each clip, in the order of the model's labels, whose names are what counts.
 
-    The clips may have fewer labels than the model. Raises ValueError for clips that the model cannot be measured on:
+    The clips may have fewer labels than the model. Of a part of a recording a multilabel model is to tell all that is
+    heard of it, which may be more than the part. Raises ValueError for clips that the model cannot be measured on:
     at another sample rate, with labels that it does not know, or not with one each where it takes one.
     """
     folder, name = dataset.folder, entry.name
@@ -58,6 +57,10 @@ def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) 
     if not dataset.labels:
         raise ValueError(f"{folder} has no labels, and {name} is measured by them: prepare them too.")
     targets = dataset.targets[rows]
+    if entry.task == "multilabel" and dataset.timed:
+        spans = windows_of(dataset, rows, window_size(entry.window, entry.sample_rate)).tolist()
+        heard = (dataset.targets_in(row, start, end - start) for row, (start, end) in zip(rows, spans, strict=True))
+        targets = np.stack(list(heard)) if len(rows) else targets
     present = np.flatnonzero(targets.any(axis=0))
     places = {label: place for place, label in enumerate(entry.labels)}
     labels = [dataset.labels[column] for column in present]
@@ -184,9 +187,10 @@ class Scorer:
     def _spans(self, rows: Int[np.ndarray, " rows"]) -> tuple[list[Span], int]:
         """What is heard of these clips: the whole of each, or two crops, each of which is one window."""
         lengths = self.dataset.samples[rows]
-        if self.entry.task != "contrastive":
-            return [(row, 0, length) for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)], 1
         size = window_size(self.entry.window, self.entry.sample_rate)
+        if self.entry.task != "contrastive":
+            spans = windows_of(self.dataset, rows, size).tolist()
+            return [(row, start, end) for row, (start, end) in zip(rows.tolist(), spans, strict=True)], 1
         starts = crops(self.dataset, rows, size, 2, 0, rows)
         ends = np.minimum(starts + size, lengths[:, None])
         return list(zip(np.repeat(rows, 2).tolist(), starts.ravel().tolist(), ends.ravel().tolist(), strict=True)), 2

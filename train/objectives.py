@@ -16,6 +16,7 @@ Its attribute `task`, "multiclass" unless it has one, says how the model is eval
 pretraining, fine-tuning, evaluation and in the zoo.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
@@ -23,6 +24,7 @@ from typing import ClassVar, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -125,12 +127,22 @@ class Supervised(eqx.Module):
     margin: float = 0.0
     """Radians by which the angle to the right class is taken for wider (Deng et al., 2019, arXiv:1801.07698), with a
     head of cosines; 0 for none."""
+    class_weights: float = 0.0
+    """How much more rare labels count: a label's weight is the number of its clips to the power of minus this, 1 for
+    the inverse frequency, 0 for equal weights. They are 1 in the mean over the clips; with sigmoids they weigh a
+    label's presence."""
+    counts: tuple[int, ...] = eqx.field(init=False)  # clips of each label, which `counted` puts in
+
+    def __post_init__(self):
+        self.counts = ()
 
     def __check_init__(self):
         if not (0 <= self.label_smoothing <= 1 and 0 <= self.mixup < math.inf):
             raise ValueError(
                 f"Label smoothing is a share and mixup an alpha from 0 on, got {self.label_smoothing} and {self.mixup}."
             )
+        if not 0 <= self.class_weights < math.inf:
+            raise ValueError(f"class_weights is a power of at least 0, got {self.class_weights}: 1 is the usual one.")
         if not 0 <= self.margin < math.pi / 2 or (self.margin and self.task != "multiclass"):
             raise ValueError(
                 f"The margin is an angle from 0 to below pi / 2, of multiclass models alone, got {self.margin} and "
@@ -168,9 +180,28 @@ class Supervised(eqx.Module):
         predictions, state = over_batch(logits)(waves, lengths.astype(jnp.float32), keys, state)
         if adjusts(self.margin):
             predictions = self._narrower(model, predictions, targets)
+        return self._loss(predictions, targets), state
+
+    def _loss(self, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]) -> Float[Array, ""]:
+        weights = self._weights(logits.shape[-1])
         if self.task == "multiclass":
-            return jnp.mean(optax.softmax_cross_entropy(predictions, targets)), state
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(predictions, targets)), state
+            if weights is None:
+                return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+            return -jnp.mean(jnp.sum(weights * targets * jax.nn.log_softmax(logits), axis=-1))
+        losses = optax.sigmoid_binary_cross_entropy(logits, targets)
+        if weights is not None:
+            losses -= (weights - 1) * targets * jax.nn.log_sigmoid(logits)
+        return jnp.mean(losses)
+
+    def _weights(self, classes: int) -> Float[Array, "1 classes"] | None:
+        """Those of the labels, None where all count the same. Raises ValueError where nobody has counted clips."""
+        if not adjusts(self.class_weights):
+            return None
+        if len(self.counts) != classes:
+            raise ValueError(f"class_weights take the clips of {classes} labels: train.objectives.counted counts them.")
+        counts = jnp.asarray(self.counts, jnp.float32)
+        weights = jnp.maximum(counts, 1.0) ** -jnp.float32(self.class_weights)
+        return (weights * jnp.sum(counts) / jnp.sum(counts * weights))[None]
 
     def _narrower(
         self, model: Classifier, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
@@ -188,6 +219,15 @@ class Supervised(eqx.Module):
     def _smooth(self, targets: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
         spread = 1 / targets.shape[-1] if self.task == "multiclass" else 0.5
         return (1 - self.label_smoothing) * targets + self.label_smoothing * spread
+
+
+def counted(objective: Callable, targets: Float[np.ndarray, "clips classes"]) -> Callable:
+    """The objective for clips with these labels: one with `class_weights` knows how many each label has."""
+    if not isinstance(objective, Supervised) or not objective.class_weights:
+        return objective
+    objective = copy.copy(objective)
+    object.__setattr__(objective, "counts", tuple(targets.sum(axis=0).astype(int).tolist()))
+    return objective
 
 
 class Matching(eqx.Module):

@@ -58,14 +58,32 @@ class Data:
     """The manifest's column that says which clips are kept for evaluation; None trains on all clips."""
     held_out: tuple[str, ...] = ()
     """That column's values of the clips that are kept; none without a column."""
+    hold_out_share: float = 0.0
+    """Instead of a column, the share of the recordings that is kept, of all labels alike and by the files' names."""
     balanced: bool = False
     """Whether rare labels are drawn as often as frequent ones."""
     threads: int | None = None
     """Threads that decode; None for as many as there are cores."""
 
     def __post_init__(self):
+        if not 0 <= self.hold_out_share < 1:
+            raise ValueError(f"data.hold_out_share is a share from 0 to below 1, got {self.hold_out_share}.")
+        if self.hold_out_share:  # so that one option does for a recipe that names a column
+            object.__setattr__(self, "hold_out", None)
         if self.hold_out is None:  # so that one option trains a recipe on all clips
             object.__setattr__(self, "held_out", ())
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether clips are kept for evaluation."""
+        return self.hold_out is not None or self.hold_out_share > 0
+
+    @property
+    def clips_held_out(self) -> str:
+        """Which they are, in words."""
+        if self.hold_out_share:
+            return f"of {self.hold_out_share:g} of the recordings, drawn by their names"
+        return f"whose {self.hold_out} is {', '.join(self.held_out)}"
 
 
 class Optimizer(eqx.Module):
@@ -117,6 +135,8 @@ class Run:
     """Checkpoints that are kept; the best model by `best` is kept beside them."""
     best: str | None = None
     """The metric that the best model has the most of: accuracy, mAP, AUC; None for the first that there is."""
+    patience: int = 0
+    """Evaluations in a row without a better `best` after which the run ends; 0 for none, to the end in any case."""
     log: int = 50
     """Steps between lines of the log."""
     profile: int = 0
@@ -158,6 +178,11 @@ class Recipe:
             raise ValueError(
                 f"{self.name} holds out clips by their column {self.data.hold_out!r} and by no value of it: give "
                 "`data.held_out`, or None as `data.hold_out` to train on all clips."
+            )
+        if run.patience < 0 or (run.patience and not self.data.holds_out):
+            raise ValueError(
+                f"{self.name} has a patience of {run.patience}: it is a number of evaluations, 0 for none, and takes "
+                "clips to evaluate on, `data.hold_out` or `data.hold_out_share`."
             )
         if not 0 <= self.optimizer.learning_rate < math.inf:
             raise ValueError(

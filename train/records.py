@@ -1,5 +1,6 @@
 """A CSV manifest of sound files becomes sharded TFRecords of FLAC, with an index that finds every example.
 
+A recording is one record, whatever the number of its parts with labels, which the index has as an example each.
 Beside each `shard-00000-of-00006.tfrecord` lies a `.json` that lists its examples and says, by being there, that the
 shard is whole: a run that was killed goes on where it stopped. `dataset.json` comes last.
 """
@@ -10,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -23,14 +25,15 @@ from typing import Any
 
 import tqdm
 
-from zoo._lock import locked
-from zoo._weights import atomic
+from zoo.tools import atomic, locked
 
-from .manifest import Row, read_manifest
+from .about import VERSION, finish, write_json
+from .annotations import annotated
+from .events import Negatives, Recording, place, recordings
+from .manifest import read_manifest
 from .sounds import Sound, encode
-from .text import counted, shown
 
-VERSION = 2  # 1 had no sounds in 24 bits
+LARGE = 1 << 20  # bytes of a record of which a part is read alone
 HEADER, FOOTER = 12, 4  # bytes around a TFRecord's data: its length and checksums
 
 
@@ -45,17 +48,28 @@ def prepare(
     processes: int | None = None,
     strict: bool = False,
     unlabelled: bool = False,
+    annotations: str | os.PathLike | None = None,
+    label_column: str | None = None,
+    negatives: float = 0.0,
+    negative_label: str | None = None,
 ) -> dict[str, Any]:
     """Writes the manifest's files to the folder `out`, mono at `sample_rate` Hz, and returns what `dataset.json` says.
 
     The manifest has a column `files`, with paths relative to its own folder, and `labels`, several of them separated by
-    `label_delimiter`, unless clips without labels are wanted, `unlabelled`; all other columns are kept as text. A shard
-    has `shard_size` of its rows, in order. `processes` read files, by default one for each core; the bytes written do
+    `label_delimiter`, unless clips without labels are wanted, `unlabelled`; all other columns are kept as text. With
+    columns `start` and `end`, in seconds, a label is of that part of its file, and a file may have many. A shard
+    has `shard_size` of its files, in order. `processes` read files, by default one for each core; the bytes written do
     not depend on them. Shards that an earlier run finished from the same rows and the same files are kept.
 
-    Files that cannot be read are listed and left out; with `strict` they raise ValueError. So do a manifest that
-    `read_manifest` refuses and one where no file can be read. Raises FileNotFoundError without a manifest or `out`'s
-    parent, and BlockingIOError where another process prepares `out`.
+    - `annotations`: a file or folder with selection tables of Raven or label files of Audacity. The manifest then has
+      no labels, or is the folder of the recordings. `label_column` names the labels' column of Raven's tables.
+    - `negatives`: examples of so many seconds are made of all that no part is of, in the recordings that have parts,
+      and in those whose annotations are empty. They have no label, or `negative_label`.
+
+    Files that cannot be read are listed and left out, and so are parts that start behind the end of their file; with
+    `strict` they raise ValueError. So do a manifest that `read_manifest` refuses and one where no file can be read.
+    Raises FileNotFoundError without a manifest or `out`'s parent, and BlockingIOError where another process prepares
+    `out`.
     """
     manifest, out = pathlib.Path(manifest), pathlib.Path(out)
     if not out.parent.is_dir():
@@ -64,23 +78,38 @@ def prepare(
         )
     if sample_rate < 1 or shard_size < 1:
         raise ValueError(f"sample_rate {sample_rate} and shard_size {shard_size} must be 1 or more.")
-    rows = read_manifest(manifest, delimiter, label_delimiter, unlabelled=unlabelled)
-    shards = [rows[start : start + shard_size] for start in range(0, len(rows), shard_size)]
+    pieces = _negatives(negatives, negative_label, sample_rate)
+    if annotations is None:
+        files = recordings(read_manifest(manifest, delimiter, label_delimiter, unlabelled=unlabelled))
+    else:
+        files = annotated(manifest, pathlib.Path(annotations), delimiter, label_delimiter, label_column)
+    files = [file for file in files if file.rows or pieces.seconds]
+    shards = [files[start : start + shard_size] for start in range(0, len(files), shard_size)]
     names = [f"shard-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]
-    signatures = [_signature(shard, sample_rate, shard_size, delimiter, label_delimiter) for shard in shards]
+    settings = (sample_rate, shard_size, delimiter, label_delimiter, *(pieces if pieces.seconds else ()))
+    signatures = [_signature(shard, *settings) for shard in shards]
     out.mkdir(exist_ok=True)
     with locked(out):
         _tidy(out, names)
         indices = [_finished(out, *pair) for pair in zip(names, signatures, strict=True)]
-        paths = [row.path for shard, index in zip(shards, indices, strict=True) if index is None for row in shard]
+        paths = [file.path for shard, index in zip(shards, indices, strict=True) if index is None for file in shard]
         with (
             contextlib.closing(_sounds(paths, sample_rate, processes or os.cpu_count() or 1)) as sounds,
-            tqdm.tqdm(total=len(rows), initial=len(rows) - len(paths), unit="file") as progress,
+            tqdm.tqdm(total=len(files), initial=len(files) - len(paths), unit="file") as progress,
         ):
             for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
                 if indices[number] is None:
-                    indices[number] = _write(out, name, shard, sounds, sample_rate, signatures[number], progress)
-        return _finish(out, names, [index for index in indices if index is not None], sample_rate, strict)
+                    progress_of = (signatures[number], progress)
+                    indices[number] = _write(out, name, shard, sounds, sample_rate, pieces, *progress_of)
+        return finish(out, names, [index for index in indices if index is not None], sample_rate, strict)
+
+
+def _negatives(seconds: float, label: str | None, sample_rate: int) -> Negatives:
+    if not (seconds == 0 or 1 / sample_rate <= seconds < math.inf):
+        raise ValueError(f"negatives are of some seconds each, or 0 for none, got {seconds}: give the recipe's crops'.")
+    if label is not None and not (seconds and label.strip()):
+        raise ValueError(f"negatives of {seconds:g} s cannot have the label {label!r}: give --negatives and a name.")
+    return Negatives(seconds, None if label is None else label.strip())
 
 
 @functools.cache
@@ -119,17 +148,21 @@ def _quiet() -> Iterator[None]:
             os.close(terminal)
 
 
-def _signature(rows: Sequence[Row], *settings: int | str) -> str:
+def _signature(files: Sequence[Recording], *settings: int | float | str | None) -> str:
     """What a shard is made from, as one number: it changes with a setting, a row, or the size or date of a file."""
     digest = hashlib.sha256(json.dumps([VERSION, *settings]).encode())
-    for row in rows:
+    for recording in files:
         try:
-            status = os.stat(row.path)
+            status = os.stat(recording.path)
             # Root aside, a file whose permissions have been mended is another one
-            file = [status.st_size, status.st_mtime_ns, os.access(row.path, os.R_OK)]
+            file = [status.st_size, status.st_mtime_ns, os.access(recording.path, os.R_OK)]
         except OSError:
             file = None
-        digest.update(json.dumps([row.id, row.labels, row.columns, file]).encode())
+        for row in recording.rows:
+            times = [] if row.start is None else [row.start, row.end]
+            digest.update(json.dumps([row.id, row.labels, row.columns, *times, file]).encode())
+        if not recording.rows:
+            digest.update(json.dumps([recording.id, recording.columns, file]).encode())
     return digest.hexdigest()
 
 
@@ -186,9 +219,10 @@ def _start_worker() -> None:
 def _write(
     out: pathlib.Path,
     name: str,
-    rows: Sequence[Row],
+    files: Sequence[Recording],
     sounds: Iterator[Sound | str],
     sample_rate: int,
+    negatives: Negatives,
     signature: str,
     progress: tqdm.tqdm,
 ) -> dict[str, Any]:
@@ -197,18 +231,26 @@ def _write(
     clipped, counts = {"files": 0, "samples": 0}, collections.Counter()
     with atomic(out / f"{name}.tfrecord") as temporary:
         with tensorflow().io.TFRecordWriter(os.fsencode(temporary)) as writer:  # pyright: ignore[reportArgumentType]
-            for row in rows:
+            for recording in files:
                 sound = next(sounds)
                 progress.update()
                 if isinstance(sound, str):
-                    unreadable.append({"id": row.id, "reason": sound})
+                    unreadable.append({"id": recording.id, "reason": sound})
                     continue
-                data = _record(row, sound, sample_rate)
+                parts, faults, cut = place(recording, sound.samples, sample_rate, negatives)
+                unreadable += faults
+                if not parts:
+                    continue
+                data = _record(parts, sound, sample_rate)
                 writer.write(data)
-                example = {"id": row.id, "labels": row.labels, "samples": sound.samples}
-                example |= {} if sound.scale is None else {"scale": sound.scale}
-                place = {"offset": end + HEADER, "size": len(data)}
-                examples.append(example | place | {"columns": row.columns})
+                common = {} if sound.scale is None else {"scale": sound.scale}
+                common |= {"offset": end + HEADER, "size": len(data)}
+                if len(data) >= LARGE:
+                    common["audio"] = data.index(sound.flac)
+                for part in parts:
+                    columns = part.pop("columns")
+                    examples.append(part | common | {"columns": columns})
+                counts["cut"] += cut
                 end += HEADER + len(data) + FOOTER
                 clipped["files"] += sound.clipped > 0
                 clipped["samples"] += sound.clipped
@@ -218,12 +260,14 @@ def _write(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     index = {"signature": signature, "sha256": digest, "bytes": end, "examples": examples, "unreadable": unreadable}
     index |= {"clipped": clipped, "rounded_to_16_bits": counts["rounded"], "beyond_full_scale": counts["beyond"]}
-    _write_json(out / f"{name}.json", index, None)
+    index["cut"] = counts["cut"]
+    write_json(out / f"{name}.json", index, None)
     return index
 
 
-def _record(row: Row, sound: Sound, sample_rate: int) -> bytes:
-    """One `tf.train.Example`."""
+def _record(parts: Sequence[dict[str, Any]], sound: Sound, sample_rate: int) -> bytes:
+    """One `tf.train.Example`: with the labels and columns of the whole recording, or in parallel those of each label of
+    each of its parts, in order, "" for a part that has none, and its start and end in seconds."""
     train = tensorflow().train
 
     def text(*values):
@@ -233,81 +277,18 @@ def _record(row: Row, sound: Sound, sample_rate: int) -> bytes:
     def whole(value):
         return train.Feature(int64_list=train.Int64List(value=[value]))
 
-    def real(value):
-        return train.Feature(float_list=train.FloatList(value=[value]))
+    def real(*values):
+        return train.Feature(float_list=train.FloatList(value=values))
 
-    features = {"id": text(row.id), "audio": text(sound.flac), "labels": text(*row.labels)}
+    first = parts[0]
+    labels, each = first["labels"], [first]
+    if "start" in first:
+        labels, each = zip(*((label, part) for part in parts for label in part["labels"] or [""]), strict=True)
+    features = {"id": text(first["id"]), "audio": text(sound.flac), "labels": text(*labels)}
     features |= {"sample_rate": whole(sample_rate), "samples": whole(sound.samples)}
     features |= {"duration": real(sound.samples / sample_rate)}
     features |= {} if sound.scale is None else {"scale": real(sound.scale)}
-    features |= {f"column/{name}": text(value) for name, value in row.columns.items()}
+    features |= {f"column/{name}": text(*(part["columns"][name] for part in each)) for name in first["columns"]}
+    if "start" in first:
+        features |= {name: real(*(part[name] / sample_rate for part in each)) for name in ("start", "end")}
     return train.Example(features=train.Features(feature=features)).SerializeToString(deterministic=True)
-
-
-def _finish(
-    out: pathlib.Path, names: Sequence[str], indices: Sequence[dict[str, Any]], sample_rate: int, strict: bool
-) -> dict[str, Any]:
-    """Sums the shards up on the terminal and in `dataset.json`, which is returned."""
-    unreadable = [fault for index in indices for fault in index["unreadable"]]
-    examples = [example for index in indices for example in index["examples"]]
-    reasons = "".join(f"\n  {shown(fault['id'])}: {shown(fault['reason'])}" for fault in unreadable)
-    if not examples or (strict and unreadable):
-        files = counted(len(examples) + len(unreadable), "file")
-        raise ValueError(f"{len(unreadable)} of {files} cannot be read:{reasons}")
-    counts = collections.Counter(label for example in examples for label in example["labels"])
-    numbers = all(re.fullmatch(r"[0-9]+", label) for label in counts)
-    labels = sorted(counts, key=lambda label: (int(label) if numbers else 0, label))
-    dataset = {
-        "version": VERSION,
-        "sample_rate": sample_rate,
-        "labels": labels,
-        "counts": {label: counts[label] for label in labels},
-        "without_labels": sum(not example["labels"] for example in examples),
-        "multilabel": any(len(example["labels"]) > 1 for example in examples),
-        "columns": list(examples[0]["columns"]),
-        "examples": len(examples),
-        "seconds": sum(example["samples"] for example in examples) / sample_rate,
-        "shards": [
-            {"file": f"{name}.tfrecord", "examples": len(index["examples"]), "sha256": index["sha256"]}
-            for name, index in zip(names, indices, strict=True)
-        ],
-        "unreadable": unreadable,
-        "clipped": {name: sum(index["clipped"][name] for index in indices) for name in ("files", "samples")},
-        "rounded_to_16_bits": sum(index["rounded_to_16_bits"] for index in indices),
-        "kept_in_24_bits": sum("scale" in example for example in examples),
-        "beyond_full_scale": sum(index["beyond_full_scale"] for index in indices),
-    }
-    _write_json(out / "dataset.json", dataset, 1)
-    print("\n".join(_summary(out, dataset)))
-    if unreadable:
-        verb = "cannot be read and is" if len(unreadable) == 1 else "cannot be read and are"
-        print(f"{counted(len(unreadable), 'file')} {verb} left out:{reasons}", file=sys.stderr)
-    return dataset
-
-
-def _summary(out: pathlib.Path, dataset: dict[str, Any]) -> Iterator[str]:
-    """What there is, and what was done to it."""
-    parts = [counted(dataset["examples"], "example"), f"{dataset['seconds'] / 3600:.2f} hours"]
-    parts += [counted(len(dataset[name]), name[:-1]) for name in ("labels", "shards")]
-    yield f"{out}: {', '.join(parts)}"
-    if dataset["labels"] and dataset["without_labels"]:
-        yield f"Without a label: {counted(dataset['without_labels'], 'file')}."
-    for separator in ",|":
-        if sum(separator in label for label in dataset["labels"]) > len(dataset["labels"]) / 2:
-            yield f"Most labels hold {separator!r}: give --label-delimiter {separator!r} if it separates labels."
-    if dataset["clipped"]["files"]:
-        samples, files = (counted(dataset["clipped"][f"{noun}s"], noun) for noun in ("sample", "file"))
-        yield f"Beyond full scale and cut off there: {samples} of {files}."
-    if dataset["beyond_full_scale"]:
-        yield f"Far beyond full scale, and kept so: {counted(dataset['beyond_full_scale'], 'file')}."
-    if dataset["kept_in_24_bits"]:
-        yield f"Kept in 24 bits, as 16 would lose too much: {counted(dataset['kept_in_24_bits'], 'file')}."
-    if dataset["rounded_to_16_bits"]:
-        yield f"Rounded to 16 bits: {counted(dataset['rounded_to_16_bits'], 'file')}."
-
-
-def _write_json(path: pathlib.Path, value: Any, indent: int | None) -> None:
-    """Half a character, which stands for a byte that is no UTF-8, becomes JSON's escape for it."""
-    with atomic(path) as temporary:
-        text = json.dumps(value, ensure_ascii=False, indent=indent) + "\n"
-        temporary.write_text(text, "utf-8", "backslashreplace")

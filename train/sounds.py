@@ -9,14 +9,14 @@ The power of two, the `scale`, lies beside the record. A hydrophone's float samp
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 from jaxtyping import Float32, Int16
 
 import zoo
-from zoo._audio import UNREADABLE
+from zoo.tools import UNREADABLE
 
 SHARE = 1e-4  # of the energy that 16 bits may lose, -40 dB
 DEEPER = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # than 16 bits
@@ -59,12 +59,15 @@ def encode(path: str, sample_rate: int) -> Sound | str:
         return str(error)
 
 
-def decode(flac: bytes, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float) -> None:
+def decode(flac: Any, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float, samples: int) -> None:
     """Fills each of `waves`, int16 or float32 in [-1, 1] times `scale`, with what the FLAC has from its start on.
 
-    Raises soundfile.LibsndfileError for what is no FLAC, and EOFError for one that is cut short.
+    Raises soundfile.LibsndfileError for what is no FLAC, and EOFError for one that has not so many `samples`, or is cut
+    short.
     """
-    with soundfile.SoundFile(io.BytesIO(flac)) as sound:
+    with soundfile.SoundFile(flac) as sound:
+        if len(sound) != samples:
+            raise EOFError("it is another example's")
         for number, (wave, start) in enumerate(zip(waves, starts, strict=True)):
             if len(wave) and (start or number):
                 sound.seek(start)

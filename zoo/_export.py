@@ -117,7 +117,7 @@ def _write_onnx(
             )
     except Exception as error:  # whatever the converter meets with, an operator that it lacks above all
         raise ValueError(
-            f"{name} cannot be written as ONNX, for jax2onnx does not convert one of its operators "
+            f"{name} cannot be written as ONNX because jax2onnx does not convert one of its operators "
             f"({type(error).__name__}: {line(str(error))}): write .stablehlo, or take a newer jax2onnx."
         ) from error
     metadata = {"name": name, "sample_rate": str(clip.sample_rate), "values": values}

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._entry import Model
 from ._files import line
 from ._pretrained import Pretrained
+from ._register import Model
 from ._wave import check_process
 from ._weights import Arrays
 

@@ -10,11 +10,13 @@ from typing import Literal
 import equinox as eqx
 
 from ._card import addressed, generated
-from ._entry import Entry, Model
+from ._entry import Entry
 from ._export import SUFFIXES, export
 from ._files import CARD, FILES, TOKENIZER, existing
-from ._load import REPO, load, local
+from ._load import load
+from ._register import Model
 from ._save import save
+from ._source import REPO, source_of
 
 
 def publish(
@@ -62,7 +64,7 @@ def republish(
 ) -> str:
     """Uploads any model that `load` takes, and returns what to tell. A whole folder of `save`'s goes as it is."""
     _check(repo)
-    folder = local(os.fspath(name))
+    folder = source_of(os.fspath(name)).folder
     whole = folder is not None and all((folder / file).exists() for file in FILES)
     clip = load(name, verify=whole)
     options = (clip.entry.name, private, revision, dry_run)

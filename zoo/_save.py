@@ -16,15 +16,18 @@ from audax_eqx import lora
 
 from . import families
 from ._card import card, generated
-from ._entry import Entry, Model, skeleton, to_json
+from ._create import skeleton
+from ._entry import Entry, to_json
 from ._files import CARD, CONFIG, EXTRACTOR, GOLDEN, SAVED, STAGING, TOKENIZER, WEIGHTS, settle
 from ._golden import difference, golden
+from ._leaves import check, named_leaves
 from ._limits import check_entry
 from ._load import assemble
 from ._pretrained import Pretrained
+from ._register import Model
 from ._transformers import written
 from ._wave import check_window
-from ._weights import check, named_leaves, write
+from ._weights import write
 
 
 def save(
@@ -74,7 +77,7 @@ def save(
         raise ValueError(f"float16 ends at 65504, which {', '.join(huge)} exceed: save in float32.")
     if layout == "transformers":
         config, numbers, arrays, described = written(entry, arrays)
-        assert described.checkpoint is not None, "what others wrote has a table"
+        assert described.checkpoint is not None, f"{entry.name} has no table of transformers' names"
         rules = families.rules(described.checkpoint.table)
         texts = {CONFIG: json.dumps(config, indent=2) + "\n"}
     else:

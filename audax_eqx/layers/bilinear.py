@@ -55,7 +55,7 @@ def bilinear(
     def shape(x: Any, weight: Any, *, options: Hashable) -> Any:
         return jax.make_jaxpr(functools.partial(lowered, options=options))(x, weight).out_avals[0]
 
-    def mapped(arrays: tuple[Array, Array], axes: tuple[int | None, int | None], *, options: Hashable):
+    def mapped(arrays: tuple[Array, Array], axes: tuple[Any, Any], *, options: Hashable):
         (x, weight), (x_axis, weight_axis) = arrays, axes
         if weight_axis is not None:
             return jax.vmap(lambda x, weight: own_weight(x, weight, options), axes)(x, weight), 0

@@ -1,4 +1,7 @@
-"""What does a pretrained network know? A new head on its embeddings, and nothing else is trained.
+"""What does a pretrained network know? A new head on its embeddings, and nothing else is trained, by epochs of crops.
+
+`audax-train probe` finds such a head in seconds, from embeddings that are computed once; this recipe augments, and
+learns the weights of layers.
 
 Data: recordings of your own, listed in a CSV of `files,labels,split`, prepared at the model's sample rate; the clips
 whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's sample rate and native length:

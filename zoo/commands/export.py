@@ -4,9 +4,8 @@ import argparse
 import pathlib
 from collections.abc import Callable
 
-from .._export import PROGRAMS
-from .._export import export as export_model
-from .._load import load
+import zoo
+
 from ._shared import check_writable, positive
 
 
@@ -21,7 +20,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     exporting.add_argument("path", type=pathlib.Path, metavar="OUT.stablehlo|OUT.onnx", help="the file to write")
     exporting.add_argument(
         "--values",
-        choices=tuple(PROGRAMS),
+        choices=("scores", "logits", "embedding", "frames"),
         help="what comes out (default: scores, or embedding)",
     )
     exporting.add_argument("--window", type=float, metavar="SECONDS", help="of the waves (default: the native length)")
@@ -33,6 +32,6 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 def export(options: argparse.Namespace) -> int:
     check_writable(options.path)
     settings = {name: getattr(options, name) for name in ("values", "window", "batch")}
-    export_model(load(options.name), options.path, **settings)
+    zoo.export(zoo.load(options.name), options.path, **settings)
     print(f"{options.path}: {options.path.stat().st_size:,} bytes")
     return 0
