@@ -47,13 +47,16 @@ def _with_checks(function: Callable) -> Callable:
 
     jaxtyping, which needs JAX, is for functions that have shapes in their annotations.
     """
-    from beartype import BeartypeConf, beartype
     from jaxtyping import TypeCheckError, config, jaxtyped
+
+    if config.jaxtyping_disable:
+        return function
+    from beartype import BeartypeConf, beartype
 
     check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeCheckError))
     if any("jaxtyping" in repr(annotation) for annotation in function.__annotations__.values()):
         return jaxtyped(typechecker=check)(function)
-    return function if config.jaxtyping_disable else check(function)
+    return check(function)
 
 
 def check_modules(pattern: str) -> None:
