@@ -73,7 +73,7 @@ def _construct(
     if constructor is None:
         choices = ", ".join(constructors(library) if known is None else known)
         raise ValueError(
-            f"{name} names {kind!r}, which is not in {library.__name__}: it has {choices}, and a class of your is_custom is "
+            f"{name} names {kind!r}, which is not in {library.__name__}: it has {choices}, and a class of your own is "
             f"known from zoo.register({kind if isinstance(kind, str) else 'MyClass'}) on, in each process."
         )
     signature = inspect.signature(constructor)

@@ -104,9 +104,9 @@ def require(options: Mapping[str, Any], name: str, **values: Any) -> None:
     """Raises ValueError for an option of a model `name` that transformers has no field for."""
     for option, value in values.items():
         if options[option] != value:
-            option_text = line(repr(options[option]))
+            text = line(repr(options[option]))
             raise ValueError(
-                f"transformers computes {name} with the {option} {value!r} alone, and this model has {option_text}: save it "
+                f"transformers computes {name} with the {option} {value!r} alone, and this model has {text}: save it "
                 "without layout."
             )
 
@@ -132,7 +132,7 @@ def projected(entry: Entry, arrays: ArraysByName, width: int) -> tuple[ArraysByN
 
 def their_activation(name: str) -> str:
     """transformers' name of an activation. Raises ValueError for an activation without such a name."""
-    names = {ours: names for names, ours in reversed(ACTIVATIONS.items())}
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if name not in names:
         raise ValueError(f"transformers has no activation {name!r} there: save the model without layout.")
     return names[name]

@@ -93,7 +93,7 @@ ATTENTION = "encoder.layers.0.self_attn."
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu": "relu"}
 PUBLISHED = {"layer_norm_first": False, "deep_norm": True, "activation_fn": "gelu", "max_distance": 800}
 UNSAID = {"layer_norm_first": False, "deep_norm": False, "activation_fn": "gelu", "max_distance": 1280}
-"""Settings that no array shows: those of the published files, and the authors' defaults for fields missing in a `cfg`."""
+"""Settings that no array shows: of the published files, and the authors' defaults for fields missing in a `cfg`."""
 
 
 def recognise(source: Source) -> Recognised | None:

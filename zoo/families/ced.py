@@ -108,7 +108,7 @@ def describes(config: Mapping[str, Any]) -> bool:
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """The entry of a `CedForAudioClassification`, with the defaults of `CedConfig` and `CedFeatureExtractor` of mispeech."""
+    """The entry of a `CedForAudioClassification`, with mispeech's defaults of `CedConfig` and `CedFeatureExtractor`."""
     extractor = read("preprocessor_config.json")
     width, heads = SIZES.get(config.get("name") or "", (config.get("embed_dim", 768), config.get("num_heads", 12)))
     patch, frames = config.get("patch_size", 16), config.get("target_length", 1012)
@@ -173,7 +173,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
-    """The layout of an entry as `CedForAudioClassification`, whose code is in mispeech's repo; None for another model."""
+    """The layout as `CedForAudioClassification`, whose code is in mispeech's repo; None for another model."""
     frontend, network, model = entry.frontend, entry.network, entry.model
     if (frontend["type"], network["type"], model["type"]) != ("LogMel", "CED", "Classifier"):
         return None
