@@ -79,8 +79,8 @@ def _construct(
     signature = inspect.signature(constructor)
     spare = ("key", "task") if keywords.get("dropout") else ("key", "task", "dropout")
     keywords = {key: value for key, value in keywords.items() if key not in spare or key in signature.parameters}
-    if taken := sorted(set(options) & set(keywords)):
-        raise ValueError(f"{name} gives {kind} {', '.join(taken)}, which the entry itself decides: leave it out.")
+    if conflicts := sorted(set(options) & set(keywords)):
+        raise ValueError(f"{name} gives {kind} {', '.join(conflicts)}, which the entry itself decides: leave it out.")
     try:
         signature.bind(**options, **keywords)
     except TypeError as error:

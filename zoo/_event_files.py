@@ -24,30 +24,30 @@ RAVEN = (
 Found = Iterable[tuple[Result, list[Event]]]
 
 
-def write_csv(file: TextIO, found: Found, sample_rate: int) -> None:
+def write_csv(file: TextIO, detections: Found, sample_rate: int) -> None:
     """Writes a row for each event. Its times are seconds from the start of its recording."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for event in _events(file, found):
+    for event in _events(file, detections):
         times = f"{event.start:.3f}", f"{event.end:.3f}"
         writer.writerow((_name(event.source), event.label, *times, f"{event.score:.4f}"))
 
 
-def write_json(file: TextIO, found: Found, sample_rate: int) -> None:
+def write_json(file: TextIO, detections: Found, sample_rate: int) -> None:
     """Writes one line for each event, with one JSON object."""
-    for event in _events(file, found):
+    for event in _events(file, detections):
         name = os.fsdecode(event.source)
         values = (name, event.label, round(event.start, 3), round(event.end, 3), round(event.score, 4))
         print(json.dumps(dict(zip(COLUMNS, values, strict=True))), file=file)
 
 
-def write_audacity(file: TextIO, found: Found, sample_rate: int) -> None:
+def write_audacity(file: TextIO, detections: Found, sample_rate: int) -> None:
     """Writes the labels of one recording: start, end and label, with tabs between them."""
-    for event in _events(file, found):
+    for event in _events(file, detections):
         print(f"{event.start:.6f}", f"{event.end:.6f}", _cell(event.label), sep="\t", file=file)
 
 
-def write_raven(file: TextIO, found: Found, sample_rate: int) -> None:
+def write_raven(file: TextIO, detections: Found, sample_rate: int) -> None:
     """Writes a selection for each event.
 
     Raven opens several recordings as one: its times count from the start of the first recording, and
@@ -55,7 +55,7 @@ def write_raven(file: TextIO, found: Found, sample_rate: int) -> None:
     """
     print(*RAVEN, sep="\t", file=file)
     offset, selection = 0.0, 0
-    for result, events in found:
+    for result, events in detections:
         for event in events:
             selection += 1
             times = f"{offset + event.start:.6f}", f"{offset + event.end:.6f}"
@@ -82,8 +82,8 @@ def format_of(path: pathlib.Path) -> str:
     )
 
 
-def _events(file: TextIO, found: Found) -> Iterator[Event]:
-    for _, events in found:
+def _events(file: TextIO, detections: Found) -> Iterator[Event]:
+    for _, events in detections:
         yield from events
         file.flush()
 

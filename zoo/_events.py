@@ -1,4 +1,4 @@
-"""Events, which say when a label sounds: two thresholds find them in scores over time.
+"""Events, the times at which a label sounds. Two thresholds find them in scores over time.
 
 score  release ....____....../^^^^\\.....     an event begins where the score reaches `threshold`
               /             /      \\         and ends where it falls below `release`

@@ -169,11 +169,11 @@ def refuse(
             )
 
 
-def activation(name: str, theirs: Any) -> str:
+def activation(name: str, value: Any) -> str:
     """The zoo's name of an activation. Raises ValueError for an activation that the zoo's Transformers lack."""
-    if theirs not in ACTIVATIONS:
-        raise ValueError(f"{name} has the activation {line(repr(theirs))}: the zoo has {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[theirs]
+    if value not in ACTIVATIONS:
+        raise ValueError(f"{name} has the activation {line(repr(value))}: the zoo has {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[value]
 
 
 def multilabel(name: str, config: Mapping[str, Any], default: bool = False) -> bool:
@@ -211,12 +211,12 @@ def matching(pattern: str, fields: Iterable[str]) -> str:
     return " ".join(field for field in fields if re.fullmatch(pattern, field))
 
 
-def agree(name: str, ours: tuple[str, Any], theirs: tuple[str, Any]) -> None:
+def agree(name: str, field: tuple[str, Any], other: tuple[str, Any]) -> None:
     """Raises ValueError if config.json and preprocessor_config.json disagree about one size."""
-    if ours[1] != theirs[1]:
+    if field[1] != other[1]:
         raise ValueError(
-            f"{name} has the {ours[0]} {line(repr(ours[1]))} in its config.json, and the {theirs[0]} "
-            f"{line(repr(theirs[1]))} in its preprocessor_config.json: they must be equal, for the model takes what "
+            f"{name} has the {field[0]} {line(repr(field[1]))} in its config.json, and the {other[0]} "
+            f"{line(repr(other[1]))} in its preprocessor_config.json: they must be equal, for the model takes what "
             "the extractor makes."
         )
 

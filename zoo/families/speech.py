@@ -199,7 +199,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 def _check(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> None:
     """Raises ValueError for fields with values that the zoo does not compute."""
     family = config["model_type"]
-    extra = {  # fields that other families do not have
+    keys = {  # fields that other families do not have
         "hubert": "feat_extract_norm do_stable_layer_norm feat_proj_layer_norm",
         "wavlm": "feat_extract_norm do_stable_layer_norm num_buckets max_bucket_distance",
         "data2vec-audio": "conv_pos_kernel_size",
@@ -210,12 +210,12 @@ def _check(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -
     refuse(
         name,
         config,
-        used=f"""{extra} conv_dim conv_kernel conv_stride conv_bias feat_extract_activation hidden_size num_hidden_layers
+        used=f"""{keys} conv_dim conv_kernel conv_stride conv_bias feat_extract_activation hidden_size num_hidden_layers
         num_attention_heads intermediate_size hidden_act layer_norm_eps num_conv_pos_embeddings
         num_conv_pos_embedding_groups use_weighted_layer_sum classifier_proj_size tdnn_dim tdnn_kernel tdnn_dilation
         xvector_output_dim""",
         unused=f"{BOOKKEEPING} {matching(f'{TRAINING}|{PRETRAINING}', config)}",
-        known={field: values for field, values in known.items() if field not in extra.split()},
+        known={field: values for field, values in known.items() if field not in keys.split()},
     )
     refuse(
         name,
@@ -243,8 +243,7 @@ def _frontend(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]
 
 def _network(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     data2vec, wavlm = (config["model_type"] == each for each in ("data2vec-audio", "wavlm"))
-    # data2vec counts layers in this field; the others count taps
-    positions = config.get("num_conv_pos_embeddings", 5 if data2vec else 128)
+    positions = config.get("num_conv_pos_embeddings", 5 if data2vec else 128)  # layers in data2vec, else taps
     return {
         "type": "Wav2Vec2",
         "width": config.get("hidden_size", 768),
@@ -281,15 +280,12 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
 
     A head without a projection gets an identity. The entry's paper distinguishes HuBERT from wav2vec 2.0.
     """
-    network, frontend = entry.network, entry.frontend
+    network, front = entry.network, entry.frontend
     vector = network if network["type"] == "XVector" else None
     inner = network if vector is None else vector["network"]
     weighted = inner["type"] == "WeightedLayers"
     body = inner["network"] if weighted else inner
-    if (frontend["type"], body["type"]) != ("Wav2Vec", "Wav2Vec2") or entry.model["type"] not in (
-        "Classifier",
-        "Encoder",
-    ):
+    if (front["type"], body["type"]) != ("Wav2Vec", "Wav2Vec2") or entry.model["type"] not in ("Classifier", "Encoder"):
         return None
     classifies = entry.model["type"] == "Classifier"
     papers = {entry.paper, (entry.base or {}).get("paper")}
@@ -297,8 +293,8 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     family = "hubert" if hubert else "data2vec-audio" if body["position_layers"] > 1 else "wav2vec2"
     family = "wavlm" if body["buckets"] is not None else family
     what = f"a {CLASSES[family]}"
-    require(body, what, project=True, deep_norm=False, gate="input", position_activation=frontend["activation"])
-    require(body, what, bins=frontend["widths"][-1], **({} if family == "hubert" else {"input_norm": True}))
+    require(body, what, project=True, deep_norm=False, gate="input", position_activation=front["activation"])
+    require(body, what, bins=front["widths"][-1], **({} if family == "hubert" else {"input_norm": True}))
     head, table, undo = "Model", "speech", {"weight_g": row, "original0": row}
     if classifies:
         require(entry.model, what, norm=None, activation=None, hidden=None, cosine=None, prototypes=None)
@@ -311,17 +307,17 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         raise ValueError(f"transformers has no {CLASSES[family]} with a linear map alone behind it: give it classes.")
     undo |= {"gru_rel_pos_const": lambda scale: scale.reshape(1, -1, 1, 1)}
     extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": entry.sample_rate}
-    extractor |= {"do_normalize": frontend["normalize"], "return_attention_mask": frontend["norm"] == "layer"}
+    extractor |= {"do_normalize": front["normalize"], "return_attention_mask": front["norm"] == "layer"}
     extractor |= {"feature_size": 1, "padding_value": 0.0, "padding_side": "right"}
     config = {
         "model_type": family,
         "architectures": [CLASSES[family] + head],
-        "conv_dim": frontend["widths"],
-        "conv_kernel": frontend["kernels"],
-        "conv_stride": frontend["strides"],
-        "conv_bias": frontend["bias"],
-        "num_feat_extract_layers": len(frontend["widths"]),
-        "feat_extract_activation": their_activation(frontend["activation"]),
+        "conv_dim": front["widths"],
+        "conv_kernel": front["kernels"],
+        "conv_stride": front["strides"],
+        "conv_bias": front["bias"],
+        "num_feat_extract_layers": len(front["widths"]),
+        "feat_extract_activation": their_activation(front["activation"]),
         "hidden_size": body["width"],
         "num_hidden_layers": body["depth"],
         "num_attention_heads": body["heads"],
@@ -333,11 +329,11 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "use_weighted_layer_sum": weighted,
     }
     if family == "data2vec-audio":
-        require(frontend, what, norm="layer")
+        require(front, what, norm="layer")
         require(body, what, norm_first=False)
         config["conv_pos_kernel_size"] = body["kernel"]
     else:
-        config |= {"feat_extract_norm": frontend["norm"], "do_stable_layer_norm": body["norm_first"]}
+        config |= {"feat_extract_norm": front["norm"], "do_stable_layer_norm": body["norm_first"]}
     if family == "hubert":
         config["feat_proj_layer_norm"] = body["input_norm"]
     if family == "wavlm":

@@ -1,8 +1,7 @@
 """timm's ResNet, EfficientNet and ConvNeXt, with weights from ImageNet: a start for fine-tuning.
 
-Weights: https://huggingface.co/timm (Apache-2.0). The weights of the first convolution are summed over
-its three input channels, because a spectrogram has one. torchvision's
-ResNets have the same keys as timm's.
+Weights: https://huggingface.co/timm (Apache-2.0). The weights of the first convolution are summed over its three input
+channels, because a spectrogram has one. torchvision's ResNets have the same keys as timm's.
 """
 
 from collections.abc import Callable, Mapping
