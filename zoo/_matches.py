@@ -160,7 +160,7 @@ def is_words(query: Any) -> bool:
 
 
 def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
-    """The model of the rows. Raises ValueError if the rows do not name it, if it does not load, or if `clip` differs."""
+    """The model of the rows. Raises ValueError if the rows do not name it, it does not load, or `clip` differs."""
     if rows.note is None:
         if clip is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Reads a pickle of torch as dictionaries, lists, numbers and arrays. It imports and calls nothing that the pickle names.
+"""Reads a pickle of torch as dictionaries, lists, numbers and arrays, and runs nothing that it names.
 
 A pickle is a program for a machine with a stack. Python's own machine imports the names in the program, calls them, and
 allocates as much memory as the program asks for. This machine knows only the instructions that torch writes, and

@@ -1,5 +1,5 @@
-"""The pictures of `audax-zoo tag --plot` and `detect --plot`, and of the page of `audax-zoo app`: what the model hears,
-and what it makes of it."""
+"""The pictures of `audax-zoo tag --plot` and `detect --plot`, and of the page of `audax-zoo app`: the features of a
+recording, and the model's scores."""
 
 import pathlib
 import warnings
@@ -20,11 +20,11 @@ from ._pretrained import Pretrained
 from ._result import Result
 
 COLUMNS = 2000  # of the picture, whatever the file's length
-INK, ORANGE, PALE = "#334155", "#E69F00", "#FBE5B8"  # orange beside blue is for all kinds of sight
+INK, ORANGE, PALE = "#334155", "#E69F00", "#FBE5B8"  # colour-blind people can tell orange from blue
 
 
 class Picture(NamedTuple):
-    """A recording in so many columns: the least and the greatest sample of each, and its features."""
+    """A recording in columns: the smallest and the largest sample of each, and its features."""
 
     wave: Float[np.ndarray, "columns 2"]
     log_mel: Float[np.ndarray, "columns bins"]
@@ -42,7 +42,7 @@ def plot(
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.2 * len(labels)))
     _draw_log_mel(above, picture(result.source, result.duration, clip, channel), result.duration)
     name = pathlib.Path(result.source).name.encode("utf-8", "backslashreplace").decode()
-    above.set_title(f"{name}, {clip.entry.name}", parse_math=False)  # dollar signs are themselves
+    above.set_title(f"{name}, {clip.entry.name}", parse_math=False)  # a dollar sign begins no formula
     rows, events = labels[::-1], [event for event in events if event.label in labels]
     colors = {label: f"C{(row + 1) % 10}" for row, label in enumerate(rows)}
     for event in events:
@@ -50,7 +50,7 @@ def plot(
     image = _draw_scores(below, result, clip.labels, rows, events, colors)
     figure.colorbar(image, ax=below, label="score")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in another script is drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph")  # characters that the font lacks are drawn as boxes
         figure.savefig(out, format="png", dpi=120)
 
 
@@ -86,7 +86,7 @@ def panels(
 
 
 def picture(source: Any, seconds: float, clip: Pretrained, channel: Channel = "mean") -> Picture:
-    """The samples and the features of a recording of so many seconds, brought to about COLUMNS columns by averaging."""
+    """The samples and the features of a recording of `seconds`, reduced to about COLUMNS columns."""
     waves, columns, size = [], [], window_size(clip.entry.window, clip.sample_rate)
     count = int(np.ceil(seconds / clip.entry.window))
     for window in cut(stream(source, clip.sample_rate, channel), size):
@@ -108,7 +108,7 @@ def _draw_log_mel(axes: Axes, drawn: Picture, seconds: float) -> None:
 def _draw_scores(
     axes: Axes, result: Result, names: tuple[str, ...], rows: list[str], events: list[Event], colors: dict[str, str]
 ) -> Any:
-    """Draws the scores of `rows`, from below, over time, and frames events in colours by label; gives the image."""
+    """Draws the scores of `rows` over time, the first at the bottom, and frames the events; returns the image."""
     edges, scores = timeline(result)
     shown = scores[:, [names.index(label) for label in rows]].T
     image = axes.pcolormesh(edges, np.arange(len(rows) + 1), shown, vmin=0, vmax=1, cmap="Blues")

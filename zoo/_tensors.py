@@ -17,7 +17,7 @@ from ._files import line
 
 AXES = 32
 LARGEST = 1 << 48  # of offsets, lengths and strides
-REPEATED = 1 << 24  # elements of an array that shows those of its storage more than once
+REPEATED = 1 << 24  # elements of an expanded array, which repeats those of its storage
 STORAGES = {
     "Double": "float64",
     "Float": "float32",

@@ -94,13 +94,13 @@ def _check_length(samples: int, frontend: AbstractFrontend, name: str, window: f
     rate = frontend.sample_rate
     if samples < min_samples:
         raise ValueError(
-            f"{name} takes at min_samples one frame, {min_samples} samples ({min_samples / rate:.3f} s at {rate} Hz), got "
+            f"{name} takes at least one frame, {min_samples} samples ({min_samples / rate:.3f} s at {rate} Hz), got "
             f"{samples}: pad the clip with zeros."
         )
     if max_samples is not None and samples > max_samples:
         warnings.warn(
-            f"{name} hears the first {max_samples / rate:.2f} s of a wave, got {samples / rate:.2f} s: cut it first, as "
-            f"zoo.windows(path, {rate}, {min(window, max_samples / rate):g}) does with a file.",
+            f"{name} hears the first {max_samples / rate:.2f} s of a wave, got {samples / rate:.2f} s: cut it first, "
+            f"as zoo.windows(path, {rate}, {min(window, max_samples / rate):g}) does with a file.",
             stacklevel=4,
         )
 
