@@ -1,4 +1,4 @@
-"""Files of sound and film that libsndfile does not read: their formats, by the first bytes, and if they are complete."""
+"""Files of sound and film that libsndfile does not read: their formats, and whether they are complete."""
 
 import re
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def _elements_are_cut(file: File, start: int, end: int) -> bool:
 
 @no_type_check
 def _number(head: bytes) -> tuple[int, int]:
-    """A number of Matroska's, with the bit that marks its length, and its number of bytes, which is 0 if it is invalid."""
+    """A number of Matroska's, with the bit that marks its length, and its number of bytes: 0 if it is invalid."""
     length = 9 - head[0].bit_length() if head and head[0] else 0
     return int.from_bytes(head[:length], "big"), length if length <= len(head) else 0
 
