@@ -76,8 +76,8 @@ def check_entry(entry: Entry, where: str) -> None:
 def _check(where: str, quantity: str, value: float, limit: float) -> None:
     """Raises ValueError for a number beyond the limit, and for NaN."""
     if not -limit <= value <= limit:
-        shown = "beyond 1e300" if isinstance(value, int) and abs(value) > 1e300 else f"{value:.6g}"  # no float holds it
-        raise ValueError(f"{where} asks for {quantity} {shown}, and the zoo builds up to {limit:.6g}: do not trust it.")
+        text = "beyond 1e300" if isinstance(value, int) and abs(value) > 1e300 else f"{value:.6g}"  # no float holds it
+        raise ValueError(f"{where} asks for {quantity} {text}, and the zoo builds up to {limit:.6g}: do not trust it.")
 
 
 def check_size(shapes: Mapping[str, tuple[int, ...]], name: str) -> None:

@@ -102,34 +102,34 @@ class Best:
         query = query.astype(np.float64)
         self.query = query / (np.linalg.norm(query) or 1.0)  # all cosines with a query of zeros are 0
         self.k = k
-        # A sum of n products in float32 is off by at most n 2^-24 of the lengths' product, in whatever order it is made
+        # A sum of n products in float32 is off by at most n 2^-24 of the lengths' product, in any order of the products
         self.error = 2.0 * (len(query) + 16) * 2.0**-24
         self.numbers, self.cosines, self.rows = np.zeros(0, np.int64), np.zeros(0), 0
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
 
     def take(self, block: Float[np.ndarray, "rows width"], estimates: Array) -> None:
         """Takes the next rows, and the device's estimates of their cosines."""
-        chosen = self._chosen(np.asarray(estimates)[: len(block)])
-        rows = block[chosen].astype(np.float64)
+        candidates = self._candidates(np.asarray(estimates)[: len(block)])
+        rows = block[candidates].astype(np.float64)
         with np.errstate(invalid="ignore"):  # the cosines of infinite rows are NaN
             lengths = np.sqrt(np.sum(np.square(rows), axis=1))  # NumPy adds all rows in the same order: equal rows tie
             cosines = np.sum(rows * self.query, axis=1) / np.where(lengths == 0.0, 1.0, lengths)
-        known = ~np.isnan(cosines)
-        self.waiting.append((self.rows + chosen[known], cosines[known]))
+        is_number = ~np.isnan(cosines)
+        self.waiting.append((self.rows + candidates[is_number], cosines[is_number]))
         self.rows += len(block)
         if sum(len(numbers) for numbers, _ in self.waiting) >= self.k:
             self.sort()
 
-    def _chosen(self, estimates: Float[np.ndarray, " rows"]) -> np.ndarray:
+    def _candidates(self, estimates: Float[np.ndarray, " rows"]) -> np.ndarray:
         """The places of all rows of a block that may be among the k highest."""
         lowest = self.cosines[-1] - self.error if len(self.cosines) == self.k else -np.inf
-        chosen = np.flatnonzero(~(estimates < lowest))  # keeps NaN, which may stand for any cosine
-        numbers = estimates[chosen]
+        candidates = np.flatnonzero(~(estimates < lowest))  # keeps NaN, which may stand for any cosine
+        numbers = estimates[candidates]
         numbers = numbers[~np.isnan(numbers)]
         if len(numbers) > self.k:  # the k highest of these exclude others
             lowest = np.partition(numbers, -self.k)[-self.k] - 2.0 * self.error
-            chosen = chosen[~(estimates[chosen] < lowest)]
-        return chosen
+            candidates = candidates[~(estimates[candidates] < lowest)]
+        return candidates
 
     def sort(self) -> None:
         """Keeps the k highest of all rows so far."""

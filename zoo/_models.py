@@ -46,8 +46,8 @@ def described(source: Source) -> Entry:
 
 def _stand_ins(source: Source) -> list[tuple[str, Mapping[str, Any]]]:
     """The files of a folder that replace a missing `config.json`, each with the config that it implies."""
-    known = [item for family in families.having("WITHOUT_CONFIG") for item in family.WITHOUT_CONFIG.items()]
-    return [(file, config) for file, config in known if source.folder and (source.folder / file).is_file()]
+    configs = [item for family in families.having("WITHOUT_CONFIG") for item in family.WITHOUT_CONFIG.items()]
+    return [(file, config) for file, config in configs if source.folder and (source.folder / file).is_file()]
 
 
 def _content(source: Source, file: str) -> Any:

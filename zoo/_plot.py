@@ -19,7 +19,7 @@ from ._events import Event, timeline
 from ._pretrained import Pretrained
 from ._result import Result
 
-COLUMNS = 2000  # of the picture, whatever the file's length
+COLUMNS = 2000  # of the picture, for files of any length
 INK, ORANGE, PALE = "#334155", "#E69F00", "#FBE5B8"  # colour-blind people can tell orange from blue
 
 
@@ -72,9 +72,9 @@ def panels(
     top.set(yticks=(), ylim=(-1.05 * loudest, 1.05 * loudest), ylabel="wave")
     top.spines[["top", "left", "right"]].set_visible(False)
     _draw_log_mel(middle, drawn, result.duration)
-    shown = [label if len(label) <= 18 else f"{label[:17]}…" for label in labels] if narrow else labels
+    tick_labels = [label if len(label) <= 18 else f"{label[:17]}…" for label in labels] if narrow else labels
     image = _draw_scores(below, result, names, labels[::-1], events, dict.fromkeys(labels, ORANGE))
-    below.set_yticks(below.get_yticks(), shown[::-1], parse_math=False)
+    below.set_yticks(below.get_yticks(), tick_labels[::-1], parse_math=False)
     beside = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 12, "pad": 0.01}
     bar = figure.colorbar(image, ax=below, label="score", **beside).ax
     for axes in (top, middle, below, bar):
@@ -99,9 +99,9 @@ def picture(source: Any, seconds: float, clip: Pretrained, channel: Channel = "m
     return Picture(np.concatenate(waves), np.concatenate(columns))
 
 
-def _draw_log_mel(axes: Axes, drawn: Picture, seconds: float) -> None:
-    extent = (0, seconds, 0, drawn.log_mel.shape[1])
-    axes.imshow(drawn.log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
+def _draw_log_mel(axes: Axes, picture: Picture, seconds: float) -> None:
+    extent = (0, seconds, 0, picture.log_mel.shape[1])
+    axes.imshow(picture.log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
     axes.set(ylabel="mel bin")
 
 
@@ -110,8 +110,8 @@ def _draw_scores(
 ) -> Any:
     """Draws the scores of `rows` over time, the first at the bottom, and frames the events; returns the image."""
     edges, scores = timeline(result)
-    shown = scores[:, [names.index(label) for label in rows]].T
-    image = axes.pcolormesh(edges, np.arange(len(rows) + 1), shown, vmin=0, vmax=1, cmap="Blues")
+    row_scores = scores[:, [names.index(label) for label in rows]].T
+    image = axes.pcolormesh(edges, np.arange(len(rows) + 1), row_scores, vmin=0, vmax=1, cmap="Blues")
     for event in events:
         if event.label in rows:
             corner, seconds = (event.start, rows.index(event.label)), event.end - event.start

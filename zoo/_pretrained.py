@@ -263,8 +263,8 @@ def frames(clip: Pretrained, wave: Float[Array, " samples"], length: Length = No
 def layers(clip: Pretrained, wave: Float[Array, " samples"]) -> tuple[Float[Array, "_frames _width"], ...]:
     """What `Pretrained.layers` returns."""
     network: Any = clip.model.network
-    x, known = _heard(clip, wave, None)
-    return tuple(jnp.mean(each, axis=1) for each in network.layers(x, clip.state, **known)[0])
+    x, valid = _heard(clip, wave, None)
+    return tuple(jnp.mean(each, axis=1) for each in network.layers(x, clip.state, **valid)[0])
 
 
 def scores(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, " classes"]:
@@ -301,23 +301,23 @@ def nameless(clip: Pretrained) -> Pretrained:
 
 
 def takes_length(clip: Pretrained) -> bool:
-    """Whether the model gives for a padded wave and its length what it gives for the wave."""
+    """Whether the model's outputs for a padded wave and its length equal those for the wave alone."""
     return getattr(clip.model, "takes_length", False)
 
 
 def _map(clip: Pretrained, wave: Float[Array, " samples"], length: Length) -> Float[Array, "time freq channels"]:
     network: Any = clip.model.network
-    x, known = _heard(clip, wave, length)
-    return network.features(x, clip.state, **known)[0]
+    x, valid = _heard(clip, wave, length)
+    return network.features(x, clip.state, **valid)[0]
 
 
 def _heard(
     clip: Pretrained, wave: Float[Array, " samples"], length: Length
 ) -> tuple[Float[Array, "frames bins"], dict[str, Array]]:
-    """What the network hears of a wave, and how much of that counts, as its keywords."""
+    """The network's input for a wave, and the keywords that tell the network how much of it is valid."""
     model: Any = clip.model
-    known = model.valid(wave.size, length) if takes_length(clip) else {}
-    return model.listen(wave, **keyword(length)), known
+    valid = model.valid(wave.size, length) if takes_length(clip) else {}
+    return model.listen(wave, **keyword(length)), valid
 
 
 def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float[Array, "*rows classes"]:

@@ -47,8 +47,8 @@ def publish(
     """
     _check(repo)
     if isinstance(exports, str) or not {f".{each}" for each in exports} <= set(SUFFIXES):
-        known = " and ".join(repr(suffix[1:]) for suffix in SUFFIXES)
-        raise ValueError(f"exports is a list of {known}, got {exports!r}: give exports=('stablehlo',).")
+        formats = " and ".join(repr(suffix[1:]) for suffix in SUFFIXES)
+        raise ValueError(f"exports is a list of {formats}, got {exports!r}: give exports=('stablehlo',).")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         save(folder, model, state, entry, dtype=dtype, layout=layout)

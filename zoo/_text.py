@@ -122,8 +122,8 @@ def _embedded(
 
 def _check_words(model: Any, entry: Entry) -> None:
     if not has_words(model):
-        known = next(name for name, each in families.entries().items() if "text" in each.model)
-        raise ValueError(f"{entry.name} has no words: texts need a model of sounds and words, {known} say.")
+        example = next(name for name, each in families.entries().items() if "text" in each.model)
+        raise ValueError(f"{entry.name} has no words: texts need a model of sounds and words, {example} say.")
 
 
 def _checked_texts(texts: Any) -> tuple[str, ...]:

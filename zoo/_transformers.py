@@ -57,5 +57,5 @@ def complete(library: ModuleType, description: Mapping[str, Any]) -> dict[str, A
         options["network"] = complete(networks, options["network"])
     bound = inspect.signature(constructor).bind_partial(*places, **options)
     bound.apply_defaults()
-    known = {name: value for name, value in bound.arguments.items() if name not in ("key", "classes", "task")}
-    return {"type": getattr(constructor, "__name__", ""), **known}
+    entry_options = {name: value for name, value in bound.arguments.items() if name not in ("key", "classes", "task")}
+    return {"type": getattr(constructor, "__name__", ""), **entry_options}

@@ -16,7 +16,7 @@ from ._decode import Rate as Rate
 
 LOUDEST = 4.0  # resampling and files of floats may exceed 1 a little; integers exceed it far
 SCALES = {"16-bit integers": 1 << 15, "24-bit integers": 1 << 23, "32-bit integers": 1 << 31}
-LENGTHS = 8  # for which a model compiles before it warns
+LENGTHS = 8  # the number of lengths for which a model compiles before it warns
 _process: int | None = None
 _lengths: dict[str, set[int]] = {}  # by the model's name
 
