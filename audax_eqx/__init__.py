@@ -3,12 +3,15 @@
 Shapes are checked by jaxtyping and beartype; `JAXTYPING_DISABLE=1` in the environment turns the checks off.
 """
 
-import equinox  # noqa: F401, and with it jax, which takes three times as long to import behind the hook
-from jaxtyping import install_import_hook
+from typing import TYPE_CHECKING
 
-from . import _typecheck as _typecheck
+from ._lazy import make_lazy
+from ._typecheck import check_modules
 
-with install_import_hook("audax_eqx", "audax_eqx._typecheck.typecheck"):
+check_modules(r"audax_eqx\..+")
+make_lazy(__name__)
+
+if TYPE_CHECKING:
     from . import augment as augment
     from . import features as features
     from . import frontends as frontends

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 import zoo
 from audax_eqx import networks
 from audax_eqx.networks import CED
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 KEY = jax.random.key(0)
 BINS, FRAMES, PATCH = 24, 40, 8  # 5 x 3 patches

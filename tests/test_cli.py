@@ -17,9 +17,9 @@ import soundfile
 import zoo
 from zoo import _batches, hear
 from zoo.__main__ import main
-from zoo._entry import skeleton
+from zoo._create import skeleton
+from zoo._leaves import fill, named_leaves
 from zoo._search import sounds
-from zoo._weights import fill, named_leaves
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = zoo.Entry(
@@ -403,7 +403,7 @@ def test_what_does_not_exist_is_told_at_once(capsys, here):
 
 
 def test_a_missing_file_among_others_is_told_first(capsys, here, tiny, monkeypatch):
-    monkeypatch.setattr(zoo.commands.recordings, "load", lambda name: pytest.fail(capsys.readouterr().err))
+    monkeypatch.setattr(zoo, "load", lambda name: pytest.fail(capsys.readouterr().err))
     with pytest.raises(pytest.fail.Exception, match=r"none\.wav is not a file"):
         main(["embed", record("a.wav", 1.0), "none.wav", "--model", tiny, "-o", "out.npz"])
 

@@ -13,9 +13,11 @@ from test_torch import torch_file
 
 import zoo
 from zoo._arrays import open_files, shapes_of
-from zoo._load import assemble, found
+from zoo._leaves import named_leaves
+from zoo._load import assemble
+from zoo._models import described
 from zoo._rules import Rule, drop
-from zoo._weights import named_leaves
+from zoo._source import source_of
 from zoo.families import ast
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -69,7 +71,7 @@ def folders(tmp_path_factory):
 PULLS = """
 folders = pathlib.Path(folder)
 from zoo import _hub
-from zoo._repo import repo_files
+from zoo._repo import Repo
 from zoo._rules import Rule, drop
 from zoo.families import ast
 time.sleep = lambda seconds: None  # between the client's attempts
@@ -133,7 +135,7 @@ repo("me/parts", "parts")
 ast.RULES["ast"] = (*plain_rules, Rule(r"decoder\\..*", drop))
 told["parts"] = digest(zoo.load("me/parts"))
 commit = repo("me/first")
-told["first file"] = repo_files("me/first", None)("model.safetensors").parent.name == commit
+told["first file"] = Repo("me/first").path("model.safetensors").parent.name == commit
 hub("put", "me/none", None, files={file: (folders / "torch" / file).read_text() for file in
     ("config.json", "preprocessor_config.json")})
 hub("discuss", "me/none", str(folders / "whole"))
@@ -350,8 +352,8 @@ class Noted(dict):
 
 
 def test_each_array_that_is_needed_is_read_once_and_no_other(folders):
-    entry, fetch = found(str(folders / "decoder"), None)
-    opened = open_files("model.safetensors", fetch)
+    source = source_of(str(folders / "decoder"))
+    entry, opened = described(source), open_files("model.safetensors", source.path)
     names = sorted(opened, reverse=True)  # decoder first
     arrays = Noted({name: opened[name] for name in names})
     assemble(entry, arrays, shapes_of(opened), "x", (*ast.RULES["ast"], DECODER))

@@ -10,9 +10,9 @@ import test_beats
 import test_dasheng
 
 from zoo import families
-from zoo._entry import skeleton
+from zoo._create import skeleton
+from zoo._leaves import check, named_leaves
 from zoo._rules import Rule, dense, drop, flat, hwio, mono, only, rename, same, time_first, transposed, under
-from zoo._weights import check, named_leaves
 from zoo.families.ced import steps
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "checkpoints.json").read_text())

@@ -16,7 +16,7 @@ import zoo
 from audax_eqx import networks
 from audax_eqx.networks import CED
 from zoo._foreign import Source
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 from zoo.families import dasheng
 
 PARAMETERS = {  # of the publisher's modules

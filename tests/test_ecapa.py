@@ -19,7 +19,7 @@ from audax_eqx.layers import Cosine, SqueezeExcite, reflect
 from audax_eqx.models import Classifier, Encoder
 from audax_eqx.networks import ECAPA
 from zoo import families
-from zoo._entry import skeleton
+from zoo._create import skeleton
 from zoo._foreign import Source
 from zoo._load import fit
 from zoo._speechbrain import encoded_labels, hyperparams

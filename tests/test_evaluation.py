@@ -329,6 +329,6 @@ def test_a_metric_that_is_never_a_number_says_why(tmp_path):
 
 def test_crops_that_the_frontend_would_cut_are_refused():
     chosen = Recipe("probe", Model(start="ast_audioset"), Data(20.0), Optimizer(1e-3))
-    model = type("Model", (), {"frontend": zoo._entry.skeleton(zoo.info("ast_audioset"))[0].frontend})()
+    model = type("Model", (), {"frontend": zoo._create.skeleton(zoo.info("ast_audioset"))[0].frontend})()
     with pytest.raises(ValueError, match=r"probe hears 0\.025 s to 10\.26 s, and crops have 20 s"):
         loop._check_window(model, chosen.entry(("a",)))

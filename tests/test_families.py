@@ -15,11 +15,11 @@ from test_convert import ENTRIES, OTHERS, source_shapes
 
 import zoo
 from zoo import families
-from zoo._entry import skeleton
+from zoo._create import skeleton
 from zoo._foreign import Source
+from zoo._leaves import named_leaves
 from zoo._load import fit
 from zoo._verify import verify
-from zoo._weights import named_leaves
 
 ZOO = pathlib.Path(zoo.__file__).parent
 LABELS = "index,mid,display_name\n" + "".join(f"{index},/m/{index},Sound {index}\n" for index in range(527))

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import zoo
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 SPEC = importlib.util.spec_from_file_location("checkpoints", GOLDEN / "checkpoints.py")

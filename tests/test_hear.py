@@ -10,8 +10,8 @@ import pytest
 
 import zoo
 from zoo import hear
-from zoo._entry import skeleton
-from zoo._weights import fill, named_leaves
+from zoo._create import skeleton
+from zoo._leaves import fill, named_leaves
 
 RATE = 16000
 LOG_MEL = {"type": "LogMel", "sample_rate": RATE, "bins": 32, "n_fft": 512}

@@ -22,7 +22,7 @@ from zoo import families
 from zoo.__main__ import main
 from zoo._files import plain
 from zoo._golden import computed
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 TINY = zoo.Entry(
     name="tiny",
@@ -115,6 +115,12 @@ def test_names_of_arrays_are_shown_as_text_and_not_all(copy):
     assert not any(ord(letter) < 32 for letter in str(raised.value))
 
 
+def test_a_file_of_very_many_arrays_is_refused(copy):
+    names = (f"stages.{index}.weight" for index in range(1 << 16))
+    save_file({name: np.zeros(0, np.float32) for name in names} | {"a": np.zeros(1)}, copy / "model.safetensors")
+    refused(copy, "holds 65537 arrays, and the zoo reads up to 65536")
+
+
 def test_weights_in_a_dtype_that_numpy_has_not_are_told(copy):
     shapes = {name: array.shape for name, array in load_file(copy / "model.safetensors").items()}
     header, end = {}, 0
@@ -159,6 +165,11 @@ METRIC = {"dataset": "d", "metric": "m", "value": 0.5, "source": "s"}
         ({"network": CONVNEXT | {"depths": [200, 200]}}, "asks for a depth of 400, and the zoo builds up to 256"),
         ({"network": {"type": "CNN", "widths": [1] * 900, "pools": [1] * 900}}, "asks for a depth of 900"),
         ({"network": {"type": "CNN", "widths": [1], "pools": [2**20]}}, "asks for pools 1.04858e+06"),
+        ({"network": {"type": "ECAPA", "parts": 10**5}}, "asks for a depth of 100000"),
+        ({"network": {"type": "ECAPA", "parts": 64, "taps": [1] * 5}}, "asks for a depth of 320"),
+        ({"network": {"type": "DyMN", "pieces": 10**5}}, "asks for pieces 100000, and the zoo builds up to 64"),
+        ({"network": {"type": "XVector", "kernels": [10**5]}}, "asks for kernels 100000"),
+        ({"model": {"type": "CLAP", "text": {"depth": -1}}, **CONTRASTIVE}, "asks for a depth of -1"),
         ({"network": CONVNEXT | {"stem_padding": [2**20, 2**20]}}, "asks for stem_padding 1.04858e+06"),
         ({"network": CONVNEXT | {"drop_path": 1e8}}, "asks for drop_path 100000000.0: it is a share"),
         ({"network": CONVNEXT | {"drop_path": -3}}, "asks for drop_path -3: it is a share"),
@@ -283,6 +294,19 @@ def test_a_number_of_another_library_that_is_none_names_the_model(tmp_path):
     rewrite(tmp_path, model_type="ced", name="ced-tiny", mlp_ratio=float("nan"))
     rewrite(tmp_path, "preprocessor_config.json")
     refused(tmp_path, f"{tmp_path.name}: cannot convert float NaN to integer.")
+
+
+DEEP = [
+    {"type": "ConvNeXt", "depths": (64, 64, 64, 64), "widths": (4, 4, 4, 4)},
+    {"type": "BEATs", "width": 8, "depth": 256, "heads": 1, "groups": 1, "kernel": 3},
+    {"type": "ECAPA", "channels": 51, "parts": 51, "width": 8},
+]
+
+
+@pytest.mark.parametrize("network", DEEP, ids=lambda network: network["type"])
+def test_the_deepest_model_that_is_built_is_compared_with_its_file(copy, network):
+    rewrite(copy, network=network)
+    refused(copy, "does not fit the model")
 
 
 # Golden outputs

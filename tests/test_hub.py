@@ -22,7 +22,7 @@ from huggingface_hub import ModelCard
 
 import zoo
 from zoo._card import front_matter, generated
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = zoo.Entry(
@@ -42,9 +42,9 @@ PRELUDE = """
 import hashlib, json, os, pathlib, re, shutil, sys, time, urllib.request, warnings
 import huggingface_hub, numpy as np
 import zoo
-from zoo._hub import fetch
-from zoo._repo import kept
-from zoo._weights import named_leaves
+from zoo._hub import download
+from zoo._repo import download_once
+from zoo._leaves import named_leaves
 told = {}
 home = pathlib.Path(os.environ["HF_HOME"]) / "hub"
 def hub(method, *arguments, **options):
@@ -286,6 +286,10 @@ os.environ["HF_TOKEN"] = token
 asked()
 loaded = zoo.load("me/tiny", verify=True)
 told["loaded"] = digest(loaded), loaded.entry.license, hub("requests")
+import jax
+thawed = loaded.thaw(classes=2, key=jax.random.key(0))
+zoo.save(home.parent / "tuned", *thawed, thawed.entry)
+told["tuned"] = thawed.entry.base, [(home.parent / "tuned" / file).read_text() for file in ("README.md", "config.json")]
 zoo.load("me/tiny")
 told["loaded again"] = asked()
 old, new = told["url"][-40:], told["branch"][1].strip()[-40:]
@@ -422,6 +426,20 @@ def test_what_was_published_loads_bit_by_bit(online, clip, folder):
     assert online["snapshot"] == digest(leaves(clip))
 
 
+def test_a_fine_tune_of_a_repo_names_the_repo_as_its_base(online):
+    base, (card, config) = online["tuned"]
+    assert (base["name"], base["repo"]) == ("tiny", "me/tiny")
+    assert '"base_model": "me/tiny"' in card or "base_model: me/tiny" in card or 'base_model: "me/tiny"' in card
+    assert '"repo": "me/tiny"' in config and "origin" not in config
+
+
+def test_where_the_hub_does_not_answer_its_client_does_not_insist(tmp_path):
+    process = run("told['dead'] = load_fault('me/tiny')", "", home=tmp_path, address="http://127.0.0.1:9")
+    out, errors = process.communicate(timeout=600)
+    sentence(json.loads(out.splitlines()[-1])["dead"], "ConnectionError", "neither in the Hub's cache nor reachable")
+    assert errors == ""
+
+
 def leaves(clip):
     return named_leaves(clip.model, clip.state)
 
@@ -532,7 +550,7 @@ with warnings.catch_warnings(record=True) as caught:
 told["stuck"] = stuck.entry.name, digest(stuck), [str(each.message) for each in caught]
 
 put("me/labels")
-told["kept"] = [(kept("me/labels", "config.json").name, asked()) for _ in range(2)]
+told["kept"] = [(download_once("me/labels", "config.json").name, asked()) for _ in range(2)]
 told["counted"] = load_fault("convnext_audioset"), asked()
 told["not counted"] = load_fault("convnext_audioset", revision="1" * 40), asked()
 told["here"], told["home"] = os.listdir("."), os.listdir(home.parent)

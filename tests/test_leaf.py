@@ -190,7 +190,7 @@ def test_gradients_are_those_of_the_convolution():
     def plain(both):
         leaf, wave = both
         filters, lowpass = leaf_module._gabor_filters(leaf.gabor, 51), leaf_module._lowpass(leaf.pooling, 51)
-        energies = direct_energies(wave, filters, lowpass)
+        energies = direct_energies(wave, jax.lax.complex(*filters), lowpass)
         return jnp.sum((leaf.compression(jnp.maximum(energies, 1e-5)) - aim) ** 2)
 
     ours, theirs = distance(leaf, wave, aim)[1], eqx.filter_jit(eqx.filter_grad(plain))((leaf, wave))

@@ -15,8 +15,8 @@ from audax_eqx.frontends import LogMel
 from audax_eqx.layers import Linear
 from audax_eqx.models import COLA, Classifier, SimCLR
 from audax_eqx.networks import ConvNeXt
-from zoo._entry import skeleton
-from zoo._weights import fill, named_leaves
+from zoo._create import skeleton
+from zoo._leaves import fill, named_leaves
 
 KEY = jax.random.key(0)
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import zoo
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 WIDTHS = {"cnn14": 2048, "cnn10": 512, "resnet22": 2048, "mobilenetv2": 1024}
 METRICS = {"cnn14": 0.431, "cnn10": 0.380, "resnet22": 0.430, "mobilenetv2": 0.383}

@@ -19,11 +19,11 @@ from audax_eqx.models import Classifier
 from audax_eqx.networks import EfficientNet
 from zoo import families
 from zoo._bundle import bundle_file
-from zoo._entry import skeleton
+from zoo._create import skeleton
 from zoo._foreign import Source
 from zoo._labels import read_labels
+from zoo._leaves import named_leaves
 from zoo._load import fit
-from zoo._weights import named_leaves
 from zoo.families import perch
 
 PARAMETERS = {"perch_v2": 10_695_512}  # of the authors' EfficientNet-B3

@@ -16,7 +16,7 @@ from audax_eqx import tree
 from train import __main__ as command
 from train import loop, recipe, step
 from train.objectives import Matching, NTXent, Supervised, views
-from zoo._entry import skeleton
+from zoo._create import skeleton
 
 NAMES = recipe.names()
 LABELS = tuple(f"label {index}" for index in range(35))

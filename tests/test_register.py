@@ -17,7 +17,7 @@ from audax_eqx import AbstractFrontend, AbstractNetwork, frontends, networks
 from audax_eqx.layers import BatchNorm, Linear
 from train import loop
 from train.recipe import Data, Model, Optimizer, Recipe
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 
 @zoo.register
@@ -292,8 +292,8 @@ class Mine(frontends.LogMel.__base__):
 '''
 for number in (1, 2):
     exec(cell.replace("NUMBER", str(number)))
-from zoo._register import constructors
-print(constructors(frontends)["Mine"]().bins)
+from zoo._register import constructor_of
+print(constructor_of(frontends, "Mine")().bins)
 """
 
 

@@ -17,10 +17,10 @@ from audax_eqx.networks import WeightedLayers
 from zoo import families, hear
 from zoo._card import front_matter
 from zoo._entry import from_json, to_json
+from zoo._leaves import named_leaves
 from zoo._limits import check_entry
 from zoo._load import fit
 from zoo._verify import verify
-from zoo._weights import named_leaves
 
 KEY = jax.random.key(0)
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import zoo
-from zoo._weights import named_leaves
+from zoo._leaves import named_leaves
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "torch_files.npz")
 READ = ("zip", "row", "protocol2", "protocol3", "protocol4", "protocol5", "alone", "list", "empty", "lightning")

@@ -15,7 +15,7 @@ from test_hub import run, told
 
 import zoo
 from zoo.__main__ import main
-from zoo._load import packaged
+from zoo._source import packaged
 
 ROOT = pathlib.Path(__file__).parents[1]
 WIDTH = 64  # large enough for weights of more than 100 kB
@@ -169,7 +169,7 @@ told["faults"] = command(
 
 from zoo._entry import Acceptance
 place = {"repo": "datasets/pub/sounds", "file": "noise.wav"}
-logits = np.asarray(zoo.load("heard")(zoo.read(zoo._repo.fetched(*place.values()), 8000)), np.float64)
+logits = np.asarray(zoo.load("heard")(zoo.read(zoo._hub.download(*place.values()), 8000)), np.float64)
 threshold = 0.5 / (1 + np.exp(-logits.max())) + 0.5 / (1 + np.exp(-logits.min()))
 heard = tuple(np.flatnonzero(1 / (1 + np.exp(-logits)) > threshold).tolist())
 right = {"logits": tuple(np.round(logits[:2], 4).tolist()), "classes": heard, "threshold": threshold}

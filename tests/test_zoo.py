@@ -25,9 +25,10 @@ from safetensors.numpy import load_file, save_file
 import zoo
 from audax_eqx.models import Classifier
 from zoo._card import front_matter
-from zoo._entry import skeleton
-from zoo._load import PACKAGED, packaged
-from zoo._weights import atomic, fill, named_leaves
+from zoo._create import skeleton
+from zoo._leaves import fill, named_leaves
+from zoo._source import PACKAGED, packaged
+from zoo._weights import atomic
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

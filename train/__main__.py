@@ -35,8 +35,7 @@ import jax
 import numpy as np
 
 import zoo
-from zoo._cache import keep_programs
-from zoo._files import line
+from zoo.tools import keep_programs, line
 
 Folder = Annotated[pathlib.Path, tyro.conf.Positional]
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from zoo._weights import atomic
+from zoo.tools import atomic
 
 from .events import labels_heard
 from .text import counted, shown

@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from zoo._search import FOREIGN, SUFFIXES
+from zoo.tools import FOREIGN, SUFFIXES
 
 from .events import Recording
 from .manifest import Row, read_manifest, span

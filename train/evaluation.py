@@ -9,8 +9,7 @@ from jaxtyping import Int
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 import zoo
-from zoo._files import line, parse_json
-from zoo._weights import atomic
+from zoo.tools import atomic, line, parse_json
 
 from .dataset import Dataset
 from .metrics import Scorer, Table, divided

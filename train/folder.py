@@ -12,9 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zoo._files import parse_json
-from zoo._lock import busy, locked
-from zoo._weights import atomic
+from zoo.tools import atomic, busy, locked, parse_json
 
 from .dataset import Dataset
 from .recipe import Recipe

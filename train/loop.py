@@ -25,8 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 import zoo
 from audax_eqx import lora
-from zoo._files import line
-from zoo._limits import check_entry
+from zoo.tools import check_entry, line
 
 from .checkpoints import Checkpoints
 from .data import Batch, Sampler, balanced_weights, to_devices, train_batches

@@ -17,11 +17,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import zoo
 from audax_eqx.layers import Length
 from audax_eqx.models import COLA, SimCLR
-from zoo._audio import window_size
-from zoo._pretrained import output, scores
-from zoo._recordings import Options, results
-from zoo._speakers import equal_error_rate as equal_error_rate
-from zoo._speakers import minimum_cost as minimum_cost
+from zoo.tools import Options, output, results, scores, window_size
+from zoo.tools import equal_error_rate as equal_error_rate
+from zoo.tools import minimum_cost as minimum_cost
 
 from .data import crops, windows_of
 from .dataset import Dataset

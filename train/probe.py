@@ -29,11 +29,7 @@ from jaxtyping import Array, Float, Float32, Int
 import zoo
 from audax_eqx.layers import Linear
 from audax_eqx.models import Classifier
-from zoo._audio import window_size
-from zoo._fingerprint import fingerprint
-from zoo._pretrained import embedding
-from zoo._recordings import Options, results
-from zoo._weights import atomic
+from zoo.tools import Options, atomic, embedding, fingerprint, results, window_size
 
 from . import metrics
 from .data import windows_of

@@ -25,8 +25,7 @@ from typing import Any
 
 import tqdm
 
-from zoo._lock import locked
-from zoo._weights import atomic
+from zoo.tools import atomic, locked
 
 from .about import VERSION, finish, write_json
 from .annotations import annotated

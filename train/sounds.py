@@ -16,7 +16,7 @@ import soundfile
 from jaxtyping import Float32, Int16
 
 import zoo
-from zoo._audio import UNREADABLE
+from zoo.tools import UNREADABLE
 
 SHARE = 1e-4  # of the energy that 16 bits may lose, -40 dB
 DEEPER = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # than 16 bits

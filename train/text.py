@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from zoo._files import line
+from zoo.tools import line
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 """`audax-zoo`: the zoo from the shell. Its commands are in `zoo/commands/`."""
 
 import argparse
+import importlib
 import io
 import os
 import signal
@@ -8,8 +9,8 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from . import commands
 from ._cache import keep_programs
+from .commands import MODULES
 from .commands._signals import signals
 
 
@@ -17,15 +18,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, 1 when some files could not be read or some models are not what
     they should be, 2 for what cannot be done, 128 and the number of a signal that ended it.
     """
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     if sys.stdout is None:  # closed
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its encoding does not have costs no result
         sys.stdout.reconfigure(errors="backslashreplace")
-    keep_programs()
     try:
         with signals.handled(), warnings.catch_warnings():
             warnings.showwarning = lambda text, *_, **__: print(f"audax-zoo: {text}", file=sys.stderr)
+            options = _parser(arguments[:1]).parse_args(arguments)
+            keep_programs()
             return options.run(options)
     except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + (signals.number or signal.SIGINT)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command that is the first argument, or of all commands where it is none."""
     parser = argparse.ArgumentParser(prog="audax-zoo", description="Pretrained audio networks in JAX.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -49,16 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    parts = (
-        commands.models,
-        commands.recordings,
-        commands.events,
-        commands.search,
-        commands.speakers,
-        commands.app,
-    )
-    for module in parts:
-        module.add(command)
+    modules = [module for module, names in MODULES.items() if not {*first}.isdisjoint(names)]
+    for module in modules or MODULES:
+        importlib.import_module(f".commands.{module}", __package__).add(command)
     return parser
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
+import ml_dtypes  # noqa: F401, which gives NumPy bfloat16
 import numpy as np
 
 from ._files import bounded, line
@@ -123,14 +123,14 @@ def _leaf(message: dict[int, list[Any]], files: list[pathlib.Path], sizes: list[
     shard, start, size = (_number(message, field) for field in (3, 4, 5))
     if message.get(7) or len(shape) > AXES or math.prod(max(axis, 1) for axis in shape) > LARGEST:
         raise Fault("it is divided, or has a shape that no array has")
-    if size != math.prod(shape) * jnp.dtype(dtype).itemsize or shard >= len(files) or start + size > sizes[shard]:
+    if size != math.prod(shape) * np.dtype(dtype).itemsize or shard >= len(files) or start + size > sizes[shard]:
         raise Fault("its bytes are not as many as its shape needs, or lie behind the end of the file")
     return Leaf(shape, letters, functools.partial(_read, files[shard], start, dtype, shape))
 
 
 def _read(file: pathlib.Path, start: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    size = math.prod(shape) * jnp.dtype(dtype).itemsize
-    return np.fromfile(file, np.uint8, size, offset=start).view(jnp.dtype(dtype)).reshape(shape)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.fromfile(file, np.uint8, size, offset=start).view(np.dtype(dtype)).reshape(shape)
 
 
 # LevelDB's table -----------------------------------------------------------------------------------------------------

@@ -13,8 +13,6 @@ import os
 import pathlib
 import sys
 
-import jax
-
 
 def folder() -> pathlib.Path | None:
     """The folder of this user; None where there is no home."""
@@ -31,7 +29,7 @@ def folder() -> pathlib.Path | None:
 def keep_programs() -> None:
     """Lets JAX keep compiled programs there, and take them from there; nowhere if the folder cannot be written."""
     if os.environ.get("AUDAX_CACHE", "").lower() == "off":
-        jax.config.update("jax_enable_compilation_cache", False)
+        _configure("jax_enable_compilation_cache", "false")
         return
     path = folder()
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or path is None:
@@ -39,4 +37,14 @@ def keep_programs() -> None:
     with contextlib.suppress(OSError):
         path.mkdir(parents=True, exist_ok=True)
     if os.access(path, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(path))
+        _configure("jax_compilation_cache_dir", str(path))
+
+
+def _configure(option: str, value: str) -> None:
+    """Sets an option of JAX, which is not imported for it: by then it reads the environment."""
+    if "jax" in sys.modules:
+        import jax
+
+        jax.config.update(option, value != "false" and value)
+    else:
+        os.environ[option.upper()] = value

@@ -22,10 +22,11 @@ LICENSES = {  # the Hub's names of those that occur; any other is "other", with 
 DIGEST = "<!-- written by zoo.save, sha256 of the above: {} -->\n"
 
 
-def card(entry: Entry, parameters: int) -> str:
-    """The text of README.md."""
-    front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front_matter(entry).items())
-    return _signed(f"---\n{front}---\n\n{_body(entry, parameters)}")
+def card(entry: Entry, parameters: int, *, layout: str = "audax", loss: float | None = None) -> str:
+    """The text of README.md. `loss`: how far the output of float16 weights is from that of the exact ones."""
+    facts = front_matter(entry) | ({"library_name": layout} if layout != "audax" else {})
+    front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in facts.items())
+    return _signed(f"---\n{front}---\n\n{_body(entry, parameters, loss)}")
 
 
 def generated(content: bytes) -> bool:
@@ -77,7 +78,7 @@ def _result(entry: Entry, task: str, measured) -> dict:
     return result
 
 
-def _body(entry: Entry, parameters: int) -> str:
+def _body(entry: Entry, parameters: int, loss: float | None) -> str:
     does = {
         "multiclass": f"tells which of {entry.classes} sounds a recording is",
         "multilabel": f"tells which of {entry.classes} sounds a recording holds",
@@ -112,6 +113,11 @@ clip.{use}(zoo.read("sound.wav", clip.sample_rate))
 {f"Source: {entry.source}." if entry.source else "Their source is not stated."} \
 {f"Licence: {entry.license}." if entry.license else "Their licence is not stated."}
 """
+    if loss is not None:
+        text += (
+            f"\nThey are rounded to float16: the golden output differs by {loss:.1e} of its largest value from that of "
+            "the exact ones.\n"
+        )
     if entry.base:
         text += f"\n## Base model\n\n{_base(entry.base)}\n"
     if entry.metrics:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +11,14 @@ from ._arrays import View, open_file, open_files, shapes_of
 from ._entry import Entry, checked_labels
 from ._files import line
 from ._foreign import Recognised, Source
+from ._labelled import with_names
 from ._labels import read_labels
+from ._leaves import named_leaves
 from ._limits import check_entry
-from ._load import assemble, named
-from ._repo import kept
+from ._load import assemble
 from ._save import not_finite, save
-from ._weights import ArraysByName, named_leaves
+from ._warn import warn_user
+from ._weights import ArraysByName
 
 TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "backbone")
@@ -139,14 +140,15 @@ def _known_labels(entry: Entry) -> tuple[str, ...]:
     """The entry's labels, or those in a file on the Hub; none, with a warning, where it cannot be had."""
     checkpoint = entry.checkpoint
     if entry.labels:
-        return named(entry.labels, entry.name)
+        return with_names(entry.labels, entry.name)
     if checkpoint is None or not (checkpoint.label_file or "").endswith(".csv"):
         return ()
+    from ._repo import download_once  # whose client of the Hub takes long to import
+
     try:
-        return read_labels(kept(checkpoint.label_repo or checkpoint.repo, str(checkpoint.label_file)))
+        return read_labels(download_once(checkpoint.label_repo or checkpoint.repo, str(checkpoint.label_file)))
     except OSError as error:
-        warnings.warn(
+        warn_user(
             f"{entry.name} is written without labels ({error}) Convert it again then, or give labels=[...].",
-            stacklevel=4,
         )
         return ()

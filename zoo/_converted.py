@@ -9,7 +9,7 @@ import contextlib
 from typing import Any
 
 from ._files import INSTEAD, SAFETENSORS
-from ._hub import COMMIT, answer, cached, own_folder
+from ._hub import COMMIT, api_answer, cached_path, own_folder
 from ._weights import atomic
 
 TITLE, BOT = "Adding `safetensors` variant of this model", "SFconvertbot"
@@ -27,7 +27,7 @@ def converted(repo: str, commit: str) -> str | None:
         pin_text = (own_folder(repo) / commit).read_text(encoding="utf-8")
         if COMMIT.fullmatch(pin_text):
             return pin_text
-    if any(cached(repo, file, commit) for file in TORCH):
+    if any(cached_path(repo, file, commit) for file in TORCH):
         return None
     with contextlib.suppress(Exception):  # whatever it is: the torch file loads without the answer
         return _search(repo, commit)
@@ -44,13 +44,13 @@ def pin(repo: str, commit: str, addition: str) -> None:
 
 def _search(repo: str, commit: str) -> str | None:
     """The same by the Hub's answers. Raises KeyError, ValueError and TypeError for answers of another form."""
-    discussions = answer(repo, "discussions", author=BOT, type="pull_request", status="open")["discussions"]
+    discussions = api_answer(repo, "discussions", author=BOT, type="pull_request", status="open")["discussions"]
     numbers = sorted((int(each["num"]) for each in discussions if _is_by_bot(each)), reverse=True)[:CANDIDATES]
     files = _blobs(repo, commit) if numbers else {}
     if not TORCH & files.keys():
         return None
     for number in numbers:
-        addition, parent = (str(each["id"]) for each in answer(repo, "commits", f"refs/pr/{number}")[:2])
+        addition, parent = (str(each["id"]) for each in api_answer(repo, "commits", f"refs/pr/{number}")[:2])
         if parent == commit and COMMIT.fullmatch(addition) and _adds_safetensors(files, _blobs(repo, addition)):
             return addition
     return None
@@ -64,7 +64,7 @@ def _is_by_bot(discussion: Any) -> bool:
 
 def _blobs(repo: str, commit: str) -> dict[str, str]:
     """The files of a commit, and for each the name of its content. Raises ValueError where the Hub does not tell it."""
-    files = answer(repo, "revision", commit, blobs="true")["siblings"]
+    files = api_answer(repo, "revision", commit, blobs="true")["siblings"]
     blobs = {each["rfilename"]: each["blobId"] for each in files}
     if not all(isinstance(each, str) for each in blobs.values()):
         raise ValueError(f"The Hub does not tell the files of {repo} apart.")

@@ -22,34 +22,21 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ._files import parse_json
+from ._leaves import named_leaves
 from ._lock import NAME, locked
 from ._pretrained import Pretrained
 from ._rows import Part, import_parquet, reason, table, utf8
-from ._weights import atomic, named_leaves
+from ._search import Shard
+from ._weights import atomic
 
 NOTE = "_run.json"
 PART = 1 << 26  # bytes of rows at which a part is closed,
 SECONDS, SHARE = 2.0, 50  # or after so many seconds, or that share of the time that has passed if it is longer
-
-
-class Shard(NamedTuple):
-    """One of `count` shares of the recordings, by the hashes of their names: machines need not talk about it."""
-
-    index: int = 0
-    count: int = 1
-
-    def has(self, file: str) -> bool:
-        digest = hashlib.blake2b(os.fsencode(file), digest_size=8).digest()
-        return int.from_bytes(digest, "big") % self.count == self.index
-
-    @property
-    def suffix(self) -> str:
-        return "" if self.count == 1 else f"-{self.index}-of-{self.count}"
 
 
 class Corpus:

@@ -1,31 +1,21 @@
 """An entry of the zoo: all that rebuilds a model and tells where it comes from, as pure data."""
 
 import dataclasses
-import inspect
 import json
 import math
 import re
-import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-import equinox as eqx
-import jax
-from jaxtyping import PRNGKeyArray
-
-from audax_eqx import AbstractNetwork, frontends, models, networks
-from audax_eqx.layers.initial import split
+from audax_eqx import models
 
 from ._files import line, parse_json
-from ._register import Model as Model
-from ._register import constructors
 
 Task = Literal["multiclass", "multilabel", "contrastive", "embedding"]
 TASKS = {
     "Classifier": ("multiclass", "multilabel"),
     "Encoder": ("embedding",),
 }  # others are contrastive
-TEXTS = {"RoBERTa": networks.RoBERTa}  # the networks that take texts
 HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)")
 
 
@@ -65,7 +55,7 @@ class Acceptance:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A model as data. `config.json` in a model's folder holds exactly these fields.
+    """A model as data. `config.json` in a model's folder holds these fields.
 
     - `frontend`, `network`, `model`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends`, `.networks` or `.models`
       or one that `zoo.register` made known, and its options; a network in a network, as `WeightedLayers` and `XVector`
@@ -79,6 +69,7 @@ class Entry:
     - `checkpoint`: where foreign weights lie; None for weights in this project's own layout.
     - `base`: of a fine-tuned model the one that it started from: its "name", and where they are known its "repo" on the
       Hub, "license" and "paper". Then `license` and `metrics` are the fine-tuned model's own.
+    - `origin`: the Hub repo that it was loaded from; in no file.
     """
 
     name: str
@@ -96,6 +87,7 @@ class Entry:
     metrics: tuple[Mapping[str, Any], ...] = ()
     checkpoint: Checkpoint | None = None
     base: Mapping[str, str] | None = None
+    origin: str | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         rate = self.frontend.get("sample_rate")
@@ -107,7 +99,7 @@ class Entry:
                 f"{rate}, {self.classes} and {self.window}."
             )
         kind = self.model.get("type")
-        own = isinstance(kind, str) and not hasattr(models, kind)  # whether there is one is asked when it is built
+        own = isinstance(kind, str) and kind not in dir(models)  # whether there is one is asked when it is built
         fits = self.task in (get_args(Task) if own else TASKS.get(str(kind), ("contrastive",)))
         if not fits or self.classifies != (self.task in TASKS["Classifier"]):
             raise ValueError(
@@ -190,7 +182,7 @@ class Entry:
             labels = checked_labels(labels)
             classes = len(labels) if classes is None else classes
         name = f"{self.name.rpartition('/')[2]}_finetuned" if name is None else name
-        known = {"name": self.name, "repo": self.repo, "license": self.license, "paper": self.paper}
+        known = {"name": self.name, "repo": self.origin or self.repo, "license": self.license, "paper": self.paper}
         return dataclasses.replace(
             self,
             name=name,
@@ -205,6 +197,7 @@ class Entry:
             metrics=(),
             checkpoint=None,
             base={field: value for field, value in known.items() if value is not None},
+            origin=None,
         )
 
 
@@ -227,6 +220,7 @@ def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
 def to_json(entry: Entry) -> str:
     """The text of `config.json`: every field that is set. Raises ValueError for an option that JSON does not hold."""
     fields = {key: value for key, value in dataclasses.asdict(entry).items() if value not in (None, (), [])}
+    fields.pop("origin", None)
     try:
         return json.dumps(fields, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
@@ -244,7 +238,7 @@ def from_json(text: str, where: str) -> Entry:
     known = {field.name: field for field in dataclasses.fields(Entry)}
     needed = [name for name, field in known.items() if field.default is field.default_factory is dataclasses.MISSING]
     missing = [name for name in needed if name not in fields]
-    unknown = sorted(set(fields) - set(known) | ({"checkpoint"} & set(fields)))
+    unknown = sorted(set(fields) - set(known) | ({"checkpoint", "origin"} & set(fields)))
     if missing or unknown:
         raise ValueError(
             f"{where} is not the config.json of an audax-eqx model: missing {missing or 'nothing'}, "
@@ -266,80 +260,3 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, list):  # without a call for each of a thousand labels
         return tuple(_tuples(each) if isinstance(each, list | dict) else each for each in value)
     return value
-
-
-def create(entry: Entry, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:
-    """The entry's model with random weights, in training mode, and its State."""
-    return eqx.nn.make_with_state(_build)(entry, key)
-
-
-def skeleton(entry: Entry) -> tuple[Model, eqx.nn.State]:
-    """What `create` makes, with `jax.ShapeDtypeStruct` leaves: nothing is computed or allocated."""
-    return eqx.filter_eval_shape(create, entry, key=jax.random.key(0))
-
-
-def _build(entry: Entry, key: PRNGKeyArray) -> Model:
-    network_key, model_key, frontend_key = split(key, 3)
-    description = dict(entry.model)
-    frontend = _construct(frontends, entry.frontend, entry.name, key=frontend_key)
-    network = _network(entry.network, entry.name, network_key)
-    parts: dict[str, Any] = {"frontend": frontend, "network": network, "key": model_key}
-    if entry.classes:
-        parts |= {"classes": entry.classes, "dropout": entry.dropout, "task": entry.task}
-    if isinstance(description.get("text"), Mapping):
-        text_key, parts["key"] = split(model_key, 2)
-        parts["text"] = _construct(networks, description.pop("text"), entry.name, known=TEXTS, key=text_key)
-    return _construct(models, description, entry.name, **parts)
-
-
-def _network(description: Mapping[str, Any], name: str, key: PRNGKeyArray) -> AbstractNetwork:
-    """The network, and first the one in it, if it has one."""
-    inner = description.get("network")
-    if not isinstance(inner, Mapping):
-        return _construct(networks, description, name, key=key)
-    inner_key, key = split(key, 2)
-    outer = {option: value for option, value in description.items() if option != "network"}
-    return _construct(networks, outer, name, network=_network(inner, name, inner_key), key=key)
-
-
-def _construct(
-    library: types.ModuleType,
-    description: Mapping[str, Any],
-    name: str,
-    *,
-    known: Mapping[str, Callable] | None = None,
-    **keywords,
-):
-    """What the description's type makes of its options; `key`, `task` and no dropout go to those that take them.
-
-    The type is one of those `known`, of all that the library and the user have unless given.
-    """
-    options = dict(description)
-    kind = options.pop("type", None)
-    known = constructors(library) if known is None else known
-    if not isinstance(kind, str) or kind not in known:
-        choices = ", ".join(sorted(known))
-        raise ValueError(
-            f"{name} names {kind!r}, which is not in {library.__name__}: it has {choices}, and a class of your own is "
-            f"known from zoo.register({kind if isinstance(kind, str) else 'MyClass'}) on, in each process."
-        )
-    constructor = known[kind]
-    signature = inspect.signature(constructor)
-    spare = ("key", "task") if keywords.get("dropout") else ("key", "task", "dropout")
-    keywords = {key: value for key, value in keywords.items() if key not in spare or key in signature.parameters}
-    if taken := sorted(set(options) & set(keywords)):
-        raise ValueError(f"{name} gives {kind} {', '.join(taken)}, which the entry itself decides: leave it out.")
-    try:
-        signature.bind(**options, **keywords)
-    except TypeError as error:
-        raise ValueError(f"{name} gives options that {kind} does not take: {error}.") from None
-    try:
-        return constructor(**options, **keywords)
-    except (TypeError, ArithmeticError, LookupError) as error:
-        given, own = line(str(options), 1000), getattr(library, kind, None) is not constructor
-        cause = f" ({type(error).__name__}: {line(str(error))})" if own else ""
-        raise ValueError(f"{name} gives {kind} an option that makes no sense to it{cause}: {given}.") from (
-            error if own else None
-        )
-    except ValueError as error:
-        raise ValueError(f"{name}: {line(str(error), 1000).rstrip('.')}.") from None

@@ -19,6 +19,18 @@ FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # what `zoo.save` writes
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
 
 
+STAGING, SAVED = ".saving", ".saved"  # folders in a model's folder: of files being written, and of those that are whole
+
+
+def settle(folder: pathlib.Path) -> None:
+    """Moves the files of a save that was killed when all were written to where they belong."""
+    saved = folder / SAVED
+    if saved.is_dir() and not saved.is_symlink():
+        for path in saved.iterdir():
+            path.replace(folder / path.name)
+        saved.rmdir()
+
+
 def line(text: str, most: int = 200) -> str:
     """What others wrote, as an error may show it: without control characters, and no more than `most` of it."""
     text = CONTROL.sub(" ", text[: most + 1])
@@ -42,6 +54,8 @@ def plain(file: str) -> str:
 def existing(folder: pathlib.Path, file: str) -> pathlib.Path:
     """The path of a file of a model's folder. Raises FileNotFoundError, and ValueError for what must not be read."""
     path = folder / plain(file)
+    if (folder / SAVED / file).is_file():  # a save was killed between writing and moving: these are the newest
+        path = folder / SAVED / file
     if not path.is_file():
         inside = [str(each.parent) for each in sorted(folder.glob(f"*/{CONFIG}"))[:3]] if file == CONFIG else []
         if inside:

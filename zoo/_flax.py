@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
+import ml_dtypes  # noqa: F401, which gives NumPy bfloat16
 import msgpack
 import numpy as np
 
@@ -33,7 +33,7 @@ def _array(code: int, data: bytes) -> Any:
     if code not in (1, 3):
         return None  # complex numbers, which no audax model holds
     shape, dtype, buffer = msgpack.unpackb(data)
-    return np.frombuffer(buffer, jnp.dtype(dtype)).reshape(shape)
+    return np.frombuffer(buffer, np.dtype(dtype)).reshape(shape)
 
 
 def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, np.ndarray]]:

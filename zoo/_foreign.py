@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ._entry import Entry
 from ._files import line
 from ._rules import Rule
@@ -77,6 +79,61 @@ class Recognised:
     rules: Sequence[Rule]
     files: tuple[str, ...] = ()
     names: Mapping[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A model of ours as a family's models are on the Hub.
+
+    - `config`, `extractor`: what its config.json and its preprocessor_config.json say.
+    - `arrays`: ours, which the rules of `table` make of theirs; of several keys those with the words `prefer`.
+    - `undo`: by the ends of their keys the inverse of what moves an array, where the move alone does not tell it.
+    """
+
+    config: Mapping[str, Any]
+    extractor: Mapping[str, Any]
+    arrays: ArraysByName
+    table: str
+    prefer: tuple[str, ...] = ()
+    undo: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def require(options: Mapping[str, Any], name: str, **wanted: Any) -> None:
+    """Raises ValueError for an option of a model `name` that transformers cannot be told."""
+    for option, value in wanted.items():
+        if options[option] != value:
+            given = line(repr(options[option]))
+            raise ValueError(
+                f"transformers computes {name} with the {option} {value!r} alone, and this model has {given}: save it "
+                "without layout."
+            )
+
+
+def labelled(entry: Entry) -> dict[str, Any]:
+    """The fields of transformers' config.json for an entry's classes."""
+    labels = entry.labels or tuple(f"LABEL_{index}" for index in range(entry.classes))
+    kind = {"multiclass": "single_label_classification", "multilabel": "multi_label_classification"}[entry.task]
+    return {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "problem_type": kind,
+    }
+
+
+def projected(entry: Entry, arrays: ArraysByName, width: int) -> tuple[ArraysByName, int]:
+    """The arrays of a classifier with a projection, and its width; one without gets one that changes nothing."""
+    if entry.model["projection"] is not None:
+        return arrays, entry.model["projection"]
+    own = {"projection.weight": np.eye(width, dtype=np.float32), "projection.bias": np.zeros(width, np.float32)}
+    return dict(arrays) | own, width
+
+
+def their_activation(name: str) -> str:
+    """transformers' name of an activation. Raises ValueError for one that the zoo does not read from there."""
+    theirs = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    if name not in theirs:
+        raise ValueError(f"transformers has no activation {name!r} there: save the model without layout.")
+    return theirs[name]
 
 
 def like(published: Entry, classes: int) -> Entry:

@@ -1,6 +1,7 @@
 """A golden output: what the saved weights made of a wave, to be held against what they make of it elsewhere."""
 
 import pathlib
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._entry import Model
 from ._files import line
 from ._pretrained import Pretrained
+from ._register import Model
 from ._wave import check_process
 from ._weights import Arrays
 
@@ -25,6 +26,12 @@ def golden(clip: Pretrained) -> dict[str, np.ndarray]:
     samples = max(samples, clip.model.frontend.min_samples)
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, samples).astype(np.float32)
     return {"wave": wave, "output": computed(clip, wave)}
+
+
+def difference(arrays: Mapping[str, np.ndarray], clip: Pretrained) -> float:
+    """How far the golden output is from the one of the model before its weights were rounded: max|a-b| / max|b|."""
+    exact = computed(clip, arrays["wave"])
+    return float(np.abs(arrays["output"] - exact).max() / (np.abs(exact).max() or 1))
 
 
 def verify(clip: Pretrained, path: pathlib.Path) -> None:

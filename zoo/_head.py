@@ -13,7 +13,8 @@ from audax_eqx.layers import Cosine, Prototypes
 from audax_eqx.models import Classifier
 from audax_eqx.networks import WeightedLayers
 
-from ._entry import Entry, Model
+from ._entry import Entry
+from ._register import Model
 
 
 def check_layers(model: Classifier, state: eqx.nn.State) -> None:

@@ -6,7 +6,6 @@ import importlib.metadata
 import pathlib
 import re
 import urllib.parse
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +25,9 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, http_backoff, tqdm
 
 from ._card import generated
-from ._files import CARD, CONFIG, too_large
+from ._files import CARD, CONFIG, bounded, most_bytes, plain, too_large
+from ._source import packaged
+from ._warn import warn_user
 
 try:
     VERSION = importlib.metadata.version("audax-eqx")
@@ -39,88 +40,100 @@ REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, Entr
 
 
 @dataclasses.dataclass(frozen=True)
-class About:
-    """A repo as the Hub tells of it: the newest commit, its files, and the licences on its card in the Hub's words."""
+class Metadata:
+    """A repo as the Hub tells of it: the commit, its files, and the licences on its card in the Hub's words."""
 
     commit: str | None
     files: frozenset[str]
     licenses: tuple[str, ...]
 
 
-def fetch(repo: str, file: str, revision: str | None, packaged: list[str], most: int) -> pathlib.Path:
-    """The path of `file` in the cache, fetched first if the Hub has a newer one and can be reached.
+# Files, which lie in the client's cache
 
-    Where the cache cannot be written, an older file in it is as good, with a warning.
+
+def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
+    """The path of a file in the cache, downloaded first if the Hub has a newer one and answers.
+
+    Where the cache cannot be written, an older file in it is as good, with a warning. A data set's repo is
+    "datasets/owner/name", as in its address.
 
     Raises OSError with one sentence: FileNotFoundError when the Hub says there is no such repo, revision or file,
-    PermissionError for a gated repo, ConnectionError when the file is neither cached nor reachable; this one names
-    `packaged`, the models that need no network. Raises ValueError for a file of more than `most` bytes, before it is
-    fetched. A data set's repo is "datasets/owner/name", as in its address.
+    PermissionError for a gated repo, ConnectionError when the file is not cached and the Hub does not answer. Raises
+    ValueError for a file of more bytes than one of its name may have, before it is downloaded.
     """
-    at = f" at revision {revision}" if revision else ""
-    unreachable: OSError = ConnectionError(
-        f"{file} of {repo}{at} is neither in the Hub's cache nor reachable: connect to the network once "
-        f"(and unset HF_HUB_OFFLINE), or load a packaged model: {', '.join(packaged)}."
-    )
-    if _cache(repo, file, revision) is huggingface_hub._CACHED_NO_EXIST:  # the Hub said so when it was reached
-        unreachable = FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}.")
-        if COMMIT.fullmatch(revision or ""):  # which does not change
-            raise unreachable
-    held = cached(repo, file, revision)
-    if held is None or not COMMIT.fullmatch(revision or ""):  # a commit's file in the cache needs no request
-        told = _told_of(repo, file, revision)
-        if held is not None and told is not None and told.commit_hash == commit_of(held, file):
-            return held
-        if told is not None and (told.size or 0) > most:
-            raise ValueError(too_large(f"{file} of {repo}{at}", pathlib.PurePosixPath(file).name, told.size or 0))
+    cached, is_commit = cached_path(repo, plain(file), revision), COMMIT.fullmatch(revision or "") is not None
+    if is_commit and cached is not None:  # which does not change
+        return bounded(cached)
+    if is_commit and _is_known_to_be_missing(repo, file, revision):
+        raise _unreachable(repo, file, revision)
+    try:
+        newest = _file_metadata(repo, file, revision)
+    except (HfHubHTTPError, *REFUSALS):  # an answer, which the download meets too, and tells
+        newest = None
+    except Exception as error:  # of the HTTP client, which differs by version: no answer, and a download would insist
+        if cached is None:
+            raise _unreachable(repo, file, revision) from error
+        return bounded(cached)
+    if newest is not None and cached is not None and newest.commit_hash == commit_of(cached, file):
+        return bounded(cached)
+    size = 0 if newest is None else newest.size or 0
+    if size > most_bytes(file):
+        raise ValueError(too_large(f"{file} of {repo}{_at(revision)}", pathlib.PurePosixPath(file).name, size))
+    return bounded(_download(repo, file, revision, cached))
+
+
+def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path | None) -> pathlib.Path:
+    """The path of a file that the client downloads, or of the `cached` one where it cannot; raises as `download`."""
     try:
         path = huggingface_hub.hf_hub_download(
             **_place(repo, file, revision), library_name=LIBRARY, library_version=VERSION
         )
         return pathlib.Path(path)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise unreachable from None
+        raise _unreachable(repo, file, revision) from None
     except REFUSALS as error:
         raise _refused(error, repo, file, revision) from None
     except OSError as error:
         if error.strerror is not None and not isinstance(error, ConnectionError):  # of this machine: a full disk, say
             cache = huggingface_hub.constants.HF_HUB_CACHE
-            if held is not None:
-                warnings.warn(
-                    f"{repo} has changed on the Hub, and its cache, {cache}, cannot be written ({error.strerror}): "
-                    "this is the older version in the cache.",
-                    stacklevel=2,
-                )
-                return held
-            raise OSError(
-                f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room there, "
-                "or set HF_HOME to another folder."
-            ) from None
+            if cached is None:
+                raise OSError(
+                    f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room "
+                    "there, or set HF_HOME to another folder."
+                ) from None
+            warn_user(
+                f"{repo} has changed on the Hub, and its cache, {cache}, cannot be written ({error.strerror}): "
+                "this is the older version in the cache.",
+            )
+            return cached
         if type(error) is OSError:  # the client's own, after the last byte
             raise ConnectionError(
-                f"{file} of {repo}{at} came with another size than the Hub told: load it again, and if it stays so, "
-                "tell the owner of the repo."
+                f"{file} of {repo}{_at(revision)} came with another size than the Hub told: load it again, and if it "
+                "stays so, tell the owner of the repo."
             ) from None
         cause = error
-    except Exception as error:  # of the HTTP client, which differs by version: a broken connection, a proxy
+    except Exception as error:  # of the HTTP client: a broken connection, a proxy
         cause = error
-    try:
-        path = huggingface_hub.hf_hub_download(**_place(repo, file, revision), local_files_only=True)
-    except LocalEntryNotFoundError:
-        raise unreachable from cause
-    return pathlib.Path(path)
+    if cached is None:
+        raise _unreachable(repo, file, revision) from cause
+    return cached
 
 
-def count(repo: str, file: str, revision: str | None) -> None:
+def count_download(repo: str, file: str, revision: str | None) -> None:
     """Lets the Hub know that `repo` is used, by one request for `file`. Nothing depends on the answer."""
-    if not COMMIT.fullmatch(revision or ""):  # which is loaded from the cache without any request
-        _told_of(repo, file, revision)
+    with contextlib.suppress(Exception):
+        _file_metadata(repo, file, revision, WAIT)
 
 
-def cached(repo: str, file: str, revision: str | None = None) -> pathlib.Path | None:
-    """The path of a file in the cache, as the revision was when it was fetched; None where there is none."""
+def cached_path(repo: str, file: str, revision: str | None = None) -> pathlib.Path | None:
+    """The path of a file in the cache, as the revision was when it was downloaded; None where there is none."""
     path = _cache(repo, file, revision)
     return pathlib.Path(path) if isinstance(path, str) else None
+
+
+def _is_known_to_be_missing(repo: str, file: str, revision: str | None) -> bool:
+    """Whether the Hub said that there is no such file when it was asked for it."""
+    return _cache(repo, file, revision) is huggingface_hub._CACHED_NO_EXIST
 
 
 def _cache(repo: str, file: str, revision: str | None) -> Any:
@@ -142,17 +155,13 @@ def own_folder(repo: str) -> pathlib.Path:
     return cache / repo_folder_name(repo_id=repo, repo_type="model") / "audax"
 
 
-def _told_of(repo: str, file: str, revision: str | None) -> huggingface_hub.HfFileMetadata | None:
-    """What the Hub tells of a file; None where it does not."""
-    try:
-        return _head(repo, file, revision)
-    except Exception:  # whatever it is, the download meets it too, and tells
-        return None
-
-
-def _head(repo: str, file: str, revision: str | None) -> huggingface_hub.HfFileMetadata:
+def _file_metadata(
+    repo: str, file: str, revision: str | None, timeout: float | None = None
+) -> huggingface_hub.HfFileMetadata:
+    """The commit and the size of a file on the Hub. Raises what the client does, within `timeout` seconds."""
     url = huggingface_hub.hf_hub_url(**_place(repo, file, revision))
-    return huggingface_hub.get_hf_file_metadata(url, timeout=WAIT, library_name=LIBRARY, library_version=VERSION)
+    timeout = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT if timeout is None else timeout
+    return huggingface_hub.get_hf_file_metadata(url, timeout=timeout, library_name=LIBRARY, library_version=VERSION)
 
 
 def _place(repo: str, file: str, revision: str | None) -> dict[str, Any]:
@@ -160,6 +169,20 @@ def _place(repo: str, file: str, revision: str | None) -> dict[str, Any]:
     kind = "dataset" if repo.startswith("datasets/") and repo.count("/") == 2 else "model"
     name = repo.removeprefix("datasets/") if kind == "dataset" else repo
     return {"repo_id": name, "repo_type": kind, "filename": file, "revision": revision}
+
+
+def _at(revision: str | None) -> str:
+    return f" at revision {revision}" if revision else ""
+
+
+def _unreachable(repo: str, file: str, revision: str | None) -> OSError:
+    """The sentence about a file that is not in the cache when the Hub does not answer."""
+    if _is_known_to_be_missing(repo, file, revision):
+        return FileNotFoundError(f"The Hub's repo {repo} has no {file}{_at(revision)}.")
+    return ConnectionError(
+        f"{file} of {repo}{_at(revision)} is neither in the Hub's cache nor reachable: connect to the network once "
+        f"(and unset HF_HUB_OFFLINE), or load a packaged model: {', '.join(packaged())}."
+    )
 
 
 def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OSError | ValueError:
@@ -181,31 +204,31 @@ def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OS
 # What the Hub tells of a model that is not fetched
 
 
-def about(repo: str, revision: str | None = None) -> About:
-    """What the Hub knows of a model's repo now, by one request. Raises OSError and ValueError as `fetch` does."""
+def metadata(repo: str, revision: str | None = None) -> Metadata:
+    """What the Hub knows of a model's repo now, by one request. Raises OSError and ValueError as `download` does."""
     api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
-    with _asked(repo, revision=revision):
-        told = api.model_info(repo, revision=revision, timeout=10)
-    card = told.card_data or huggingface_hub.ModelCardData()
-    stated = card.get("license") or ()
-    stated = [stated] if isinstance(stated, str) else [str(each) for each in stated]
-    named = [str(card.get("license_name") or each) if each == "other" else each for each in stated]
-    return About(told.sha, frozenset(each.rfilename for each in told.siblings or ()), tuple(named))
+    with _plain_errors(repo, revision=revision):
+        answer = api.model_info(repo, revision=revision, timeout=10)
+    card = answer.card_data or huggingface_hub.ModelCardData()
+    licenses = card.get("license") or ()
+    licenses = [licenses] if isinstance(licenses, str) else [str(each) for each in licenses]
+    names = [str(card.get("license_name") or each) if each == "other" else each for each in licenses]
+    return Metadata(answer.sha, frozenset(each.rfilename for each in answer.siblings or ()), tuple(names))
 
 
 def reach(repo: str, file: str) -> None:
-    """Asks for a file, and not for its content. Raises OSError and ValueError as `fetch` does, cached or not."""
-    with _asked(repo, file):
-        _head(repo, file, None)
+    """Asks for a file, and not for its content. Raises OSError and ValueError as `download` does, cached or not."""
+    with _plain_errors(repo, file):
+        _file_metadata(repo, file, None, WAIT)
 
 
-def header(repo: str, file: str, revision: str | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+def safetensors_header(repo: str, file: str, revision: str | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
     """The shape of each array of a safetensors file, and their types, from its first 100 kB or so.
 
-    Raises OSError and ValueError as `fetch` does, and ValueError for a file that is not safetensors.
+    Raises OSError and ValueError as `download` does, and ValueError for a file that is not safetensors.
     """
     api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
-    with _asked(repo, file, revision):
+    with _plain_errors(repo, file, revision):
         arrays = api.parse_safetensors_file_metadata(repo, file, revision=revision).tensors
         try:
             shapes = {name: tuple(map(int, each.shape)) for name, each in arrays.items()}
@@ -214,7 +237,7 @@ def header(repo: str, file: str, revision: str | None) -> tuple[dict[str, tuple[
     return shapes, {str(each.dtype) for each in arrays.values()}
 
 
-def answer(repo: str, *place: str, **options: str) -> Any:
+def api_answer(repo: str, *place: str, **options: str) -> Any:
     """What the Hub's API says of a model at `place`, the first page of it. Raises what the client does, within seconds.
 
     The client's own methods wait for the Hub without an end, and ask for all pages.
@@ -226,7 +249,7 @@ def answer(repo: str, *place: str, **options: str) -> Any:
     return response.json()
 
 
-def content(repo: str, file: str, commit: str, start: int, stop: int) -> bytes:
+def range_content(repo: str, file: str, commit: str, start: int, stop: int) -> bytes:
     """The bytes of a file from `start` up to `stop`. Raises ValueError where others come, and what the client does."""
     headers = build_hf_headers(library_name=LIBRARY, library_version=VERSION)
     headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
@@ -238,13 +261,13 @@ def content(repo: str, file: str, commit: str, start: int, stop: int) -> bytes:
     return response.content
 
 
-def progress(file: str, size: int) -> Any:
-    """A bar as the client shows for what it fetches, for so many bytes; `update` moves it, leaving it ends it."""
+def progress_bar(file: str, size: int) -> Any:
+    """A bar as the client shows for what it downloads, for so many bytes; `update` moves it, leaving it ends it."""
     return tqdm(desc=file, total=size, unit="B", unit_scale=True)
 
 
 @contextlib.contextmanager
-def _asked(repo: str, file: str = CONFIG, revision: str | None = None) -> Iterator[None]:
+def _plain_errors(repo: str, file: str = CONFIG, revision: str | None = None) -> Iterator[None]:
     """Turns what goes wrong with a request into one sentence."""
     try:
         yield
@@ -272,7 +295,7 @@ def upload(
     A card that was written by hand on the Hub stays, unless `files` bring one that was written by hand too.
     """
     api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
-    with _told(repo):
+    with _plain_upload_errors(repo):
         api.create_repo(repo, private=private, exist_ok=True)
         if revision not in (None, "main"):
             api.create_branch(repo, branch=revision, exist_ok=True)
@@ -301,7 +324,7 @@ def _card(api: huggingface_hub.HfApi, repo: str, revision: str | None) -> bytes 
 
 
 @contextlib.contextmanager
-def _told(repo: str) -> Iterator[None]:
+def _plain_upload_errors(repo: str) -> Iterator[None]:
     """Turns what goes wrong with an upload into one sentence."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Labels that lie in a file of their own, or among the weights."""
+"""Labels: in a file of their own or among the weights, and by their probabilities."""
 
 import contextlib
 import csv
@@ -7,6 +7,9 @@ import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from ._files import line, read_text
 
@@ -56,3 +59,12 @@ def label_dict(settings: Mapping[Any, Any], where: str, classes: int) -> tuple[s
         given = line(str(labels))
         raise ValueError(f"{where} needs a label_dict of texts by the numbers 0 to {classes - 1}, and has {given}.")
     return tuple(by_index[str(index)] for index in range(classes))
+
+
+def rank(
+    probabilities: Float[np.ndarray, " classes"], labels: tuple[str, ...], k: int | np.integer
+) -> list[tuple[str, float]]:
+    """The `k` most probable labels, most probable first. Raises ValueError for `k` below 1."""
+    if k < 1:
+        raise ValueError(f"top takes k of at least 1, got {k}.")
+    return [(labels[index], float(probabilities[index])) for index in np.argsort(-probabilities, kind="stable")[:k]]

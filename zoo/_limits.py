@@ -5,7 +5,7 @@ made.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ._entry import Entry
@@ -15,66 +15,69 @@ PARAMETERS = 1 << 32
 NUMBER = 1 << 20  # widths, classes, a sample rate in Hz
 REAL = 1e9  # a frequency, a ceiling of energies
 LENGTH = 1000  # of a string or a list that is no list of labels
-BLOCKS = ("depth", "depths", "position_layers")
 NESTED = 4  # networks in a network
-DEPTH = 256  # of all stages together, and their number; each block takes time to build
-BORDER = 64  # of zeros around a map, or the side of a square that is pooled
+DEPTH = 256  # of all stages together, and their number; each block takes 20 ms to build
+LOOP = 64  # places that are computed one after the other: a border, the side of a pooled square, taps
 BINS = 1024
 TABLE = 1 << 24  # entries of a filterbank: bins times frequencies, taps or frames
 SECOND = 1 << 24  # numbers that a frontend makes of a second of sound
 WINDOW = 3600.0  # seconds
 
+BLOCKS = ("depth", "depths", "position_layers")  # options that count blocks
+LOOPS = ("padding", "stem_padding", "pools", "pieces", "kernels")  # options of a network up to LOOP
+SHARES = ("dropout", "embedding_dropout", "block_dropout", "drop_path")  # options of at least 0 and below 1
+LIMITS: tuple[tuple[float, str, Callable[[Entry], float]], ...] = (  # how much of what an entry may ask for, in all
+    (DEPTH, "a depth of", lambda entry: _depth(entry)),
+    (NESTED, "networks in each other, in all", lambda entry: _nested(entry.network)),
+    (WINDOW, "a window of seconds", lambda entry: max(entry.window, _longest(entry.frontend))),
+    (TABLE, "a table of size", lambda entry: _largest(entry.network, "steps") * _largest(entry.network, "width")),
+    (TABLE, "an image of", lambda entry: _largest(entry.network, "image") ** 2),
+    (TABLE, "pairs in a window, in all", lambda entry: _largest(entry.network, "window") ** 4),
+    (NUMBER, "classes", lambda entry: entry.classes),
+    (BINS, "bins", lambda entry: _bins(entry.frontend)),
+    (TABLE, "a table of size", lambda entry: _bins(entry.frontend) * max(_lengths(entry.frontend), default=1)),
+    (SECOND, "numbers a second", lambda entry: _numbers(entry.frontend, _bins(entry.frontend))),
+)
+
 
 def check_entry(entry: Entry, where: str) -> None:
     """Raises ValueError that names `where` for an entry that no model of sound needs."""
-
-    def at_most(most: float, name: str, value: float) -> None:
-        if not -most <= value <= most:
-            large = isinstance(value, int) and abs(value) > 1e300  # which no float holds
-            shown = "beyond 1e300" if large else f"{value:.6g}"
-            raise ValueError(f"{where} asks for {name} {shown}, and the zoo builds up to {most:.6g}: do not trust it.")
-
     texts = [entry.name, entry.license, entry.source, entry.paper, *entry.labels, *(entry.base or {}).values()]
-    texts += [value for each in entry.metrics for value in each.values() if isinstance(value, str)]
+    texts += [value for metric in entry.metrics for value in metric.values() if isinstance(value, str)]
     for text in texts:
-        at_most(LENGTH, "a text of length", len(text) if isinstance(text, str) else 0)
-    for each in entry.metrics:
-        at_most(REAL, "a metric of", each["value"])
+        _check(where, "a text of length", len(text) if isinstance(text, str) else 0, LENGTH)
+    for metric in entry.metrics:
+        _check(where, "a metric of", metric["value"], REAL)
     for part in (entry.frontend, entry.network, entry.model):
         for name, value in _leaves(part):
-            at_most(LENGTH, "a name of length", len(name))
+            _check(where, "a name of length", len(name), LENGTH)
             texts += [name, value] if isinstance(value, str) else [name]
             if isinstance(value, str | tuple):
-                at_most(LENGTH, f"a {name} of length", len(value))
+                _check(where, f"a {name} of length", len(value), LENGTH)
             elif isinstance(value, int | float):
-                at_most(NUMBER if isinstance(value, int) else REAL, name, value)
-    networks = [*_leaves(entry.network), *_leaves(entry.model)]  # a text tower is an option of the model
-    depths = [value for name, value in networks if name in BLOCKS and _is_number(value)]
-    if min(depths, default=0) < 0:
-        raise ValueError(f"{where} asks for a depth of {min(depths)}: a stage has 0 blocks or more.")
-    parts = [*networks, *_leaves(entry.frontend)]
-    stages = max((len(value) for _, value in parts if isinstance(value, tuple)), default=0)
-    at_most(DEPTH, "a depth of", max(sum(depths), stages))
-    at_most(NESTED, "networks in each other, in all", _nested(entry.network))
-    for name, value in [("dropout", entry.dropout), *_leaves(entry.network)]:
-        if "drop" in name and not (_is_number(value) and 0 <= value < 1):
+                _check(where, name, value, NUMBER if isinstance(value, int) else REAL)
+    for name, value in (("dropout", entry.dropout), *_leaves(entry.network), *_leaves(entry.model)):
+        if name in SHARES and not (_is_number(value) and 0 <= value < 1):
             raise ValueError(f"{where} asks for {name} {line(repr(value))}: it is a share of at least 0 and below 1.")
-        if ("padding" in name or "pool" in name) and _is_number(value):
-            at_most(BORDER, name, value)
-    at_most(WINDOW, "a window of seconds", max(entry.window, _longest(entry.frontend)))
-    at_most(TABLE, "a table of size", math.prod(_largest(entry.network, name) for name in ("steps", "width")))
-    at_most(TABLE, "an image of", _largest(entry.network, "image") ** 2)
-    at_most(TABLE, "pairs in a window, in all", _largest(entry.network, "window") ** 4)
-    at_most(NUMBER, "classes", entry.classes)
-    bins = max([value for name, value in _leaves(entry.frontend) if name == "bins" and _is_number(value)], default=64)
-    at_most(BINS, "bins", bins)
-    at_most(TABLE, "a table of size", bins * max(_lengths(entry.frontend), default=1))
-    at_most(SECOND, "numbers a second", _numbers(entry.frontend, bins))
+        if name in BLOCKS and _is_number(value) and value < 0:
+            raise ValueError(f"{where} asks for a depth of {value}: a stage has 0 blocks or more.")
+    for name, value in _leaves(entry.network):
+        if name in LOOPS and _is_number(value):
+            _check(where, name, value, LOOP)
+    for limit, quantity, measure in LIMITS:
+        _check(where, quantity, measure(entry), limit)
     for text in texts:
         if text is not None and (not isinstance(text, str) or CONTROL.search(text)):
             raise ValueError(
                 f"{where} holds {str(text)[:100]!a} where a line of text is needed: leave control characters out."
             )
+
+
+def _check(where: str, quantity: str, value: float, limit: float) -> None:
+    """Raises ValueError for a number beyond the limit, and for none."""
+    if not -limit <= value <= limit:
+        shown = "beyond 1e300" if isinstance(value, int) and abs(value) > 1e300 else f"{value:.6g}"  # no float holds it
+        raise ValueError(f"{where} asks for {quantity} {shown}, and the zoo builds up to {limit:.6g}: do not trust it.")
 
 
 def check_size(shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
@@ -97,6 +100,20 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, tuple):
             for each in value[: LENGTH + 1]:
                 yield from _leaves(each, name)
+
+
+def _depth(entry: Entry) -> float:
+    """The blocks of all networks, one for texts too, or the stages of one with their parts, if these are more."""
+    networks = [*_leaves(entry.network), *_leaves(entry.model)]
+    blocks = sum(value for name, value in networks if name in BLOCKS and _is_number(value))
+    lists = [value for _, value in (*networks, *_leaves(entry.frontend)) if isinstance(value, tuple)]
+    parts = max(_largest(entry.network, "parts"), 1)  # that each stage of an ECAPA is divided into
+    return max(blocks, parts, max(map(len, lists), default=0) * parts)
+
+
+def _bins(frontend: Mapping[str, Any]) -> float:
+    bins = [value for name, value in _leaves(frontend) if name == "bins" and _is_number(value)]
+    return max(bins, default=64)
 
 
 def _nested(network: Any) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from ._files import most_bytes
-from ._hub import cached, content, own_folder, progress
+from ._hub import cached_path, own_folder, progress_bar, range_content
 from ._rules import Rule, drops
 from ._weights import atomic
 
@@ -32,7 +32,7 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
     """
     patterns = drops(rules)
     dropping = re.compile("|".join(f"(?:{each})" for each in patterns))
-    if not patterns or not file.endswith(".safetensors") or cached(repo, file, commit) is not None:
+    if not patterns or not file.endswith(".safetensors") or cached_path(repo, file, commit) is not None:
         return None
     digest = hashlib.sha256("\n".join([file, *patterns]).encode()).hexdigest()[:16]
     path = own_folder(repo) / f"{commit}-{digest}.safetensors"
@@ -47,10 +47,10 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
         if size > min(SHARE * total, most_bytes(file)) or len(runs) > RUNS:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as temporary, open(temporary, "wb") as target, progress(f"part of {file}", size) as bar:
+        with atomic(path) as temporary, open(temporary, "wb") as target, progress_bar(f"part of {file}", size) as bar:
             _write_header(target, selection)
             for first, last in _blocks(runs):
-                target.write(content(repo, file, commit, first, last))
+                target.write(range_content(repo, file, commit, first, last))
                 bar.update(last - first)
     except Exception:  # whatever it is, the whole file's download meets it too, and tells, or does without
         return None
@@ -59,10 +59,10 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
 
 def _header(repo: str, file: str, commit: str) -> tuple[int, dict[str, Mapping[str, Any]]]:
     """Where the arrays begin, and what the file says of each. Raises ValueError for what is no safetensors file."""
-    (size,) = struct.unpack("<Q", content(repo, file, commit, 0, 8))
+    (size,) = struct.unpack("<Q", range_content(repo, file, commit, 0, 8))
     if size > HEADER:
         raise ValueError(f"{file} of {repo} is no safetensors file.")
-    header = json.loads(content(repo, file, commit, 8, 8 + size))
+    header = json.loads(range_content(repo, file, commit, 8, 8 + size))
     header.pop("__metadata__", None)
     return 8 + size, header
 

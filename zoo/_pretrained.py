@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,11 +15,14 @@ from audax_eqx.layers import Cosine, Length, Linear, Prototypes, keyword
 from audax_eqx.models import Classifier
 from audax_eqx.networks import WeightedLayers
 
-from ._entry import Entry, Model
+from ._entry import Entry
 from ._files import line
 from ._head import check_layers, classifier
+from ._labels import rank
 from ._limits import check_entry
+from ._register import Model
 from ._text import embed_texts, has_words, zero_shot
+from ._warn import warn_user
 from ._wave import Rate, check_process, check_window, checked_wave, note_process
 
 
@@ -189,10 +191,9 @@ class Pretrained(eqx.Module):
         check_window(entry.window, self.model.frontend, entry.name)
         fresh = classes is not None or labels is not None
         if fresh and task is None and self.entry.task == "multilabel":
-            warnings.warn(
+            warn_user(
                 f"{self.entry.name} is multilabel, and the new head is taken for multiclass, one label a clip: say "
                 'task="multiclass", or task="multilabel" if you train it with a sigmoid for each class.',
-                stacklevel=5,  # the caller's line, past the frames of the type checker and of Equinox
             )
         model, state = jax.tree.map(
             lambda leaf: jnp.array(leaf) if eqx.is_array(leaf) else leaf, (self.model, self.state)
@@ -319,12 +320,3 @@ def _heard(
 
 def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float[Array, "*rows classes"]:
     return jax.nn.softmax(logits) if clip.entry.task == "multiclass" else jax.nn.sigmoid(logits)
-
-
-def rank(
-    probabilities: Float[np.ndarray, " classes"], labels: tuple[str, ...], k: int | np.integer
-) -> list[tuple[str, float]]:
-    """The `k` most probable labels, most probable first. Raises ValueError for `k` below 1."""
-    if k < 1:
-        raise ValueError(f"top takes k of at least 1, got {k}.")
-    return [(labels[index], float(probabilities[index])) for index in np.argsort(-probabilities, kind="stable")[:k]]

@@ -4,16 +4,19 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import equinox as eqx
 
 from ._card import addressed, generated
-from ._entry import Entry, Model
+from ._entry import Entry
+from ._export import SUFFIXES, export
 from ._files import CARD, FILES, TOKENIZER, existing
-from ._load import REPO, load, local
+from ._load import load
+from ._register import Model
 from ._save import save
+from ._source import REPO, source_of
 
 
 def publish(
@@ -25,22 +28,35 @@ def publish(
     private: bool = False,
     revision: str | None = None,
     dtype: Literal["float32", "float16"] = "float32",
+    layout: Literal["audax", "transformers"] = "audax",
+    exports: Sequence[str] = (),
     dry_run: bool = False,
 ) -> str:
     """Saves the model and uploads its folder to the Hub repo "user/name" in one commit, whose URL it returns.
 
     The repo is created where it does not exist, and so is the branch `revision`, main unless given. A model that the
     repo has already makes no new commit: the Hub's client says so, and the URL is that of the last one. A card written
-    by hand on the Hub stays. With `dry_run` nothing is sent, and the files and their sizes are returned in the URL's
-    place. The token is HF_TOKEN's, or that of `hf auth login`.
+    by hand on the Hub stays. `layout` is that of `save`. With exports=("stablehlo", "onnx"), or one of these, the repo
+    has `model.stablehlo` and `model.onnx` too, as `export` writes them of the saved weights. With `dry_run` nothing is
+    sent, and the files and their sizes are returned in the URL's place. The token is HF_TOKEN's, or that of
+    `hf auth login`.
 
-    Raises ValueError as `save` does, for what is not "user/name", and for a public repo that was to be private; and
-    OSError: PermissionError without a token that may write, ConnectionError when the Hub cannot be reached.
+    Raises ValueError as `save` and `export` do, for what is not "user/name", and for a public repo that was to be
+    private; and OSError: PermissionError without a token that may write, ConnectionError when the Hub cannot be
+    reached.
     """
     _check(repo)
-    with tempfile.TemporaryDirectory() as folder:
-        save(folder, model, state, entry, dtype=dtype)
-        return _send(repo, _paths(pathlib.Path(folder)), entry.name, private, revision, dry_run)[0]
+    if isinstance(exports, str) or not {f".{each}" for each in exports} <= set(SUFFIXES):
+        known = " and ".join(repr(suffix[1:]) for suffix in SUFFIXES)
+        raise ValueError(f"exports is a list of {known}, got {exports!r}: give exports=('stablehlo',).")
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        save(folder, model, state, entry, dtype=dtype, layout=layout)
+        paths = _paths(folder)
+        for each in exports:
+            paths[f"model.{each}"] = folder / f"model.{each}"
+            export(load(folder), paths[f"model.{each}"])
+        return _send(repo, paths, entry.name, private, revision, dry_run)[0]
 
 
 def republish(
@@ -48,7 +64,7 @@ def republish(
 ) -> str:
     """Uploads any model that `load` takes, and returns what to tell. A whole folder of `save`'s goes as it is."""
     _check(repo)
-    folder = local(os.fspath(name))
+    folder = source_of(os.fspath(name)).folder
     whole = folder is not None and all((folder / file).exists() for file in FILES)
     clip = load(name, verify=whole)
     options = (clip.entry.name, private, revision, dry_run)

@@ -64,18 +64,30 @@ def register(constructor: Constructor, name: str | None = None) -> Constructor:
     if missing := _missing(made, library):
         raise TypeError(f"{made.__qualname__} lacks {', '.join(missing)}, without which the zoo cannot use it: add it.")
     for taken in LIBRARIES.values():
-        if name in constructors(taken) and not _same(constructors(taken)[name], constructor):
+        other = constructor_of(taken, name)
+        if other is not None and not _same(other, constructor):
             raise ValueError(
-                f"{name} is the name of {_described(constructors(taken)[name])} already, and cannot be that of "
+                f"{name} is the name of {_described(other)} already, and cannot be that of "
                 f'{_described(constructor)}, too: give it another one, zoo.register(..., name="...").'
             )
     _own[name] = constructor
     return constructor
 
 
-def constructors(library: types.ModuleType) -> dict[str, Callable]:
-    """What `audax_eqx.frontends`, `.networks` or `.models` has and what is registered of its kind, by name."""
-    return {name: each for name, each in (vars(library) | _own).items() if _constructs(each, library)}
+def constructor_of(library: types.ModuleType, name: str) -> Callable | None:
+    """What `audax_eqx.frontends`, `.networks` or `.models` has by that name, or what is registered of its kind.
+
+    None where there is no such constructor. Of the library nothing else is imported.
+    """
+    constructor = _own.get(name)
+    if constructor is None and name in dir(library):
+        constructor = getattr(library, name)
+    return constructor if _constructs(constructor, library) else None
+
+
+def constructors(library: types.ModuleType) -> list[str]:
+    """The names of all that `constructor_of` gives."""
+    return sorted(name for name in {*dir(library), *_own} if constructor_of(library, name) is not None)
 
 
 def _constructs(constructor: Any, library: types.ModuleType) -> bool:

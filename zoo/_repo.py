@@ -1,92 +1,75 @@
-"""The files of a model's repo on the Hub, one commit of it, and the models that come with the package."""
+"""The files of a model's repo on the Hub, all of one commit."""
 
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from ._files import CONFIG, SAFETENSORS, bounded, most_bytes, plain
+from ._converted import converted, pin
+from ._files import CONFIG, SAFETENSORS
+from ._hub import COMMIT, cached_path, commit_of, count_download, download
+from ._part import part
 from ._rules import Rule, drops
-
-PACKAGED = pathlib.Path(__file__).parent / "weights"
-
-
-def packaged() -> list[str]:
-    """The names of the models that come with the package and need no network."""
-    return sorted(path.parent.name for path in PACKAGED.glob(f"*/{CONFIG}"))
+from ._source import Source
 
 
-def repo_files(repo: str, revision: str | None, remark: str = "") -> Callable[..., pathlib.Path]:
-    """The function that gives the path of a file of the Hub repo; all are of the commit that the first is of.
+class Repo(Source):
+    """A repo at the commit that its first file comes from, which is `revision`'s newest, main's unless given.
 
-    Where no revision is given and main has weights as torch files alone, safetensors come from the pull request of the
-    Hub's bot. With `rules`, a second argument, a file of weights may lack the arrays that they drop. `remark` ends the
-    error where the first file cannot be had.
+    Where main has weights as torch files alone, safetensors come from the pull request of the Hub's bot; not where a
+    revision is given, which means its own files. `remark` ends the error where the first file cannot be had.
     """
-    from ._converted import converted, pin  # as fetched does
-    from ._hub import COMMIT, commit_of
-    from ._part import part
 
-    commit = revision
-    conversion = functools.cache(functools.partial(converted, repo))
+    def __init__(self, name: str, revision: str | None = None, remark: str = ""):
+        self.name, self.revision, self.remark = name, revision, remark
+        self.commit = revision if COMMIT.fullmatch(revision or "") else None
+        self._converted = functools.cache(functools.partial(converted, name))
 
-    def known_commit() -> str | None:
-        if not COMMIT.fullmatch(commit or ""):
-            with contextlib.suppress(OSError, ValueError):
-                fetch(CONFIG)  # which tells it
-        return commit if COMMIT.fullmatch(commit or "") else None
-
-    def fetch(file: str, rules: Sequence[Rule] = ()) -> pathlib.Path:
-        nonlocal commit, remark
-        weights = bool(SAFETENSORS.fullmatch(file))
-        if weights and drops(rules) and (base := known_commit()) and (path := part(repo, file, base, rules)):
+    def path(self, file: str, rules: Sequence[Rule] = ()) -> pathlib.Path:
+        """As `Source.path`."""
+        if not SAFETENSORS.fullmatch(file):
+            return self._download(file)
+        if drops(rules) and (commit := self._known_commit()) and (path := part(self.name, file, commit, rules)):
             return path
         try:
-            path = fetched(repo, file, commit)
-        except OSError as error:
-            if weights and revision is None and isinstance(error, FileNotFoundError) and (path := added(file, rules)):
+            return self._download(file)
+        except FileNotFoundError:
+            if self.revision is None and (path := self._converted_path(file, rules)):
                 return path
-            raise type(error)(f"{error}{remark}") from error.__cause__
-        commit, remark = commit_of(path, file), ""
+            raise
+
+    def count_download(self) -> None:
+        """As `Source.count_download`, by a request for `config.json`."""
+        if not COMMIT.fullmatch(self.revision or ""):  # a commit is loaded without any request
+            count_download(self.name, CONFIG, self.revision)
+
+    def _download(self, file: str) -> pathlib.Path:
+        """The path of a file of the commit, which the first one tells."""
+        try:
+            path = download(self.name, file, self.commit or self.revision)
+        except OSError as error:
+            raise type(error)(f"{error}{self.remark}") from error.__cause__
+        self.commit, self.remark = commit_of(path, file), ""
         return path
 
-    def added(file: str, rules: Sequence[Rule]) -> pathlib.Path | None:
-        """The path of a file that the bot adds, None where it cannot be had: then the torch file is as good."""
-        if (base := known_commit()) is None or (addition := conversion(base)) is None:
+    def _known_commit(self) -> str | None:
+        """The commit; None where the Hub does not tell it."""
+        if self.commit is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._download(CONFIG)
+        return self.commit
+
+    def _converted_path(self, file: str, rules: Sequence[Rule]) -> pathlib.Path | None:
+        """The path of a file that the Hub's bot adds, None where it cannot be had: then the torch file is as good."""
+        if (commit := self._known_commit()) is None or (addition := self._converted(commit)) is None:
             return None
         with contextlib.suppress(OSError, ValueError):
-            path = part(repo, file, addition, rules) or fetched(repo, file, addition)
-            pin(repo, base, addition)
+            path = part(self.name, file, addition, rules) or download(self.name, file, addition)
+            pin(self.name, commit, addition)
             return path
         return None
 
-    return fetch
 
-
-def is_cached(repo: str) -> bool:
-    """Whether the description of a model is in the Hub's cache."""
-    from ._hub import cached  # as fetched does
-
-    return cached(repo, CONFIG) is not None
-
-
-def fetched(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
-    """The path of a file of a Hub repo, of no more bytes than a file of that name may have."""
-    from ._hub import fetch  # huggingface_hub takes long to import, and only models from the Hub need it
-
-    return bounded(fetch(repo, plain(file), revision, packaged(), most_bytes(file)))
-
-
-def kept(repo: str, file: str) -> pathlib.Path:
-    """The path of a file that does not change: fetched once, and not asked for again."""
-    from ._hub import cached  # as fetched does
-
-    path = cached(repo, plain(file))
-    return fetched(repo, file) if path is None else bounded(path)
-
-
-def count_download(repo: str, revision: str | None) -> None:
-    """The Hub counts downloads by requests for `config.json`, which a foreign checkpoint may do without."""
-    from ._hub import count  # as fetched does
-
-    count(repo, CONFIG, revision)
+def download_once(repo: str, file: str) -> pathlib.Path:
+    """The path of a file that does not change: downloaded once, and not asked for again."""
+    return cached_path(repo, file) or download(repo, file)

@@ -1,10 +1,10 @@
 """A model to its folder: weights, and all that tells others what they are."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,14 +14,20 @@ import numpy as np
 
 from audax_eqx import lora
 
+from . import families
 from ._card import card, generated
-from ._entry import Entry, Model, skeleton, to_json
-from ._files import CARD, CONFIG, EXTRACTOR, FILES, GOLDEN, TOKENIZER, WEIGHTS
-from ._golden import golden
+from ._create import skeleton
+from ._entry import Entry, to_json
+from ._files import CARD, CONFIG, EXTRACTOR, GOLDEN, SAVED, STAGING, TOKENIZER, WEIGHTS, settle
+from ._golden import difference, golden
+from ._leaves import check, named_leaves
 from ._limits import check_entry
 from ._load import assemble
+from ._pretrained import Pretrained
+from ._register import Model
+from ._transformers import written
 from ._wave import check_window
-from ._weights import atomic, check, named_leaves, write
+from ._weights import write
 
 
 def save(
@@ -31,9 +37,13 @@ def save(
     entry: Entry,
     *,
     dtype: Literal["float32", "float16"] = "float32",
+    layout: Literal["audax", "transformers"] = "audax",
 ) -> None:
     """Writes a folder from which `load(folder)` gives the model back, bit by bit unless `dtype` is "float16", which
-    halves the file. The adapters of `audax_eqx.lora` are merged.
+    halves the file; the card then says what that costs. The adapters of `audax_eqx.lora` are merged.
+
+    With layout="transformers" the folder is one of transformers' models, for its `from_pretrained` and for `load`: of
+    an AST, a CED, wav2vec 2.0 and its kin, and a Whisper that classifies.
 
     - `config.json`: the entry. `model.safetensors`: the weights and the State.
     - `golden.safetensors`: a wave and what the saved weights make of it, for `load(folder, verify=True)`.
@@ -42,8 +52,8 @@ def save(
     - `README.md`: a card for the Hub, unless the folder holds one that somebody wrote or changed.
 
     Raises ValueError when the model is not what `entry` describes, holds or gives NaN or infinite numbers, or float16
-    does not hold it, and OSError when the folder cannot be made or written. What a folder held stays until all is
-    written, and is then replaced file by file.
+    does not hold it, for a layout that does not have the model, and OSError when the folder cannot be made or written.
+    A kill at any moment leaves for `load` the model that a folder held, or the new one, never a part of each.
     """
     folder = pathlib.Path(folder)
     entry = dataclasses.replace(entry, checkpoint=None)
@@ -65,11 +75,15 @@ def save(
         arrays = {name: array.astype(dtype) for name, array in exact.items()}
     if huge := [name for name in exact if np.isfinite(exact[name]).all() and np.isinf(arrays[name]).any()]:
         raise ValueError(f"float16 ends at 65504, which {', '.join(huge)} exceed: save in float32.")
-    texts = {
-        CONFIG: to_json(entry),
-        EXTRACTOR: json.dumps(extractor(entry, model), indent=2) + "\n",
-        CARD: card(entry, sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))),
-    }
+    if layout == "transformers":
+        config, numbers, arrays, described = written(entry, arrays)
+        assert described.checkpoint is not None, f"{entry.name} has no table of transformers' names"
+        rules = families.rules(described.checkpoint.table)
+        texts = {CONFIG: json.dumps(config, indent=2) + "\n"}
+    else:
+        numbers, described, rules = extractor(entry, model), entry, None
+        texts = {CONFIG: to_json(entry)}
+    texts[EXTRACTOR] = json.dumps(numbers, indent=2) + "\n"
     if (tokenizer := getattr(model, "tokenizer", None)) is not None:
         texts[TOKENIZER] = tokenizer.text()
     if not folder.parent.is_dir():
@@ -78,16 +92,21 @@ def save(
         )
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, and a model is saved in a folder: choose another name.")
-    if (folder / CARD).is_file() and not generated((folder / CARD).read_bytes()):
-        del texts[CARD]
-    tensors = {WEIGHTS: arrays, GOLDEN: golden(assemble(entry, arrays, shapes, str(folder)))}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    tensors = {WEIGHTS: arrays, GOLDEN: golden(assemble(described, arrays, shapes, str(folder), rules))}
     if not np.isfinite(tensors[GOLDEN]["output"]).all():
         raise ValueError(
             f"The model to save as {entry.name} gives NaN or infinite outputs, though its weights are finite: they "
             "have grown too large, so save it as it was before, and train on with a lower learning rate."
         )
+    if not ((folder / CARD).is_file() and not generated((folder / CARD).read_bytes())):
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
+        loss = None
+        if dtype == "float16":
+            loss = difference(tensors[GOLDEN], Pretrained(eqx.nn.inference_mode(model), state, entry))
+        texts[CARD] = card(entry, parameters, layout=layout, loss=loss)
     try:
-        _write(folder, texts, tensors)
+        _write(folder, texts, tensors, "pt" if layout == "transformers" else "jax")
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"{folder} cannot be written ({reason}): make room there, or choose another folder.") from None
@@ -110,20 +129,28 @@ def not_finite(arrays: Mapping[str, Any]) -> str:
     return f"{', '.join(broken[:3])}{more}"
 
 
-def _write(folder: pathlib.Path, texts: Mapping[str, str], tensors: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """All files, or none."""
+def _write(
+    folder: pathlib.Path,
+    texts: Mapping[str, str],
+    tensors: Mapping[str, Mapping[str, np.ndarray]],
+    format: str,
+) -> None:
+    """All files, or none: they become the folder's by one renaming, as `existing` in `zoo/_files.py` reads it."""
     folder.mkdir(exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        paths = {
-            file: stack.enter_context(atomic(folder / file))
-            for file in (*FILES, TOKENIZER)
-            if file in texts or file in tensors
-        }
+    settle(folder)
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
+    staging.mkdir()
+    try:
         for file, text in texts.items():
-            paths[file].write_text(text, encoding="utf-8")
+            (staging / file).write_text(text, encoding="utf-8")
         for file, content in tensors.items():
-            write(paths[file], content)
-            paths[file].chmod(paths[CONFIG].stat().st_mode)  # safetensors writes files that nobody else may read
+            write(staging / file, content, format)
+            (staging / file).chmod((staging / CONFIG).stat().st_mode)  # safetensors writes files for its user alone
+        staging.rename(folder / SAVED)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    settle(folder)
 
 
 def extractor(entry: Entry, model: Model) -> dict[str, Any]:

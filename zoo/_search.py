@@ -1,10 +1,12 @@
 """The sound files that a command line names: files as they come, and what its folders hold."""
 
 import collections
+import hashlib
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from . import _ffmpeg
 
@@ -14,6 +16,21 @@ OTHERS = """m4a m4b mp4 m4v aac wma wmv asf webm mka mkv mov avi 3gp 3g2 amr ape
 rm alac ogv ogx mpg mpeg flv ts shn gsm"""
 SUFFIXES = {f".{name}" for name in HEADED.split()}  # of formats with a header that libsndfile reads
 FOREIGN = {f".{name}" for name in OTHERS.split()}  # of sound that FFmpeg reads
+
+
+class Shard(NamedTuple):
+    """One of `count` shares of the recordings, by the hashes of their names: machines need not talk about it."""
+
+    index: int = 0
+    count: int = 1
+
+    def has(self, file: str) -> bool:
+        digest = hashlib.blake2b(os.fsencode(file), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.index
+
+    @property
+    def suffix(self) -> str:
+        return "" if self.count == 1 else f"-{self.index}-of-{self.count}"
 
 
 def sounds(paths: Sequence[str]) -> list[str]:

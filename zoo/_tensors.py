@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, no_type_check
 
-import jax.numpy as jnp
+import ml_dtypes  # noqa: F401, which gives NumPy bfloat16
 import numpy as np
 
 from ._archive import Fault, broken
@@ -165,7 +165,7 @@ def _view(storage, dtype, offset, shape, strides, notes):
     if len(whole(offset, *shape, *strides)) > 1 + 2 * AXES:
         raise broken("an array has more axes than arrays have")
     dtype = dtype or storage.dtype
-    room = storage.count * jnp.dtype(storage.dtype).itemsize // jnp.dtype(dtype).itemsize
+    room = storage.count * np.dtype(storage.dtype).itemsize // np.dtype(dtype).itemsize
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if offset > room or (0 not in shape and last >= room):
         raise broken("an array lies outside of its storage")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,9 +14,11 @@ from audax_eqx.models import Classifier
 from audax_eqx.networks import RoBERTa
 
 from . import families
-from ._entry import Entry, Model, checked_labels
+from ._entry import Entry, checked_labels
 from ._files import TOKENIZER, line, read_text
 from ._limits import check_entry
+from ._register import Model
+from ._source import Source
 from ._wave import check_process
 
 SHORTEST = 16  # tokens that a program takes at least; others take powers of 2
@@ -38,12 +39,13 @@ class Tokenizer:
         return _with_text, (self.source, self.text())
 
     @staticmethod
-    def of(name: str, revision: str | None, fetch: Callable[[str], pathlib.Path], folder: bool) -> "Tokenizer | None":
-        """That of a model; None for a folder without one. Of a repo it is fetched when it is needed."""
-        if not folder:
-            return Tokenizer(f"{name} {revision}", functools.cache(lambda: read_text(fetch(TOKENIZER))))
+    def of(source: Source) -> "Tokenizer | None":
+        """That of a model; None for a folder without one. Of a repo it is downloaded when it is needed."""
+        if source.folder is None:
+            place = f"{source.name} {source.commit}"
+            return Tokenizer(place, functools.cache(lambda: read_text(source.path(TOKENIZER))))
         try:
-            text = read_text(fetch(TOKENIZER))
+            text = read_text(source.path(TOKENIZER))
         except FileNotFoundError:
             return None
         return _with_text(text, text)  # another file of that name is another tokenizer

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, no_type_check
 
-import jax.numpy as jnp
+import ml_dtypes  # noqa: F401, which gives NumPy bfloat16
 import numpy as np
 
 from ._archive import Fault, broken, entries, unpacked
@@ -83,7 +83,7 @@ def _zip(data: mmap.mmap) -> tuple[Any, Storages]:
         mark, kind, key, _, count = name
         held = storage_of(kind, key, count)
         entry = listed.get(f"{root}data/{key}")
-        if mark != "storage" or entry is None or count * jnp.dtype(held.dtype).itemsize > entry.size:
+        if mark != "storage" or entry is None or count * np.dtype(held.dtype).itemsize > entry.size:
             raise broken("a storage is missing or smaller than it should be")
         return held
 
@@ -135,7 +135,7 @@ def _places(data: mmap.mmap, position: int, keys: Any, held: Mapping[str, Storag
         raise broken("its list of storages is another than its arrays need")
     for key in keys:
         start, storage = position + 8, held[key]
-        position = start + storage.count * jnp.dtype(storage.dtype).itemsize
+        position = start + storage.count * np.dtype(storage.dtype).itemsize
         if data[start - 8 : start] != struct.pack("<q", storage.count) or position > len(data):
             raise broken("a storage is missing or smaller than it should be")
         places[key] = slice(start, position)
@@ -204,8 +204,8 @@ def _settings(content) -> dict[Any, Any]:
 
 def _read(path: pathlib.Path, storages: Storages, tensor: Tensor) -> np.ndarray:
     """The numbers of an array, taken out of the file."""
-    dtype = jnp.dtype(tensor.dtype)
-    start = tensor.storage.start * jnp.dtype(tensor.storage.dtype).itemsize + tensor.offset * dtype.itemsize
+    dtype = np.dtype(tensor.dtype)
+    start = tensor.storage.start * np.dtype(tensor.storage.dtype).itemsize + tensor.offset * dtype.itemsize
     strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
     with _said_of(path):
         return np.ndarray(tensor.shape, dtype, storages(tensor.storage.key), start, strides).copy()

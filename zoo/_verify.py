@@ -13,14 +13,17 @@ import numpy as np
 from . import families
 from ._audio import read
 from ._card import hub_license
+from ._converted import converted
 from ._entry import Acceptance, Entry
-from ._files import CONFIG, GOLDEN, INSTEAD, WEIGHTS, existing
+from ._files import CONFIG, GOLDEN, INSTEAD, WEIGHTS
 from ._golden import BOUND, computed
 from ._golden import verify as verify_golden
+from ._hub import Metadata, download, metadata, reach, safetensors_header
 from ._limits import CONTROL, check_size
-from ._load import fit, found, info, load, local, packaged, repo_of, source
+from ._load import entry_of, fit, load, weight_files
+from ._models import info
 from ._pretrained import Pretrained
-from ._repo import fetched
+from ._source import Source, packaged, source_of
 from ._weights import check_types
 
 LONGEST = 400  # characters of a result
@@ -52,78 +55,72 @@ def verify(name: str, *, full: bool = False) -> Report:
 
     Raises ValueError and FileNotFoundError for what is no name of a model.
     """
-    repo = repo_of(name)
-    report = Report(name, repo or ("in the package" if name in packaged() else "a folder"))
+    source = source_of(name)
+    place = "in the package" if name in packaged() else "a folder"
+    report = Report(name, source.name if source.folder is None else place)
     try:
-        if repo is None:
-            _check_local(report)
+        if source.folder is not None:
+            _check_folder(report, source)
         else:
-            _check_remote(report, full)
+            _check_repo(report, source, full)
     except Exception as error:  # one model does not cost the others
         sentence = " ".join(CONTROL.sub(" ", str(error)).split()) or type(error).__name__
         report.fault = sentence if len(sentence) <= LONGEST else f"{sentence[:LONGEST]} ..."
     return report
 
 
-def _check_local(report: Report) -> None:
-    folder = local(report.name)
-    assert folder is not None, f"{report.name} is on the Hub"
+def _check_folder(report: Report, source: Source) -> None:
     clip = load(report.name)
     report.checked.append("arrays")
-    if report.name in packaged() or (folder / GOLDEN).exists():
-        verify_golden(clip, existing(folder, GOLDEN))
+    if report.name in packaged() or (source.folder and (source.folder / GOLDEN).exists()):
+        verify_golden(clip, source.path(GOLDEN))
         report.checked.append("golden output")
     else:
         report.notes.append(f"it has no {GOLDEN}")
 
 
-def _check_remote(report: Report, full: bool) -> None:
-    from ._hub import about, header, reach  # huggingface_hub takes long to import
-
-    told = about(report.repo)
+def _check_repo(report: Report, source: Source, full: bool) -> None:
+    newest = metadata(report.repo)
     report.checked.append("repo")
-    entry, fetch = found(report.name, None, count=False, weights=full)
+    entry = entry_of(report.name, source, weights=full)
     if (checkpoint := entry.checkpoint) and checkpoint.label_file == CONFIG:
         _check_sizes(report.repo, entry, info(report.name))
     elif checkpoint and checkpoint.label_repo and checkpoint.label_file:
         reach(checkpoint.label_repo, checkpoint.label_file)  # for it may have come from the cache
     if entry.labels:
         report.checked.append("labels")
-    files, rules = source(entry)
-    files, commit = _weights(report.repo, files, told)
+    files, rules = weight_files(entry)
+    files, commit = _weights(report.repo, files, newest)
     if isinstance(files, str) and files.endswith(".safetensors"):
-        shapes, dtypes = header(report.repo, files, commit)
+        shapes, dtypes = safetensors_header(report.repo, files, commit)
         where = f"{files} of {report.repo}"
         check_types(dtypes, where)
         check_size(shapes, where)
         fit(entry, shapes, where, rules)
         report.checked.append("arrays")
-        if commit != told.commit:
+        if commit != newest.commit:
             report.notes.append("its weights are in a pull request of the Hub's bot")
     else:
         for file in (files,) if isinstance(files, str) else files:
             reach(report.repo, file)
         report.notes.append("its weights are no safetensors, of which --full alone sees the arrays")
-    _check_license(report, entry, told.licenses)
+    _check_license(report, entry, newest.licenses)
     if full:
         clip = load(report.name)
-        _check_outputs(report, clip, fetch(GOLDEN) if GOLDEN in told.files else None)
+        _check_outputs(report, clip, source.path(GOLDEN) if GOLDEN in newest.files else None)
 
 
-def _weights(repo: str, file: str | tuple[str, ...], metadata: Any) -> tuple[str | tuple[str, ...], str | None]:
+def _weights(repo: str, file: str | tuple[str, ...], newest: Metadata) -> tuple[str | tuple[str, ...], str | None]:
     """The file with the weights as a load finds it, and its commit.
 
     Where main lacks it, it is the one of the bot's pull request, or else what transformers writes instead.
     """
-    from ._converted import converted  # as above
-    from ._hub import about
-
-    if file != WEIGHTS or file in metadata.files or metadata.commit is None:
-        return file, metadata.commit
-    addition = converted(repo, metadata.commit)
-    if addition is not None and file in about(repo, addition).files:
+    if file != WEIGHTS or file in newest.files or newest.commit is None:
+        return file, newest.commit
+    addition = converted(repo, newest.commit)
+    if addition is not None and file in metadata(repo, addition).files:
         return file, addition
-    return next((each for each in INSTEAD if each in metadata.files), file), metadata.commit
+    return next((each for each in INSTEAD if each in newest.files), file), newest.commit
 
 
 def _check_sizes(repo: str, described: Entry, ours: Entry) -> None:
@@ -165,7 +162,7 @@ def _check_outputs(report: Report, clip: Pretrained, golden: pathlib.Path | None
 
 def _accept(clip: Pretrained, published: Acceptance) -> None:
     """Raises ValueError when the model does not give what its authors published."""
-    logits = computed(clip, read(fetched(published.repo, published.file), clip.sample_rate))
+    logits = computed(clip, read(download(published.repo, published.file), clip.sample_rate))
     wanted = np.asarray(published.logits, np.float32)
     if not np.allclose(logits[: len(wanted)], wanted, rtol=0, atol=BOUND * np.abs(wanted).max(initial=0)):
         raise ValueError(
@@ -180,5 +177,5 @@ def _accept(clip: Pretrained, published: Acceptance) -> None:
         )
 
 
-def _listed(numbers: Iterable[float]) -> str:
+def _listed(numbers: Iterable[Any]) -> str:
     return ", ".join(f"{number:.6g}" for number in numbers)

@@ -1,4 +1,4 @@
-"""Weights as named arrays: ours are safetensors keyed by field path, `network.stages.0.blocks.1.depthwise.weight`."""
+"""Files of weights, as arrays by name. Nothing here needs JAX."""
 
 import contextlib
 import functools
@@ -6,76 +6,24 @@ import os
 import pathlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, no_type_check
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, no_type_check
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-
-from audax_eqx import tree
 
 from ._bundle import bundle_file, is_bundle, shards
 from ._files import INSTEAD, WEIGHTS, is_torch, line, parse_json, read_text
 from ._torch import Leaf, torch_file
 
-Model = TypeVar("Model")
 if TYPE_CHECKING:
     ArraysByName = Mapping[str, np.ndarray]
 else:
     ArraysByName = Mapping  # to check the values' type one would be read, which may be a large one that nothing needs
-Parameter = jax.Array | jax.ShapeDtypeStruct
-FAULTS = 20  # that an error lists
 DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # of weights; whole numbers are counters of training
+LARGEST = 1 << 16  # arrays, each of which is compared with the rules of a table
 READABLE = re.compile(f"{DTYPES.pattern}|C64")  # of safetensors by NumPy
-
-
-def named_leaves(model: Any, state: eqx.nn.State) -> dict[str, Parameter]:
-    """Every parameter of `model` and every array of `state`, by field path. A skeleton's leaves are shapes."""
-    leaves = {}
-    names = jax.tree.leaves(tree.names(model, is_leaf=_is_index))
-    for name, leaf in zip(names, jax.tree.leaves(model, is_leaf=_is_index), strict=True):
-        if _is_index(leaf):
-            leaves[name] = state.get(leaf)
-        elif eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
-            leaves[name] = leaf
-    return leaves
-
-
-def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray]) -> tuple[Model, eqx.nn.State]:
-    """The skeleton `model` and `state` with `values(name)` at each leaf."""
-
-    arrays, structure = jax.tree.flatten(state)  # state.set takes no array for a shape under a mesh that is set
-    places = {id(leaf): place for place, leaf in enumerate(arrays)}
-
-    def value(leaf, name):
-        if _is_index(leaf):
-            shape = state.get(leaf)
-            arrays[places[id(shape)]] = jnp.asarray(values(name), shape.dtype)
-            return leaf
-        return jnp.asarray(values(name), leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
-
-    model = jax.tree.map(value, model, tree.names(model, is_leaf=_is_index), is_leaf=_is_index)
-    return model, jax.tree.unflatten(structure, arrays)
-
-
-def check(
-    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str, faults: Sequence[str] = ()
-) -> None:
-    """Raises one ValueError that lists the first misshapen arrays of `where`, `faults`, missing and surplus arrays."""
-    misshapen = [
-        f"{name} is {tuple(found[name])} instead of {tuple(shape)}"
-        for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != tuple(shape)
-    ]
-    faults = [*misshapen, *faults, *(f"{name} is missing" for name in wanted if name not in found)]
-    faults += [f"{name} is surplus" for name in found if name not in wanted]
-    if faults:
-        more = f"; and {len(faults) - FAULTS} more" if len(faults) > FAULTS else ""
-        raise ValueError(f"{where} does not fit the model: {'; '.join(map(line, faults[:FAULTS]))}{more}.")
 
 
 def check_types(dtypes: Iterable[str], where: str, known: re.Pattern = DTYPES) -> None:
@@ -104,6 +52,10 @@ class Arrays(ArraysByName):
                 )
             self._leaves |= leaves
             self._settings.append(settings)
+        if len(self._leaves) > LARGEST:
+            raise ValueError(
+                f"{self.path} holds {len(self._leaves)} arrays, and the zoo reads up to {LARGEST}: this is no model."
+            )
         self.shapes = {name: leaf.shape for name, leaf in self._leaves.items()}
         self.dtypes = {name: leaf.dtype for name, leaf in self._leaves.items()}
 
@@ -217,10 +169,10 @@ def _broken(path: pathlib.Path, error: SafetensorError) -> str:
     return f"{path} is not a whole safetensors file ({fault}): delete {path.resolve()} and fetch or copy it again."
 
 
-def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file. Raises OSError when it cannot be written."""
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], format: str = "jax") -> None:
+    """Writes a safetensors file; transformers reads the format "pt". Raises OSError when it cannot be written."""
     try:
-        save_file(dict(arrays), path, metadata={"format": "jax"})
+        save_file(dict(arrays), path, metadata={"format": format})
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from None
 
@@ -242,7 +194,3 @@ def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _is_index(leaf) -> bool:
-    return isinstance(leaf, eqx.nn.StateIndex)

@@ -26,8 +26,10 @@ from ._audio import stream
 from ._entry import Entry
 from ._events import detections, find_events, timeline
 from ._example import example
-from ._load import DEFAULT, info, list_models, load
-from ._pretrained import Pretrained, rank
+from ._labels import rank
+from ._load import load
+from ._models import DEFAULT, info, list_models
+from ._pretrained import Pretrained
 from ._recordings import tag
 from ._result import Result
 

@@ -34,7 +34,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._audio import window_size
-from ._load import DEFAULT, load
+from ._load import load
+from ._models import DEFAULT
 from ._pretrained import Pretrained
 from ._recordings import embed
 from ._wave import check_floating, check_process, finite_samples

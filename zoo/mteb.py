@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ._fingerprint import fingerprint, parameters
-from ._load import DEFAULT, load
+from ._load import load
+from ._models import DEFAULT
 from ._pretrained import Pretrained
 from ._recordings import embed
 from ._text import has_words

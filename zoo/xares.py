@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from ._fingerprint import fingerprint
-from ._load import DEFAULT, load
+from ._load import load
+from ._models import DEFAULT
 from ._pretrained import Pretrained
 from ._recordings import embed
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 import jax
 from jaxtyping import Array
 
+from .._portable import portable
 from .._sharding import by_share
 
 RATES = 8  # as many programs and tables of resampling stay
@@ -66,7 +67,7 @@ def _over_clips(plain: Callable[[Array], Array], clips: Array, rank: int, togeth
 
     @jax.custom_jvp
     def one(clip):
-        return batched(clip)
+        return plain(clip) if portable.value else batched(clip)
 
     one.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
 

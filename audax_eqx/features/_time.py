@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float, Num
 
 from .._checks import require
+from .._portable import by_platform
 from ._arrays import as_array, as_floats, magnitude, pad_ends
 from ._clips import stretch_each_clip
 
@@ -65,7 +66,8 @@ def pcen(
 def _running_mean(x: Array, smooth: Array) -> Array:
     # On CPU, at 500 x 64, a step-by-step scan takes 0.1 ms, forward and backward 0.2, the parallel one twice that. On
     # accelerators each of its 500 steps would be several launches.
-    return jax.lax.platform_dependent(x, smooth, cpu=running_mean_scan, default=running_mean_parallel)
+    scan = running_mean_scan
+    return by_platform(x, smooth, cpu=scan, default=running_mean_parallel, plain=scan)
 
 
 def running_mean_scan(x: Array, smooth: Array) -> Array:

@@ -15,8 +15,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
+from .._portable import portable
 from .._sharding import by_share
 from ..layers.conv import pads
 
@@ -46,21 +47,22 @@ def first_centre(window: int, stride: int) -> float:
 @functools.partial(jax.jit, static_argnames=("stride", "pool", "combine"))
 def filter_and_pool(
     wave: Float[Array, " samples"],
-    filters: Complex[Array, "filters taps"],
+    filters: tuple[Float[Array, "filters taps"], Float[Array, "filters taps"]],
     parameters: PyTree[Shaped[Array, "filters ..."]],
     *,
     stride: int,
-    pool: Callable[[Array, Array, int, PyTree], Array],
+    pool: Callable[[Array, Array, Array, int, PyTree], Array],
     combine: Callable[[Array, Array], Array],
 ) -> Float[Array, "frames filters ..."]:
-    """Correlates `wave` with each filter, then reduces windows of `taps` samples every `stride`; both padded as "SAME".
+    """Correlates `wave` with each filter, given by its real and its imaginary part, then reduces windows of `taps`
+    samples every `stride`; both padded as "SAME".
 
-    A window is a few whole strides and a part of one. `pool(y, inside, taps, parameters)` takes one filter's output cut
-    into strides, `strides stride`, a mask of the samples that are not padding, and the filter's own parameters; it
-    returns `strides parts ...`: what each stride gives to a window of which it is the first, second, ... part. The
-    parts of a window are then `combine`d.
+    A window is a few whole strides and a part of one. `pool(real, imaginary, inside, taps, parameters)` takes the parts
+    of one filter's output cut into strides, `strides stride`, a mask of the samples that are not padding, and the
+    filter's own parameters; it returns `strides parts ...`: what each stride gives to a window of which it is the
+    first, second, ... part. The parts of a window are then `combine`d.
     """
-    samples, taps = wave.size, filters.shape[1]
+    samples, taps = wave.size, filters[0].shape[1]
     frames, parts = -(-samples // stride), -(-taps // stride)
     before = pads(samples, taps, stride, "same")[0]
     strides, block, blocks = _plan(frames + parts - 1, taps, stride)
@@ -69,22 +71,38 @@ def filter_and_pool(
     left = before + pads(samples, taps, 1, "same")[0]
     padded = jnp.pad(wave, (left, max((blocks - 1) * hop + block - left - samples, 0)))
     starts = jnp.arange(blocks, dtype=jnp.int32) * hop
-    spectra = _fft(jax.vmap(lambda start: jax.lax.dynamic_slice(padded, (start,), (block,)))(starts))
-    # Correlation, not convolution: the filter is not turned round, but its spectrum is.
-    responses = jnp.fft.ifft(jnp.pad(filters, ((0, 0), (0, block - taps))), norm="forward")
     position = jnp.arange(blocks * hop, dtype=jnp.int32) - before
     inside = ((position >= 0) & (position < samples)).reshape(-1, stride)
 
+    def windows(real, imaginary, parameters):
+        """The frames of one filter, whose output has `blocks * hop` samples."""
+        pooled = pool(real.reshape(-1, stride), imaginary.reshape(-1, stride), inside, taps, parameters)
+        return functools.reduce(combine, [pooled[part : part + frames, part] for part in range(parts)])
+
+    if portable.value:
+        real, imaginary = (_correlated(padded, part)[:, : blocks * hop] for part in filters)
+        return jnp.moveaxis(jax.vmap(windows)(real, imaginary, parameters), 1, 0)
+
+    spectra = _fft(jax.vmap(lambda start: jax.lax.dynamic_slice(padded, (start,), (block,)))(starts))
+    # Correlation, not convolution: the filter is not turned round, but its spectrum is.
+    responses = jnp.fft.ifft(jnp.pad(jax.lax.complex(*filters), ((0, 0), (0, block - taps))), norm="forward")
+
     def one(filter_):
         response, parameters = filter_
-        y = _ifft(spectra * response[None])[:, :hop]
         # Flat in between: a batch on a mesh with Explicit axes knows no reshape that merges and splits at once.
-        pooled = pool(y.reshape(-1).reshape(-1, stride), inside, taps, parameters)
-        return functools.reduce(combine, [pooled[part : part + frames, part] for part in range(parts)])
+        y = _ifft(spectra * response[None])[:, :hop].reshape(-1)
+        return windows(y.real, y.imag, parameters)
 
     # Without the checkpoint the backward pass would keep the full rate of all filters.
     frames_last = jax.lax.map(jax.checkpoint(one, prevent_cse=False), (responses, parameters))
     return jnp.moveaxis(frames_last, 1, 0)
+
+
+def _correlated(wave: Array, filters: Array) -> Array:
+    """`filters samples`: the wave under each filter, as a convolution that needs neither transforms nor loops."""
+    layout = ("NHC", "HIO", "NHC")
+    kernel = filters.T[:, None]
+    return jax.lax.conv_general_dilated(wave[None, :, None], kernel, (1,), "VALID", dimension_numbers=layout)[0].T
 
 
 def _spread(transform: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -103,7 +121,7 @@ def _spread(transform: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
     @jax.custom_vjp
     def spread(x):
-        return batched(x)
+        return transform(x) if portable.value else batched(x)
 
     spread.defvjp(lambda x: (spread(x), None), lambda _, gradient: (spread(gradient),))
     return spread

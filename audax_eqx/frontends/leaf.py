@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Complex, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import features
 from ..abstract import AbstractFrontend
@@ -107,12 +107,15 @@ class LEAF(AbstractFrontend):
         return (positions * self.stride + first_centre(self.window, self.stride) + ahead) / self.sample_rate
 
 
-def _gabor_filters(gabor: Float[Array, "bins 2"], taps: int) -> Complex[Array, "bins {taps}"]:
+def _gabor_filters(
+    gabor: Float[Array, "bins 2"], taps: int
+) -> tuple[Float[Array, "bins {taps}"], Float[Array, "bins {taps}"]]:
+    """Their real and their imaginary parts."""
     low, high = _bounds(taps)
     mu, sigma = (bounded(gabor[:, i], float(low[i]), float(high[i]))[:, None] for i in range(2))
     t = jnp.arange(-(taps // 2), (taps + 1) // 2, dtype=jnp.float32)[None]
     envelope = jnp.exp(-0.5 * (t / sigma) ** 2) / (math.sqrt(2.0 * math.pi) * sigma)
-    return jax.lax.complex(envelope * jnp.cos(mu * t), envelope * jnp.sin(mu * t))
+    return envelope * jnp.cos(mu * t), envelope * jnp.sin(mu * t)
 
 
 def _lowpass(pooling: Float[Array, " bins"], window: int) -> Float[Array, "bins {window}"]:
@@ -123,15 +126,16 @@ def _lowpass(pooling: Float[Array, " bins"], window: int) -> Float[Array, "bins 
 
 
 def _weighted_energies(
-    y: Complex[Array, "strides stride"],
+    real: Float[Array, "strides stride"],
+    imaginary: Float[Array, "strides stride"],
     inside: Bool[Array, "strides stride"],
     taps: int,
     weights: Float[Array, " {taps}"],
 ) -> Float[Array, "strides parts"]:
     """Each stride's energy under each part of the low-pass: one matrix product."""
-    energy = jnp.where(inside, jnp.square(y.real) + jnp.square(y.imag), 0.0)
-    parts = -(-taps // y.shape[1])
-    weights = jnp.pad(weights, (0, parts * y.shape[1] - taps)).reshape(parts, -1)
+    energy = jnp.where(inside, jnp.square(real) + jnp.square(imaginary), 0.0)
+    parts = -(-taps // real.shape[1])
+    weights = jnp.pad(weights, (0, parts * real.shape[1] - taps)).reshape(parts, -1)
     return jnp.matmul(energy, weights.T, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Complex, Float
+from jaxtyping import Array, Bool, Float
 
 from ..abstract import AbstractFrontend
 from ..layers import LayerNorm, bounded
@@ -81,7 +81,7 @@ class SincNet(AbstractFrontend):
         filters = jnp.pad(self._filters(), ((0, self.bins % 2), (0, 0)))
         peaks = filter_and_pool(
             wave.astype(jnp.float32),
-            jax.lax.complex(filters[0::2], filters[1::2]),
+            (filters[0::2], filters[1::2]),
             None,
             stride=self.stride,
             pool=_maxima,
@@ -106,10 +106,14 @@ class SincNet(AbstractFrontend):
 
 
 def _maxima(
-    y: Complex[Array, "strides stride"], inside: Bool[Array, "strides stride"], taps: int, parameters: None
+    real: Float[Array, "strides stride"],
+    imaginary: Float[Array, "strides stride"],
+    inside: Bool[Array, "strides stride"],
+    taps: int,
+    parameters: None,
 ) -> Float[Array, "strides parts 2"]:
     """Each stride's maximum, of real and imaginary part, for a window's whole strides and for its last part of one."""
-    both = jnp.where(inside[None], jnp.stack([y.real, y.imag]), -jnp.inf)
-    parts = -(-taps // y.shape[1])
-    whole, last = jnp.max(both, axis=2), jnp.max(both[:, :, : taps - (parts - 1) * y.shape[1]], axis=2)
+    both = jnp.where(inside[None], jnp.stack([real, imaginary]), -jnp.inf)
+    parts = -(-taps // real.shape[1])
+    whole, last = jnp.max(both, axis=2), jnp.max(both[:, :, : taps - (parts - 1) * real.shape[1]], axis=2)
     return jnp.stack([whole] * (parts - 1) + [last], axis=-1).transpose(1, 2, 0)

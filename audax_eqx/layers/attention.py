@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._portable import by_platform
 from .initial import full, split
 from .length import Length, within
 from .linear import Linear
@@ -130,7 +131,7 @@ def _attend_by_head(
 ) -> Array:
     """All heads: query, key and value `tokens heads size`, bias `heads tokens tokens`, gates `heads tokens`."""
     length = None if length is None else jnp.asarray(length, jnp.int32)
-    return jax.lax.platform_dependent(query, key, value, bias, gates, length, cpu=_by_heads, default=_at_once)
+    return by_platform(query, key, value, bias, gates, length, cpu=_by_heads, default=_at_once)
 
 
 def _at_once(query, key, value, bias=None, gates=None, length=None) -> Array:

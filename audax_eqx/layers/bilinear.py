@@ -15,6 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from .._portable import portable
 from .._sharding import sum_by_share
 
 Forward = Callable[[Array, Array, Any], Array]
@@ -54,7 +55,7 @@ def bilinear(
     def shape(x: Any, weight: Any, *, options: Hashable) -> Any:
         return jax.make_jaxpr(functools.partial(lowered, options=options))(x, weight).out_avals[0]
 
-    def mapped(arrays: tuple[Array, Array], axes: tuple[int | None, int | None], *, options: Hashable):
+    def mapped(arrays: tuple[Array, Array], axes: tuple[Any, Any], *, options: Hashable):
         (x, weight), (x_axis, weight_axis) = arrays, axes
         if weight_axis is not None:
             return jax.vmap(lambda x, weight: own_weight(x, weight, options), axes)(x, weight), 0
@@ -79,6 +80,8 @@ def bilinear(
     mlir.register_lowering(primitive, mlir.lower_fun(lowered, multiple_results=False))
 
     def of_example(x: Array, weight: Array, options: Hashable) -> Array:
+        if portable.value:
+            return forward(x[None], weight, options)[0]
         if shared := tuple(_varying(x) - _varying(weight)):  # in `shard_map`, where devices differ in their examples
             weight = jax.lax.pcast(weight, shared, to="varying")
         return primitive.bind(x[None], weight, options=options)[0]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._portable import by_platform
 from .bilinear import bilinear, transposed_input, transposed_weight
 from .conv import LAYOUT, Options, pads
 from .initial import full, normal
@@ -61,7 +62,7 @@ def depthwise(
 
 def _by_device(x: Array, weight: Array, options: Options) -> Array:
     shifts, grouped = (functools.partial(road, options=options) for road in (_shifts, _grouped))
-    return jax.lax.platform_dependent(x, weight, cpu=shifts, default=grouped)
+    return by_platform(x, weight, cpu=shifts, default=grouped)
 
 
 def _input_gradient(gradient: Array, weight: Array, shape: tuple[int, ...], options: Options) -> Array:

@@ -1,8 +1,15 @@
 """Models: a frontend, a network, and what its embedding is trained for."""
 
-from ..networks import WeightedLayers as WeightedLayers
-from .clap import CLAP as CLAP
-from .classifier import Classifier as Classifier
-from .cola import COLA as COLA
-from .encoder import Encoder as Encoder
-from .simclr import SimCLR as SimCLR
+from typing import TYPE_CHECKING
+
+from .._lazy import make_lazy
+
+make_lazy(__name__)
+
+if TYPE_CHECKING:
+    from ..networks import WeightedLayers as WeightedLayers
+    from .clap import CLAP as CLAP
+    from .classifier import Classifier as Classifier
+    from .cola import COLA as COLA
+    from .encoder import Encoder as Encoder
+    from .simclr import SimCLR as SimCLR

@@ -1,94 +1,101 @@
 """Networks from `frames bins` to an embedding, one architecture a file. This namespace is their registry."""
 
-from .ast import AST as AST
-from .ast import ast_base as ast_base
-from .ast import ast_small as ast_small
-from .ast import ast_tiny as ast_tiny
-from .beats import BEATs as BEATs
-from .beats import beats_base as beats_base
-from .ced import CED as CED
-from .ced import ced_base as ced_base
-from .ced import ced_mini as ced_mini
-from .ced import ced_small as ced_small
-from .ced import ced_tiny as ced_tiny
-from .ced import dasheng_06b as dasheng_06b
-from .ced import dasheng_12b as dasheng_12b
-from .ced import dasheng_base as dasheng_base
-from .cnn import CNN as CNN
-from .cnn import cnn10 as cnn10
-from .cnn import cnn14 as cnn14
-from .convnext import ConvNeXt as ConvNeXt
-from .convnext import convnext_atto as convnext_atto
-from .convnext import convnext_base as convnext_base
-from .convnext import convnext_femto as convnext_femto
-from .convnext import convnext_large as convnext_large
-from .convnext import convnext_nano as convnext_nano
-from .convnext import convnext_pico as convnext_pico
-from .convnext import convnext_small as convnext_small
-from .convnext import convnext_tiny as convnext_tiny
-from .convnext import convnext_xlarge as convnext_xlarge
-from .dymn import DyMN as DyMN
-from .dymn import dymn04 as dymn04
-from .dymn import dymn10 as dymn10
-from .dymn import dymn20 as dymn20
-from .ecapa import ECAPA as ECAPA
-from .ecapa import ecapa_512 as ecapa_512
-from .ecapa import ecapa_1024 as ecapa_1024
-from .efficientnet import EfficientNet as EfficientNet
-from .efficientnet import efficientnet_b0 as efficientnet_b0
-from .efficientnet import efficientnet_b1 as efficientnet_b1
-from .efficientnet import efficientnet_b2 as efficientnet_b2
-from .efficientnet import efficientnet_b3 as efficientnet_b3
-from .efficientnet import efficientnet_b4 as efficientnet_b4
-from .efficientnet import efficientnet_b5 as efficientnet_b5
-from .efficientnet import efficientnet_b6 as efficientnet_b6
-from .efficientnet import efficientnet_b7 as efficientnet_b7
-from .efficientnet import perch_v2 as perch_v2
-from .htsat import HTSAT as HTSAT
-from .htsat import htsat_base as htsat_base
-from .htsat import htsat_tiny as htsat_tiny
-from .mobilenet import MobileNetV2 as MobileNetV2
-from .mobilenet import mobilenet_v2 as mobilenet_v2
-from .mobilenet_v3 import MobileNetV3 as MobileNetV3
-from .mobilenet_v3 import mn04 as mn04
-from .mobilenet_v3 import mn05 as mn05
-from .mobilenet_v3 import mn10 as mn10
-from .mobilenet_v3 import mn20 as mn20
-from .mobilenet_v3 import mn30 as mn30
-from .mobilenet_v3 import mn40 as mn40
-from .panns_resnet import PANNsResNet as PANNsResNet
-from .panns_resnet import resnet22 as resnet22
-from .panns_resnet import resnet38 as resnet38
-from .passt import PaSST as PaSST
-from .passt import passt as passt
-from .resnet import ResNet as ResNet
-from .resnet import resnet18 as resnet18
-from .resnet import resnet34 as resnet34
-from .resnet import resnet50 as resnet50
-from .resnet import resnet101 as resnet101
-from .resnet import resnet152 as resnet152
-from .resnet import resnet200 as resnet200
-from .roberta import RoBERTa as RoBERTa
-from .wav2vec2 import Wav2Vec2 as Wav2Vec2
-from .wav2vec2 import data2vec_audio_base as data2vec_audio_base
-from .wav2vec2 import data2vec_audio_large as data2vec_audio_large
-from .wav2vec2 import wav2vec2_base as wav2vec2_base
-from .wav2vec2 import wav2vec2_large as wav2vec2_large
-from .wav2vec2 import wavlm_base as wavlm_base
-from .wav2vec2 import wavlm_large as wavlm_large
-from .wav2vec2 import xls_r_1b as xls_r_1b
-from .wav2vec2 import xls_r_2b as xls_r_2b
-from .weighted import WeightedLayers as WeightedLayers
-from .wespeaker import WeSpeaker as WeSpeaker
-from .wespeaker import wespeaker_resnet34 as wespeaker_resnet34
-from .wespeaker import wespeaker_resnet152 as wespeaker_resnet152
-from .wespeaker import wespeaker_resnet221 as wespeaker_resnet221
-from .wespeaker import wespeaker_resnet293 as wespeaker_resnet293
-from .whisper import Whisper as Whisper
-from .whisper import whisper_base as whisper_base
-from .whisper import whisper_large as whisper_large
-from .whisper import whisper_large_v3 as whisper_large_v3
-from .whisper import whisper_medium as whisper_medium
-from .whisper import whisper_small as whisper_small
-from .whisper import whisper_tiny as whisper_tiny
-from .xvector import XVector as XVector
+from typing import TYPE_CHECKING
+
+from .._lazy import make_lazy
+
+make_lazy(__name__)
+
+if TYPE_CHECKING:
+    from .ast import AST as AST
+    from .ast import ast_base as ast_base
+    from .ast import ast_small as ast_small
+    from .ast import ast_tiny as ast_tiny
+    from .beats import BEATs as BEATs
+    from .beats import beats_base as beats_base
+    from .ced import CED as CED
+    from .ced import ced_base as ced_base
+    from .ced import ced_mini as ced_mini
+    from .ced import ced_small as ced_small
+    from .ced import ced_tiny as ced_tiny
+    from .ced import dasheng_06b as dasheng_06b
+    from .ced import dasheng_12b as dasheng_12b
+    from .ced import dasheng_base as dasheng_base
+    from .cnn import CNN as CNN
+    from .cnn import cnn10 as cnn10
+    from .cnn import cnn14 as cnn14
+    from .convnext import ConvNeXt as ConvNeXt
+    from .convnext import convnext_atto as convnext_atto
+    from .convnext import convnext_base as convnext_base
+    from .convnext import convnext_femto as convnext_femto
+    from .convnext import convnext_large as convnext_large
+    from .convnext import convnext_nano as convnext_nano
+    from .convnext import convnext_pico as convnext_pico
+    from .convnext import convnext_small as convnext_small
+    from .convnext import convnext_tiny as convnext_tiny
+    from .convnext import convnext_xlarge as convnext_xlarge
+    from .dymn import DyMN as DyMN
+    from .dymn import dymn04 as dymn04
+    from .dymn import dymn10 as dymn10
+    from .dymn import dymn20 as dymn20
+    from .ecapa import ECAPA as ECAPA
+    from .ecapa import ecapa_512 as ecapa_512
+    from .ecapa import ecapa_1024 as ecapa_1024
+    from .efficientnet import EfficientNet as EfficientNet
+    from .efficientnet import efficientnet_b0 as efficientnet_b0
+    from .efficientnet import efficientnet_b1 as efficientnet_b1
+    from .efficientnet import efficientnet_b2 as efficientnet_b2
+    from .efficientnet import efficientnet_b3 as efficientnet_b3
+    from .efficientnet import efficientnet_b4 as efficientnet_b4
+    from .efficientnet import efficientnet_b5 as efficientnet_b5
+    from .efficientnet import efficientnet_b6 as efficientnet_b6
+    from .efficientnet import efficientnet_b7 as efficientnet_b7
+    from .efficientnet import perch_v2 as perch_v2
+    from .htsat import HTSAT as HTSAT
+    from .htsat import htsat_base as htsat_base
+    from .htsat import htsat_tiny as htsat_tiny
+    from .mobilenet import MobileNetV2 as MobileNetV2
+    from .mobilenet import mobilenet_v2 as mobilenet_v2
+    from .mobilenet_v3 import MobileNetV3 as MobileNetV3
+    from .mobilenet_v3 import mn04 as mn04
+    from .mobilenet_v3 import mn05 as mn05
+    from .mobilenet_v3 import mn10 as mn10
+    from .mobilenet_v3 import mn20 as mn20
+    from .mobilenet_v3 import mn30 as mn30
+    from .mobilenet_v3 import mn40 as mn40
+    from .panns_resnet import PANNsResNet as PANNsResNet
+    from .panns_resnet import resnet22 as resnet22
+    from .panns_resnet import resnet38 as resnet38
+    from .passt import PaSST as PaSST
+    from .passt import passt as passt
+    from .resnet import ResNet as ResNet
+    from .resnet import resnet18 as resnet18
+    from .resnet import resnet34 as resnet34
+    from .resnet import resnet50 as resnet50
+    from .resnet import resnet101 as resnet101
+    from .resnet import resnet152 as resnet152
+    from .resnet import resnet200 as resnet200
+    from .roberta import RoBERTa as RoBERTa
+    from .wav2vec2 import Wav2Vec2 as Wav2Vec2
+    from .wav2vec2 import data2vec_audio_base as data2vec_audio_base
+    from .wav2vec2 import data2vec_audio_large as data2vec_audio_large
+    from .wav2vec2 import wav2vec2_base as wav2vec2_base
+    from .wav2vec2 import wav2vec2_large as wav2vec2_large
+    from .wav2vec2 import wavlm_base as wavlm_base
+    from .wav2vec2 import wavlm_large as wavlm_large
+    from .wav2vec2 import xls_r_1b as xls_r_1b
+    from .wav2vec2 import xls_r_2b as xls_r_2b
+    from .weighted import WeightedLayers as WeightedLayers
+    from .wespeaker import WeSpeaker as WeSpeaker
+    from .wespeaker import wespeaker_resnet34 as wespeaker_resnet34
+    from .wespeaker import wespeaker_resnet152 as wespeaker_resnet152
+    from .wespeaker import wespeaker_resnet221 as wespeaker_resnet221
+    from .wespeaker import wespeaker_resnet293 as wespeaker_resnet293
+    from .whisper import Whisper as Whisper
+    from .whisper import whisper_base as whisper_base
+    from .whisper import whisper_large as whisper_large
+    from .whisper import whisper_large_v3 as whisper_large_v3
+    from .whisper import whisper_medium as whisper_medium
+    from .whisper import whisper_small as whisper_small
+    from .whisper import whisper_tiny as whisper_tiny
+    from .xvector import XVector as XVector

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._portable import by_platform
 from ..abstract import AbstractNetwork, Maps
 from ..layers import (
     Activation,
@@ -69,7 +70,7 @@ class PositionalConv(eqx.Module):
             kernel = kernel * (self.scale.astype(jnp.float32)[:, None, None] / norm)
         kernel = kernel.astype(x.dtype)
         convolve = partial(_convolve, groups=self.groups)
-        y = jax.lax.platform_dependent(x, kernel, cpu=partial(_by_group, groups=self.groups), default=convolve)
+        y = by_platform(x, kernel, cpu=partial(_by_group, groups=self.groups), default=convolve)
         return y + jnp.broadcast_to(self.bias, y.shape)
 
 

@@ -1,8 +1,11 @@
-"""The commands of `audax-zoo`: each module adds its own to the parser."""
+"""The commands of `audax-zoo`: each module adds its own to the parser, and imports JAX when one of them runs."""
 
-from . import app as app
-from . import events as events
-from . import models as models
-from . import recordings as recordings
-from . import search as search
-from . import speakers as speakers
+MODULES = {  # and the commands of each
+    "models": ("list", "info", "convert", "publish", "verify"),
+    "export": ("export",),
+    "recordings": ("tag", "embed"),
+    "events": ("detect",),
+    "search": ("search",),
+    "speakers": ("compare",),
+    "app": ("app",),
+}

@@ -1,5 +1,7 @@
 """What commands on recordings share: their options, the recordings, the progress, and where results go."""
 
+from __future__ import annotations
+
 import argparse
 import codecs
 import contextlib
@@ -15,13 +17,10 @@ import numpy as np
 import tqdm
 from jaxtyping import Float
 
-from .._corpus import Shard
-from .._events import Event
-from .._example import example
-from .._load import DEFAULT, info, load
-from .._pretrained import Pretrained
-from .._result import Result
-from .._search import sounds
+import zoo
+
+from .._models import DEFAULT
+from .._search import Shard, sounds
 from .._weights import atomic
 from ._signals import signals
 
@@ -138,7 +137,7 @@ class Progress:
         self.failures: list[str] = []
         self.files, self.seconds = 0, 0.0
 
-    def of(self, items: Iterable[Item], result_of: Callable[[Any], Result] = lambda item: item) -> Iterator[Item]:
+    def of(self, items: Iterable[Item], result_of: Callable[[Any], zoo.Result] = lambda item: item) -> Iterator[Item]:
         """All results, or what has one, those of recordings that cannot be read too."""
         iterator = iter(items)
         with self.bar:
@@ -153,7 +152,7 @@ class Progress:
                 self._count(result_of(item))
                 yield item
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: zoo.Result) -> None:
         self.files += 1
         self.seconds += result.duration
         if result.error is not None:
@@ -183,7 +182,7 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
     formats.add_argument("--json", dest="format", action="store_const", const=".json", help="print JSON, a line each")
 
 
-def mean(result: Result) -> Float[np.ndarray, " width"]:
+def mean(result: zoo.Result) -> Float[np.ndarray, " width"]:
     """The mean over the rows, by their seconds."""
     return np.average(result.values, axis=0, weights=result.end - result.start)
 
@@ -200,7 +199,7 @@ def add_words(parser: argparse.ArgumentParser) -> None:
 
 def check_labels(options: argparse.Namespace) -> None:
     """Raises ValueError for a model without classes, or without words for those of --labels, before it is fetched."""
-    entry = info(options.model)
+    entry = zoo.info(options.model)
     if options.labels is None and options.prompt is not None:
         raise ValueError("--prompt makes texts of labels: give them too, --labels LABEL,LABEL.")
     if options.labels is not None and "text" not in entry.model:
@@ -211,9 +210,9 @@ def check_labels(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.model} has no classes and names no sounds: audax-zoo embed uses it.")
 
 
-def labelled(options: argparse.Namespace) -> Pretrained:
+def labelled(options: argparse.Namespace) -> zoo.Pretrained:
     """The model, with the labels of --labels if there are some."""
-    clip = load(options.model)
+    clip = zoo.load(options.model)
     if options.labels is None:
         return clip
     labels = [label.strip() for label in options.labels.split(",") if label.strip()]
@@ -225,7 +224,7 @@ def labelled(options: argparse.Namespace) -> Pretrained:
 def files_of(options: argparse.Namespace) -> list[str] | Iterator[str]:
     """The recordings, or the packaged sound; with --plot a single one. Raises as `recordings` does."""
     if not options.files and options.list is None:
-        options.files = [str(example())]
+        options.files = [str(zoo.example())]
     files = recordings(options)
     if options.plot is not None and not (isinstance(files, list) and len(files) == 1):
         raise ValueError(
@@ -275,7 +274,7 @@ def picture(options: argparse.Namespace) -> Callable[..., None] | None:
     except ModuleNotFoundError:
         raise ModuleNotFoundError('A picture needs matplotlib: pip install "audax-eqx[plot]".') from None
 
-    def draw(result: Result, clip: Pretrained, labels: list[str], events: Iterable[Event] = ()) -> None:
+    def draw(result: zoo.Result, clip: zoo.Pretrained, labels: list[str], events: Iterable[zoo.Event] = ()) -> None:
         with atomic(path) as temporary:
             plot(temporary, result, clip, labels, events, options.channel)
 

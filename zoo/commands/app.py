@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from .._load import DEFAULT
+from .._models import DEFAULT
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -1,13 +1,13 @@
 """`audax-zoo detect`: `zoo.detect` of files, and where the events go."""
 
+from __future__ import annotations
+
 import argparse
 import pathlib
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from .._event_files import FORMATS, Found, format_of
-from .._events import detections
-from .._pretrained import rank
+from .._labels import rank
 from ._shared import (
     Progress,
     add_formats,
@@ -23,6 +23,9 @@ from ._shared import (
     output,
     picture,
 )
+
+if TYPE_CHECKING:
+    from .._event_files import Found
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -57,6 +60,9 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def detect(options: argparse.Namespace) -> int:
+    from .._event_files import FORMATS, format_of  # which needs JAX
+    from .._events import detections
+
     suffix = format_of(options.output) if options.output else options.format
     draw = picture(options)
     if options.output is not None:

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 
 import tqdm
 
-from .._convert import convert as convert_checkpoint
-from .._entry import Entry
-from .._load import info as info_of
-from .._load import list_models, repo_of
-from .._publish import republish
-from .._verify import verify as verify_model
+import zoo
+
+from .._source import source_of
 from ._shared import positive
 
 
@@ -69,8 +66,8 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def list_(options: argparse.Namespace) -> int:
     rows = [("name", "task", "classes", "Hz", "window", "license", "metric")]
-    for name in list_models(options.pattern):
-        entry = info_of(name)
+    for name in zoo.list_models(options.pattern):
+        entry = zoo.info(name)
         sizes = str(entry.classes), str(entry.sample_rate), f"{entry.window:g} s"
         rows.append((name, entry.task, *sizes, entry.license or "", _metrics(entry)))
     _table(rows)
@@ -84,7 +81,7 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def info(options: argparse.Namespace) -> int:
-    entry = info_of(options.name)
+    entry = zoo.info(options.name)
     for key, value in dataclasses.asdict(entry).items():
         if key == "labels":
             value = ", ".join(value)
@@ -101,30 +98,34 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _metrics(entry: Entry) -> str:
+def _metrics(entry: zoo.Entry) -> str:
     return "; ".join(f"{each['dataset']} {each['metric']} {each['value']} ({each['source']})" for each in entry.metrics)
 
 
 def convert(options: argparse.Namespace) -> int:
     labels = [] if options.labels is None else options.labels.read_text(encoding="utf-8").splitlines()
     settings = {name: getattr(options, name) for name in ("sample_rate", "window", "task", "model")}
-    folder = convert_checkpoint(options.source, options.folder, labels=labels, **settings)
-    entry = info_of(folder)
+    folder = zoo.convert(options.source, options.folder, labels=labels, **settings)
+    entry = zoo.info(folder)
     parts = (entry.frontend["type"], entry.network["type"], entry.model["type"])
     print(f"{folder}: {', '.join(parts)}" + (f" with {entry.classes} classes" if entry.classes else ""))
     return 0
 
 
 def publish(options: argparse.Namespace) -> int:
+    from .._publish import republish  # which needs JAX
+
     settings = {name: getattr(options, name) for name in ("private", "revision", "dry_run")}
     print(republish(options.name, options.repo, **settings))
     return 0
 
 
 def verify(options: argparse.Namespace) -> int:
-    names = options.names or list_models()
+    from .._verify import verify as verify_model  # which needs JAX
+
+    names = options.names or zoo.list_models()
     for name in names:
-        repo_of(name)  # a name of nothing is told before anything is fetched
+        source_of(name)  # a name of nothing is told before anything is fetched
     reports = [verify_model(name, full=options.full) for name in tqdm.tqdm(names, unit="model", disable=None)]
     rows = [(each.name, each.repo, ", ".join(each.checked) or "-", each.result) for each in reports]
     _table([("name", "repo", "checked", "result"), *rows])

@@ -1,5 +1,7 @@
 """`audax-zoo tag` and `embed`: `zoo.tag` and `zoo.embed` of files, and where the results go."""
 
+from __future__ import annotations
+
 import argparse
 import csv
 import json
@@ -9,12 +11,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-from .._corpus import fingerprint, opened
-from .._load import load
-from .._pretrained import Pretrained, rank
-from .._recordings import embed as embed_recordings
-from .._recordings import tag as tag_recordings
-from .._result import Result
+import zoo
+
+from .._labels import rank
 from .._rows import Part, import_parquet, utf8, write
 from ._shared import (
     Progress,
@@ -80,21 +79,21 @@ def tag(options: argparse.Namespace) -> int:
     progress = Progress(count(files), bar=options.output is not None)
     show = {None: _show_tags, ".csv": _tags_csv}.get(suffix, _tags_json)
     with output(options) as file:
-        results = tag_recordings(clip, files, each=options.each, **engine(options))
+        results = zoo.tag(clip, files, each=options.each, **engine(options))
         show(file, _read(progress.of(results)), clip, options)
     if draw is not None and progress.files > len(progress.failures):
-        (result,) = tag_recordings(clip, files, each="window", **engine(options))
+        (result,) = zoo.tag(clip, files, each="window", **engine(options))
         scores = result.values.max(axis=0) if options.each == "window" else mean(result)
         draw(result, clip, [label for label, _ in rank(scores, clip.labels, options.k)])
     return progress.report()
 
 
-def _read(results: Iterable[Result]) -> Iterator[Result]:
+def _read(results: Iterable[zoo.Result]) -> Iterator[zoo.Result]:
     """Those that could be read."""
     return (result for result in results if result.error is None)
 
 
-def _show_tags(file: TextIO, results: Iterable[Result], clip: Pretrained, options: argparse.Namespace) -> None:
+def _show_tags(file: TextIO, results: Iterable[zoo.Result], clip: zoo.Pretrained, options: argparse.Namespace) -> None:
     for result in results:
         print(result.source, file=file)
         for start, end, scores in zip(result.start, result.end, result.values, strict=True):
@@ -105,7 +104,7 @@ def _show_tags(file: TextIO, results: Iterable[Result], clip: Pretrained, option
                   sep="\n", file=file, flush=True)  # fmt: skip
 
 
-def _tags_csv(file: TextIO, results: Iterable[Result], clip: Pretrained, options: argparse.Namespace) -> None:
+def _tags_csv(file: TextIO, results: Iterable[zoo.Result], clip: zoo.Pretrained, options: argparse.Namespace) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("file", "start", "end", "label", "probability"))
     for result in results:
@@ -115,7 +114,7 @@ def _tags_csv(file: TextIO, results: Iterable[Result], clip: Pretrained, options
         file.flush()
 
 
-def _tags_json(file: TextIO, results: Iterable[Result], clip: Pretrained, options: argparse.Namespace) -> None:
+def _tags_json(file: TextIO, results: Iterable[zoo.Result], clip: zoo.Pretrained, options: argparse.Namespace) -> None:
     for result in results:
         for start, end, scores in zip(result.start, result.end, result.values, strict=True):
             times = {"start": round(start, 3), "end": round(end, 3)} if options.each == "window" else {}
@@ -143,7 +142,7 @@ def embed(options: argparse.Namespace) -> int:
         check_writable(path)
     elif path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file: name a folder for a corpus.")
-    files, clip = recordings(options), load(options.model)
+    files, clip = recordings(options), zoo.load(options.model)
     return (_embed_corpus if corpus else _embed_file)(options, path, files, clip)
 
 
@@ -151,7 +150,7 @@ def _embed_file(
     options: argparse.Namespace, path: pathlib.Path, files: list[str] | Iterator[str], clip: Pretrained
 ) -> int:
     progress = Progress(count(files))
-    results = embed_recordings(clip, files, each=options.each, **engine(options))
+    results = zoo.embed(clip, files, each=options.each, **engine(options))
     rows, width = write(path, (_part(result, clip, options) for result in _read(progress.of(results))))
     code = progress.report()
     if not rows:
@@ -174,6 +173,8 @@ def _embed_file(
 def _embed_corpus(
     options: argparse.Namespace, folder: pathlib.Path, files: list[str] | Iterator[str], clip: Pretrained
 ) -> int:
+    from .._corpus import fingerprint, opened  # which needs JAX
+
     hop = options.hop or options.window or clip.entry.window
     note = {
         "model": clip.entry.name,
@@ -183,13 +184,13 @@ def _embed_corpus(
         "window": options.window or clip.entry.window,
         "hop": None if options.each == "frame" else hop,
     }
-    embed_recordings(clip, (), each=options.each, **engine(options))  # checks the options before a folder is made
+    zoo.embed(clip, (), each=options.each, **engine(options))  # checks the options before a folder is made
     with opened(folder, note, options.shard) as corpus:
         missing = corpus.missing(files)
         if isinstance(files, list):
             missing = list(missing)
         progress = Progress(count(missing))
-        results = embed_recordings(clip, missing, each=options.each, **engine(options))
+        results = zoo.embed(clip, missing, each=options.each, **engine(options))
         corpus.write(
             _part(result, clip, options) if result.error is None else (result.source, result.error)
             for result in progress.of(results)
@@ -201,7 +202,7 @@ def _embed_corpus(
     return code
 
 
-def _part(result: Result, clip: Pretrained, options: argparse.Namespace) -> Part:
+def _part(result: zoo.Result, clip: zoo.Pretrained, options: argparse.Namespace) -> Part:
     columns = {"starts": result.start, "ends": result.end, "embeddings": result.values}
     if options.each == "frame":
         columns = {"times": clip.frame_times(len(result.values)), **columns}

@@ -1,5 +1,7 @@
 """`audax-zoo search`: `zoo.search` of what `audax-zoo embed` wrote, and how the rows are shown."""
 
+from __future__ import annotations
+
 import argparse
 import csv
 import json
@@ -7,9 +9,8 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-from .._load import load
-from .._matches import Match
-from .._matches import search as search_rows
+import zoo
+
 from .._rows import utf8
 from ._shared import add_formats, positive
 
@@ -35,19 +36,19 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def search(options: argparse.Namespace) -> int:
-    clip = None if options.model is None else load(options.model)
-    matches = search_rows(options.rows, options.query, clip, k=options.k)
+    clip = None if options.model is None else zoo.load(options.model)
+    matches = zoo.search(options.rows, options.query, clip, k=options.k)
     {None: _show, ".csv": _csv, ".json": _json}[options.format](matches)
     return 0
 
 
-def _show(matches: list[Match]) -> None:
+def _show(matches: list[zoo.Match]) -> None:
     for match in matches:
         times = "" if match.start is None or match.end is None else f"{match.start:.1f} to {match.end:.1f} s"
         print(f"{match.similarity:6.3f}  {times:>18}  {utf8(match.file)}")
 
 
-def _csv(matches: list[Match]) -> None:
+def _csv(matches: list[zoo.Match]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(COLUMNS)
     for match in matches:
@@ -55,7 +56,7 @@ def _csv(matches: list[Match]) -> None:
         writer.writerow((utf8(match.file), *times, f"{match.similarity:.6f}"))
 
 
-def _json(matches: list[Match]) -> None:
+def _json(matches: list[zoo.Match]) -> None:
     for match in matches:
         times = (None if time is None else round(time, 3) for time in (match.start, match.end))
         values = (match.file, *times, round(match.similarity, 6))

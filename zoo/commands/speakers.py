@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .._load import load
-from .._recordings import embed as embed_recordings
+import zoo
+
 from .._rows import utf8
 from .._speakers import Pair, cosine, equal_error_rate, minimum_cost, read_pairs
 from ._shared import Progress, add_hearing, engine, output
@@ -49,9 +49,9 @@ def compare(options: argparse.Namespace) -> int:
         raise ValueError(f"compare writes .csv, got {options.output.name!r}.")
     pairs = read_pairs(options.trials, options.root) if options.trials else [Pair(*options.files)]
     files = list(dict.fromkeys(file for pair in pairs for file in (pair.first, pair.second)))
-    clip = load(options.model)
+    clip = zoo.load(options.model)
     progress = Progress(len(files), bar=options.trials is not None)
-    results = progress.of(embed_recordings(clip, files, **engine(options)))
+    results = progress.of(zoo.embed(clip, files, **engine(options)))
     embeddings = {result.source: result.values[0] for result in results if result.error is None}
     code = progress.report()
     if signals.number:

@@ -10,6 +10,8 @@ A module has what it needs of the following:
   `describe(name, config, read) -> Entry` is what the repo "owner/name" or the folder "name" holds, `read(file)` gives
   the parsed content of another file, the text of one that is not JSON, and `READS` says in words which models these
   are.
+- `layout(entry, arrays) -> Layout | None`: a model of ours as transformers has it; the entry has all its options.
+  None for a model of another family.
 - `WITHOUT_CONFIG`: files of a folder without a `config.json`, and for each what that would say.
 - `recognise(source) -> Recognised | None`: the entry and the rules for a bare file of weights, from the keys and shapes
   of its arrays; None for a file that is not of this family. A KeyError is told as an array that is missing.

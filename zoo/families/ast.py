@@ -13,18 +13,24 @@ from .._foreign import (
     BOOKKEEPING,
     EXTRACTING,
     UNNAMED,
+    Layout,
     Recognised,
     Source,
     activation,
     agree,
     id2label,
+    labelled,
     like,
     multilabel,
     page,
     refuse,
+    require,
+    their_activation,
 )
+from .._inverse import row
 from .._labels import AUDIOSET
 from .._rules import Rule, drop, flat, only, thirds, time_first, under
+from .._weights import ArraysByName
 
 FRONTEND = {"type": "ast_fbank", "sample_rate": 16000}
 MODEL = {"type": "Classifier", "norm": 1e-12}
@@ -193,6 +199,49 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         paper="https://arxiv.org/abs/2104.01778",
         checkpoint=Checkpoint(repo=name, table="ast"),
     )
+
+
+def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
+    """An entry with all its options as `ASTForAudioClassification`; None for another model."""
+    heard, network, model = entry.frontend, entry.network, entry.model
+    if (heard["type"], network["type"], model["type"]) != ("KaldiFbank", "AST", "Classifier"):
+        return None
+    fbank = {"frame_length": 25.0, "frame_shift": 10.0, "window": "hanning", "low_freq": 20.0, "high_freq": 0.0}
+    require(heard, "an AST", **fbank, gain=1.0, centred=False, bins=network["bins"], frames=network["frames"])
+    require(model, "an AST", norm=network["eps"], projection=None, activation=None, hidden=None, cosine=None)
+    patch, (time, freq) = network["patch"], network["stride"]
+    patch = patch if isinstance(patch, int) else patch[0]
+    require(network, "an AST", patch=network["patch"] if isinstance(network["patch"], int) else (patch, patch))
+    common = {"max_length": network["frames"], "num_mel_bins": network["bins"]}
+    config = {
+        "model_type": "audio-spectrogram-transformer",
+        "architectures": ["ASTForAudioClassification"],
+        "hidden_size": network["width"],
+        "num_hidden_layers": network["depth"],
+        "num_attention_heads": network["heads"],
+        "intermediate_size": network["mlp_width"] or 4 * network["width"],
+        "hidden_act": their_activation(network["activation"]),
+        "layer_norm_eps": network["eps"],
+        "patch_size": patch,
+        "time_stride": time,
+        "frequency_stride": freq,
+        "qkv_bias": network["qkv_bias"],
+        **common,
+        **labelled(entry),
+    }
+    extractor = {
+        "feature_extractor_type": "ASTFeatureExtractor",
+        "sampling_rate": entry.sample_rate,
+        "do_normalize": True,
+        "mean": heard["mean"],
+        "std": heard["scale"] / 2,
+        "feature_size": 1,
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "return_attention_mask": False,
+        **common,
+    }
+    return Layout(config, extractor, arrays, "ast", undo={"_token": row})
 
 
 LAYOUTS = {  # by table: the keys that sizes are read from, and the eps of the network's norms and of the head's

@@ -10,9 +10,23 @@ from typing import Any
 import numpy as np
 
 from .._entry import Checkpoint, Entry
-from .._foreign import BOOKKEEPING, EXTRACTING, Recognised, Source, agree, id2label, like, page, refuse
+from .._foreign import (
+    BOOKKEEPING,
+    EXTRACTING,
+    Layout,
+    Recognised,
+    Source,
+    agree,
+    id2label,
+    labelled,
+    like,
+    page,
+    refuse,
+    require,
+)
 from .._labels import AUDIOSET
 from .._rules import COUNTER, NORM, Rule, drop, time_first, under
+from .._weights import ArraysByName
 
 FRONTEND = {"type": "torchaudio_log_mel", "sample_rate": 16000, "n_fft": 512, "hop_length": 160, "top_db": 120.0}
 
@@ -154,6 +168,58 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         paper="https://arxiv.org/abs/2308.11957",
         checkpoint=Checkpoint(repo=name, table="ced"),
     )
+
+
+def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
+    """An entry with all its options as `CedForAudioClassification`; None for another model. Its code is the repo's."""
+    heard, network, model = entry.frontend, entry.network, entry.model
+    if (heard["type"], network["type"], model["type"]) != ("LogMel", "CED", "Classifier"):
+        return None
+    dialect = {"window": "hann", "periodic": True, "power": 2.0, "normalized": False, "mel_scale": "htk", "norm": None}
+    dialect |= {"log": "decibel", "floor": 1e-10, "top_db": 120.0, "ref": 1.0, "pre_emphasis": None, "max_frames": None}
+    require(heard, "a CED", **dialect, fbanks_dtype="float32", mean=0.0, scale=1.0, bins=network["bins"])
+    require(model, "a CED", norm=1e-5, projection=None, activation=None, hidden=None, cosine=None)
+    patch = network["patch"] if isinstance(network["patch"], int) else network["patch"][0]
+    require(network, "a CED", fill=True, patch=patch if isinstance(network["patch"], int) else (patch, patch))
+    hidden = network["mlp_width"] or 4 * network["width"]
+    labels = labelled(entry)
+    code = {"AutoConfig": "configuration_ced.CedConfig"}
+    code |= {"AutoModelForAudioClassification": "modeling_ced.CedForAudioClassification"}
+    config = {
+        "model_type": "ced",
+        "architectures": ["CedForAudioClassification"],
+        "auto_map": {name: f"mispeech/ced-base--{where}" for name, where in code.items()},
+        "embed_dim": network["width"],
+        "num_heads": network["heads"],
+        "depth": network["depth"],
+        "n_mels": network["bins"],
+        "target_length": network["frames"],
+        "patch_size": patch,
+        "patch_stride": patch,
+        "mlp_ratio": hidden / network["width"],
+        "qkv_bias": network["qkv_bias"],
+        "outputdim": entry.classes,
+        "pooling": "mean" if entry.task == "multilabel" else "logit",
+        "loss": "BCE" if entry.task == "multilabel" else "CrossEntropyLoss",
+        "id2label": labels["id2label"],
+        "label2id": labels["label2id"],
+    }
+    extractor = {
+        "feature_extractor_type": "CedFeatureExtractor",
+        "auto_map": {"AutoFeatureExtractor": "mispeech/ced-base--feature_extraction_ced.CedFeatureExtractor"},
+        "sampling_rate": entry.sample_rate,
+        "feature_size": network["bins"],
+        "n_fft": heard["n_fft"],
+        "win_size": heard["win_length"] or heard["n_fft"],
+        "hop_size": heard["hop_length"],
+        "f_min": heard["f_min"],
+        "f_max": heard["f_max"],
+        "center": heard["framing"] == "center",
+        "padding_value": 0.0,
+    }
+    undo = {"time_pos_embed": lambda steps: steps.T[None, :, None, :]}
+    undo |= {"freq_pos_embed": lambda steps: steps.T[None, :, :, None]}
+    return Layout(config, extractor, arrays, "ced", undo=undo)
 
 
 def recognise(source: Source) -> Recognised | None:

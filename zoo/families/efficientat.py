@@ -26,8 +26,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from audax_eqx.networks.mobilenet_v3 import KERNELS, STAGES, divisible, scaled
-
 from .._entry import Checkpoint, Entry
 from .._foreign import Recognised, Shapes, Source, like
 from .._labels import AUDIOSET
@@ -72,6 +70,8 @@ def recognise(source: Source) -> Recognised | None:
 
     Raises ValueError for a head or an excitation that the zoo does not have.
     """
+    from audax_eqx.networks.mobilenet_v3 import STAGES, scaled  # which needs JAX
+
     shapes = source.shapes
     if {"features.16.0.weight", "features.1.block.0.0.weight"} <= shapes.keys():
         if shapes["features.0.0.weight"][1] != 1:
@@ -119,6 +119,8 @@ def _frontend(source: Source) -> dict[str, Any]:
 
 def _squeeze(blocks: Sequence[Block]) -> int:
     """By what the excitations divide the channels; the published number where none fits."""
+    from audax_eqx.networks.mobilenet_v3 import divisible  # which needs JAX
+
     pairs = [(block.inner, block.squeezed) for block in blocks if block.squeezed]
     fits = (each for each in (4, *range(1, 65)) if all(divisible(inner // each) == to for inner, to in pairs))
     return next(fits, 4)
@@ -170,6 +172,8 @@ def _block(source: Source, path: str, index: int) -> Block:
 
 def _dynamic_block(shapes: Shapes, path: str, index: int) -> Block:
     """A block of DyMN. A dynamic convolution's kernels lie in a row, as torch lays out each."""
+    from audax_eqx.networks.mobilenet_v3 import KERNELS, STAGES  # which needs JAX
+
     inner, outputs = shapes[f"{path}depth_norm.weight"][0], shapes[f"{path}proj_norm.weight"][0]
     context, inputs = shapes[f"{path}context_gen.joint_conv.weight"][:2]
     parts = {

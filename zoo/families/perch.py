@@ -17,8 +17,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from audax_eqx.networks.efficientnet import scaled
-
 from .._entry import Checkpoint, Entry
 from .._foreign import ENCODER, Recognised, Shapes, Source
 from .._labels import read_labels
@@ -41,7 +39,7 @@ ENTRIES = (
         ),
     ),
 )
-DEPTHS, WIDTHS = scaled(width=1.2, depth=1.4)
+DEPTHS, WIDTHS = (2, 3, 3, 5, 5, 6, 2), (40, 24, 32, 48, 96, 136, 232, 384)  # EfficientNet-B3's
 LEAF = re.compile(r"_tf_var_leaves/(\d+)/\.ATTRIBUTES/VARIABLE_VALUE")
 
 

@@ -17,14 +17,21 @@ from .._foreign import (
     ENCODER,
     EXTRACTING,
     TRAINING,
+    Layout,
     activation,
     architecture,
+    labelled,
     matching,
     page,
+    projected,
     projected_head,
     refuse,
+    require,
+    their_activation,
 )
+from .._inverse import row
 from .._rules import Rule, drop, flat, taps_first, under
+from .._weights import ArraysByName
 
 LARGE = {"norm": "layer", "bias": True}
 PAPERS = {  # by transformers' model_type
@@ -266,3 +273,76 @@ def _x_vector(config: Mapping[str, Any], network: Mapping[str, Any], width: int)
         "kernels": tuple(config.get("tdnn_kernel", (5, 3, 3, 1, 1))),
         "dilations": tuple(config.get("tdnn_dilation", (1, 2, 3, 1, 1))),
     }
+
+
+def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
+    """An entry with all its options as transformers' encoder or classifier; None for another model.
+
+    A head without a projection gets one that changes nothing. HuBERT's models are told from wav2vec 2.0's by the paper.
+    """
+    network, heard = entry.network, entry.frontend
+    vector = network if network["type"] == "XVector" else None
+    inner = network if vector is None else vector["network"]
+    weighted = inner["type"] == "WeightedLayers"
+    body = inner["network"] if weighted else inner
+    if (heard["type"], body["type"]) != ("Wav2Vec", "Wav2Vec2") or entry.model["type"] not in ("Classifier", "Encoder"):
+        return None
+    classifies = entry.model["type"] == "Classifier"
+    papers = {entry.paper, (entry.base or {}).get("paper")}
+    hubert = not body["input_norm"] or PAPERS["hubert"] in papers
+    family = "hubert" if hubert else "data2vec-audio" if body["position_layers"] > 1 else "wav2vec2"
+    family = "wavlm" if body["buckets"] is not None else family
+    what = f"a {CLASSES[family]}"
+    require(body, what, project=True, deep_norm=False, gate="input", position_activation=heard["activation"])
+    require(body, what, bins=heard["widths"][-1], **({} if family == "hubert" else {"input_norm": True}))
+    head, table, undo = "Model", "speech", {"weight_g": row, "original0": row}
+    if classifies:
+        require(entry.model, what, norm=None, activation=None, hidden=None, cosine=None, prototypes=None)
+        head, table = "ForSequenceClassification", "speech_classifier"
+        arrays, width = projected(entry, arrays, body["width"])
+    elif vector is not None:
+        require(entry.model, what, outputs=vector["width"])
+        head, table = "ForXVector", "speech_xvector"
+    elif entry.model["outputs"] is not None or weighted:
+        raise ValueError(f"transformers has no {CLASSES[family]} with a linear map alone behind it: give it classes.")
+    undo |= {"gru_rel_pos_const": lambda scale: scale.reshape(1, -1, 1, 1)}
+    extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": entry.sample_rate}
+    extractor |= {"do_normalize": heard["normalize"], "return_attention_mask": heard["norm"] == "layer"}
+    extractor |= {"feature_size": 1, "padding_value": 0.0, "padding_side": "right"}
+    config = {
+        "model_type": family,
+        "architectures": [CLASSES[family] + head],
+        "conv_dim": heard["widths"],
+        "conv_kernel": heard["kernels"],
+        "conv_stride": heard["strides"],
+        "conv_bias": heard["bias"],
+        "num_feat_extract_layers": len(heard["widths"]),
+        "feat_extract_activation": their_activation(heard["activation"]),
+        "hidden_size": body["width"],
+        "num_hidden_layers": body["depth"],
+        "num_attention_heads": body["heads"],
+        "intermediate_size": body["mlp_width"] or 4 * body["width"],
+        "hidden_act": their_activation(body["activation"]),
+        "layer_norm_eps": body["eps"],
+        "num_conv_pos_embeddings": body["position_layers"] if family == "data2vec-audio" else body["kernel"],
+        "num_conv_pos_embedding_groups": body["groups"],
+        "use_weighted_layer_sum": weighted,
+    }
+    if family == "data2vec-audio":
+        require(heard, what, norm="layer")
+        require(body, what, norm_first=False)
+        config["conv_pos_kernel_size"] = body["kernel"]
+    else:
+        config |= {"feat_extract_norm": heard["norm"], "do_stable_layer_norm": body["norm_first"]}
+    if family == "hubert":
+        config["feat_proj_layer_norm"] = body["input_norm"]
+    if family == "wavlm":
+        config |= {"num_buckets": body["buckets"], "max_bucket_distance": body["max_distance"]}
+    if classifies:
+        config |= {"classifier_proj_size": width, **labelled(entry)}
+    if vector is not None:
+        tdnn = {"dim": vector["widths"], "kernel": vector["kernels"], "dilation": vector["dilations"]}
+        config |= {"xvector_output_dim": vector["width"], **{f"tdnn_{name}": sizes for name, sizes in tdnn.items()}}
+    prefer = (f"pos_conv_embed.{'layers' if family == 'data2vec-audio' else 'conv'}.", "parametrizations")
+    prefer += () if head == "Model" else (family.replace("-", "_") + ".",)
+    return Layout(config, extractor, arrays, f"{table}_weighted" if weighted else table, prefer, undo)

@@ -13,15 +13,21 @@ from .._foreign import (
     ENCODER,
     EXTRACTING,
     TRAINING,
+    Layout,
     activation,
     agree,
     architecture,
+    labelled,
     matching,
     page,
+    projected,
     projected_head,
     refuse,
+    require,
+    their_activation,
 )
 from .._rules import Rule, drop, taps_first, under
+from .._weights import ArraysByName
 
 SIZES = {  # the network, and the mAP on AudioSet of Whisper-AT, Gong et al., 2023, on the frozen encoder
     "tiny": ("whisper_tiny", 0.365),
@@ -160,3 +166,53 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         checkpoint=Checkpoint(repo=name, table=table),
         **(projected_head(name, config) if classifies else ENCODER),
     )
+
+
+def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
+    """An entry with all its options as `WhisperForAudioClassification`; None for another model. A head without a
+    projection gets one that changes nothing."""
+    heard, weighted = entry.frontend, entry.network["type"] == "WeightedLayers"
+    body = entry.network["network"] if weighted else entry.network
+    if (heard["type"], body["type"]) != ("WhisperLogMel", "Whisper"):
+        return None
+    if entry.model["type"] != "Classifier":
+        raise ValueError(
+            "transformers has no Whisper without its decoder but the one that classifies: save the encoder without "
+            "layout, or give it classes."
+        )
+    require(body, "a Whisper that classifies", pool="all", bins=heard["bins"])
+    require(entry.model, "a Whisper that classifies", norm=None, activation=None, hidden=None, cosine=None)
+    arrays, width = projected(entry, arrays, body["width"])
+    samples, rate = heard["total_frames"] * heard["hop_length"], entry.sample_rate
+    if samples % rate:
+        raise ValueError(
+            f"transformers' Whisper hears whole seconds, and this one {samples / rate:g}: save it without layout."
+        )
+    config = {
+        "model_type": "whisper",
+        "architectures": [CLASSIFIER],
+        "d_model": body["width"],
+        "encoder_layers": body["depth"],
+        "encoder_attention_heads": body["heads"],
+        "encoder_ffn_dim": body["mlp_width"] or 4 * body["width"],
+        "num_mel_bins": body["bins"],
+        "max_source_positions": body["steps"],
+        "activation_function": their_activation(body["activation"]),
+        "use_weighted_layer_sum": weighted,
+        "classifier_proj_size": width,
+        **labelled(entry),
+    }
+    extractor = {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "sampling_rate": rate,
+        "feature_size": heard["bins"],
+        "hop_length": heard["hop_length"],
+        "n_fft": heard["n_fft"],
+        "chunk_length": samples // rate,
+        "n_samples": samples,
+        "nb_max_frames": heard["total_frames"],
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "return_attention_mask": False,
+    }
+    return Layout(config, extractor, arrays, "whisper_weighted" if weighted else "whisper")

@@ -1,0 +1,96 @@
+"""Models of entries: what an entry names is looked up and called with its options."""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray
+
+from audax_eqx import AbstractNetwork, frontends, models, networks
+from audax_eqx.layers.initial import split
+
+from ._entry import Entry
+from ._files import line
+from ._register import Model, constructor_of, constructors
+
+
+def create(entry: Entry, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:
+    """The entry's model with random weights, in training mode, and its State."""
+    return eqx.nn.make_with_state(_build)(entry, key)
+
+
+def skeleton(entry: Entry) -> tuple[Model, eqx.nn.State]:
+    """What `create` makes, with `jax.ShapeDtypeStruct` leaves: nothing is computed or allocated."""
+    return eqx.filter_eval_shape(create, entry, key=jax.random.key(0))
+
+
+def _build(entry: Entry, key: PRNGKeyArray) -> Model:
+    network_key, model_key, frontend_key = split(key, 3)
+    description = dict(entry.model)
+    frontend = _construct(frontends, entry.frontend, entry.name, key=frontend_key)
+    network = _network(entry.network, entry.name, network_key)
+    parts: dict[str, Any] = {"frontend": frontend, "network": network, "key": model_key}
+    if entry.classes:
+        parts |= {"classes": entry.classes, "dropout": entry.dropout, "task": entry.task}
+    if isinstance(description.get("text"), Mapping):
+        text_key, parts["key"] = split(model_key, 2)
+        towers = {"RoBERTa": networks.RoBERTa}  # the networks that take texts
+        parts["text"] = _construct(networks, description.pop("text"), entry.name, known=towers, key=text_key)
+    return _construct(models, description, entry.name, **parts)
+
+
+def _network(description: Mapping[str, Any], name: str, key: PRNGKeyArray) -> AbstractNetwork:
+    """The network, and first the one in it, if it has one."""
+    inner = description.get("network")
+    if not isinstance(inner, Mapping):
+        return _construct(networks, description, name, key=key)
+    inner_key, key = split(key, 2)
+    outer = {option: value for option, value in description.items() if option != "network"}
+    return _construct(networks, outer, name, network=_network(inner, name, inner_key), key=key)
+
+
+def _construct(
+    library: types.ModuleType,
+    description: Mapping[str, Any],
+    name: str,
+    *,
+    known: Mapping[str, Callable] | None = None,
+    **keywords,
+):
+    """What the description's type makes of its options; `key`, `task` and no dropout go to those that take them.
+
+    The type is one of those `known`, or of all that the library and the user have.
+    """
+    options = dict(description)
+    kind = options.pop("type", None)
+    constructor = None
+    if isinstance(kind, str):
+        constructor = constructor_of(library, kind) if known is None else known.get(kind)
+    if constructor is None:
+        choices = ", ".join(constructors(library) if known is None else known)
+        raise ValueError(
+            f"{name} names {kind!r}, which is not in {library.__name__}: it has {choices}, and a class of your own is "
+            f"known from zoo.register({kind if isinstance(kind, str) else 'MyClass'}) on, in each process."
+        )
+    signature = inspect.signature(constructor)
+    spare = ("key", "task") if keywords.get("dropout") else ("key", "task", "dropout")
+    keywords = {key: value for key, value in keywords.items() if key not in spare or key in signature.parameters}
+    if taken := sorted(set(options) & set(keywords)):
+        raise ValueError(f"{name} gives {kind} {', '.join(taken)}, which the entry itself decides: leave it out.")
+    try:
+        signature.bind(**options, **keywords)
+    except TypeError as error:
+        raise ValueError(f"{name} gives options that {kind} does not take: {error}.") from None
+    try:
+        return constructor(**options, **keywords)
+    except (TypeError, ArithmeticError, LookupError) as error:
+        given, own = line(str(options), 1000), getattr(library, kind, None) is not constructor
+        cause = f" ({type(error).__name__}: {line(str(error))})" if own else ""
+        raise ValueError(f"{name} gives {kind} an option that makes no sense to it{cause}: {given}.") from (
+            error if own else None
+        )
+    except ValueError as error:
+        raise ValueError(f"{name}: {line(str(error), 1000).rstrip('.')}.") from None

@@ -1,0 +1,146 @@
+"""A model to one file that others run: StableHLO by jax alone, ONNX by the runtimes of ONNX."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.export
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from audax_eqx._portable import portable
+
+from ._files import line
+from ._pretrained import Pretrained, embedding, frames, output, scores
+from ._wave import check_process, check_window
+from ._weights import atomic
+
+Values = Literal["scores", "logits", "embedding", "frames"]
+PROGRAMS: dict[str, Callable[..., Array]] = {
+    "scores": scores,
+    "logits": output,
+    "embedding": embedding,
+    "frames": frames,
+}
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+SUFFIXES = (".stablehlo", ".onnx")
+BOUND = 1e-4  # of the largest value, between ONNX Runtime's and ours
+
+
+def export(
+    clip: Pretrained,
+    path: str | os.PathLike,
+    *,
+    values: Values | None = None,
+    window: float | None = None,
+    batch: int | None = None,
+) -> None:
+    """Writes the model with its weights as one file: waves `batch samples`, float32, in; values `batch ...` out.
+
+    - `path`: "model.stablehlo", for `jax.export.deserialize`, on CPU, CUDA, ROCm and TPU, or "model.onnx".
+    - `values`: "scores" (probabilities) of a classifier and "embedding" of others unless given; or "logits", which are
+      what a call gives, and "frames".
+    - `window`: the length of the waves in seconds, the model's native one unless given.
+    - `batch`: how many waves; unless given any number in StableHLO, and one in ONNX, whose shapes are fixed.
+
+    A file of ONNX names its input "wave" and its output as `values`, and has the model's name, the sample rate and the
+    labels, one a line, as metadata. It is run once, and must give what the model gives, to 1e-4 of the largest value.
+    StableHLO has no place for metadata.
+
+    Raises ValueError for another suffix, for scores of a model without classes, for a window that is too short, and for
+    a model that the converter to ONNX cannot write; ModuleNotFoundError without the extra `export` or `onnx`; and
+    OSError when the file cannot be written.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"A model is exported as {' or '.join(SUFFIXES)}, got {path.name!r}: name the file so.")
+    values = values or ("scores" if clip.entry.classifies else "embedding")
+    if values == "scores" and not clip.entry.classifies:
+        raise ValueError(f"{clip.entry.name} has no classes and so no scores: export its embedding or frames.")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch is the number of waves, at least 1, got {batch}.")
+    check_process(clip.entry.name)
+    window = clip.entry.window if window is None else window
+    check_window(window, clip.model.frontend, clip.entry.name)
+    samples = round(window * clip.sample_rate)
+
+    def program(waves: Float[Array, "batch samples"]) -> Array:
+        def one(wave):
+            return PROGRAMS[values](clip, wave)
+
+        return one(waves[0])[None] if batch == 1 else jax.vmap(one)(waves)  # a batch of one is plainer without vmap
+
+    program.__name__ = program.__qualname__ = clip.entry.name.rpartition("/")[2]
+    with atomic(path) as temporary:
+        if path.suffix == ".onnx":
+            batch = batch or 1
+            _write_onnx(temporary, program, clip, values, (batch, samples))
+        else:
+            _write_stablehlo(temporary, program, batch, samples)
+
+
+def _write_stablehlo(path: pathlib.Path, program: Callable[..., Array], batch: int | None, samples: int) -> None:
+    try:
+        import flatbuffers  # noqa: F401, which jax.export serialises by
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('StableHLO needs flatbuffers: pip install "audax-eqx[export]".') from None
+    (count,) = jax.export.symbolic_shape("batch") if batch is None else (batch,)
+    shape = jax.ShapeDtypeStruct((count, samples), jnp.float32)
+    path.write_bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(shape).serialize())
+
+
+def _write_onnx(
+    path: pathlib.Path, program: Callable[..., Array], clip: Pretrained, values: str, shape: tuple[int, int]
+) -> None:
+    try:
+        import jax2onnx  # pyright: ignore[reportMissingImports]
+        import onnx  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('ONNX needs jax2onnx: pip install "audax-eqx[onnx]".') from None
+    name, waves = clip.entry.name, jax.ShapeDtypeStruct(shape, jnp.float32)
+    with portable(True), jax.default_matmul_precision("highest"):
+        # Traced by JAX alone: the converter traces with functions of its own in place of jax.numpy's
+        operations = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(program)(waves))
+    try:
+        with contextlib.redirect_stdout(None):
+            model = jax2onnx.to_onnx(
+                lambda wave: operations(wave)[0],
+                [waves],
+                model_name=name,
+                input_names=["wave"],
+                output_names=[values],
+            )
+    except Exception as error:  # whatever the converter meets with, an operator that it lacks above all
+        raise ValueError(
+            f"{name} cannot be written as ONNX because jax2onnx does not convert one of its operators "
+            f"({type(error).__name__}: {line(str(error))}): write .stablehlo, or take a newer jax2onnx."
+        ) from error
+    metadata = {"name": name, "sample_rate": str(clip.sample_rate), "values": values}
+    if values in ("scores", "logits") and clip.entry.classifies:
+        metadata["labels"] = "\n".join(clip.labels)
+    onnx.helper.set_model_props(model, metadata)
+    model.doc_string = f"{name}: mono waves in [-1, 1] at {clip.sample_rate} Hz to {values}, by audax-eqx."
+    onnx.save(model, path)
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, shape).astype(np.float32)
+    with jax.default_matmul_precision("highest"):
+        wanted = np.asarray(jax.jit(program)(wave))
+    found = _run(path, wave)
+    error = np.abs(found - wanted).max() / (np.abs(wanted).max() or 1)
+    if not error <= BOUND:
+        raise ValueError(
+            f"{name} as ONNX gives other {values} than the model, by {error:.1e} of the largest where {BOUND:g} are "
+            "allowed, so it is not written: jax2onnx converts one of its operators wrongly. Write .stablehlo."
+        )
+
+
+def _run(path: pathlib.Path, wave: np.ndarray) -> Any:
+    """What ONNX Runtime makes of the waves."""
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    onnxruntime.set_default_logger_severity(3)
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"wave": wave})[0]

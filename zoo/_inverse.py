@@ -1,0 +1,79 @@
+"""Rename tables read backwards: how our arrays become those of a foreign checkpoint."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ._rules import Rule, flat, hwio, only, same, taps_first, time_first
+
+GROUP = re.compile(r"\((\?:)?((?:[^()]|\([^()]*\))*)\)(\??)")  # with groups in it, but no deeper
+INVERSES: dict[Callable, Callable[[np.ndarray], np.ndarray]] = {
+    same: same,
+    taps_first: taps_first,
+    time_first: time_first,
+    hwio: lambda kernel: kernel.transpose(3, 2, 0, 1),
+    only: lambda array: array[None],
+}
+
+
+def keys(pattern: str, start: int = 1) -> Iterator[str]:
+    """All keys that a rule's pattern stands for, each a template with \\1, \\2, ... for what its groups match."""
+    group = GROUP.search(pattern)
+    if group is None:
+        yield pattern.replace("\\.", ".")
+        return
+    before, after = pattern[: group.start()].replace("\\.", "."), pattern[group.end() :]
+    if group[1] is None:
+        yield from (f"{before}\\{start}{rest}" for rest in keys(after, start + 1))
+        return
+    choices = [choice for part in _alternatives(group[2]) for choice in keys(part, start)] + [""] * bool(group[3])
+    yield from (before + choice + rest for choice, rest in itertools.product(choices, keys(after, start)))
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """What the bars outside of groups divide."""
+    inner = [match.span() for match in GROUP.finditer(pattern)]
+    bars = [at for at, each in enumerate(pattern) if each == "|" and not any(low < at < high for low, high in inner)]
+    return [pattern[low + 1 : high] for low, high in itertools.pairwise([-1, *bars, len(pattern)])]
+
+
+def unnamed(
+    arrays: Mapping[str, np.ndarray],
+    rules: Sequence[Rule],
+    prefer: Iterable[str] = (),
+    undo: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+) -> dict[str, np.ndarray]:
+    """Our arrays by the keys from which `rules` would read them.
+
+    Of several keys for one array the one is taken that has most of the words `prefer` in it, and then the shortest.
+    `undo` has the inverse of a rule's move for keys that end with a word; others are in `INVERSES`. Raises ValueError
+    for an array that no rule fills.
+    """
+    theirs = {}
+    for name, array in arrays.items():
+        templates = []
+        for rule in rules:
+            if isinstance(rule.replacement, str) and (match := _matches(rule.replacement, name)):
+                groups = {int(group[1:]): value for group, value in match.groupdict().items()}
+                filled = (re.sub(r"\\(\d+)", lambda each: groups[int(each[1])], key) for key in keys(rule.pattern))  # noqa: B023
+                templates += [(key, rule) for key in filled if re.fullmatch(rule.pattern, key)]
+        if not templates:
+            raise ValueError(f"the array {name} has no place there")
+        key, rule = max(templates, key=lambda each: (sum(word in each[0] for word in prefer), -len(each[0])))
+        inverse = next((back for end, back in (undo or {}).items() if key.endswith(end)), None)
+        theirs[key] = np.ascontiguousarray((inverse or INVERSES[rule.move])(array))
+    return theirs
+
+
+def _matches(replacement: str, name: str) -> re.Match | None:
+    """How a replacement, with \\1 for the first group, gives the name."""
+    parts = re.split(r"\\(\d+)", replacement)
+    pattern = "".join(f"(?P<g{part}>.+?)" if index % 2 else re.escape(part) for index, part in enumerate(parts))
+    return re.fullmatch(pattern, name)
+
+
+def row(array: np.ndarray) -> np.ndarray:
+    """One axis as the last of three: the inverse of `flat` for what has that shape."""
+    return flat(array)[None, None]

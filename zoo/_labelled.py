@@ -1,0 +1,49 @@
+"""The labels of published models, which lie in repos on the Hub."""
+
+import dataclasses
+
+from ._entry import Entry
+from ._files import CONFIG
+from ._labels import AUDIOSET, CODE, label_dict, read_labels, read_names
+from ._models import described
+from ._source import Source
+from ._warn import warn_user
+from ._weights import Arrays
+
+
+def labelled(entry: Entry, source: Source) -> Entry:
+    """A published entry with what its repo alone knows: the labels, or all that its own `config.json` describes."""
+    checkpoint = entry.checkpoint
+    if checkpoint is None or checkpoint.label_file is None:
+        return entry
+    if checkpoint.label_file == CONFIG:
+        description = described(source)
+        own = ("frontend", "network", "model", "classes", "labels", "window")
+        return dataclasses.replace(entry, **{field: getattr(description, field) for field in own})
+    if checkpoint.label_file == checkpoint.file:
+        settings = Arrays(source.path(checkpoint.label_file)).settings
+        labels = label_dict(settings, f"{checkpoint.file} of {checkpoint.repo}", entry.classes)
+        return dataclasses.replace(entry, labels=with_names(labels, entry.name))
+    if checkpoint.label_repo is None:
+        return dataclasses.replace(entry, labels=read_labels(source.path(checkpoint.label_file)))
+    from ._repo import download_once  # whose client of the Hub takes long to import
+
+    path = download_once(checkpoint.label_repo, checkpoint.label_file)  # a revision is of the weights' repo
+    return dataclasses.replace(entry, labels=read_labels(path))
+
+
+def with_names(labels: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """The labels, with AudioSet's names in place of its codes; as they are, with a warning, where these are missing."""
+    if not any(CODE.fullmatch(label) for label in labels):
+        return labels
+    from ._repo import download_once  # as above
+
+    try:
+        names = read_names(download_once(AUDIOSET["label_repo"], AUDIOSET["label_file"]))
+    except OSError as error:
+        warn_user(
+            f"{name} has AudioSet's codes for labels, {labels[0]} say, and not their names ({error}) Ask for it again "
+            "then.",
+        )
+        return labels
+    return tuple(names.get(label, label) for label in labels)

@@ -1,0 +1,60 @@
+"""A model as transformers reads it: its config.json, its preprocessor_config.json, and its arrays."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from audax_eqx import frontends, models, networks
+
+from . import families
+from ._entry import Entry
+from ._foreign import Layout
+from ._inverse import unnamed
+from ._register import constructors
+
+
+def written(entry: Entry, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any], dict, Entry]:
+    """The config and the extractor, the arrays by transformers' keys, and the entry that `load` makes of them.
+
+    Raises ValueError for a model that transformers does not have.
+    """
+    full = dataclasses.replace(
+        entry,
+        frontend=complete(frontends, entry.frontend),
+        network=complete(networks, entry.network),
+        model=complete(models, entry.model),
+    )
+    layouts = (family.layout(full, arrays) for family in families.having("layout"))
+    layout: Layout | None = next((each for each in layouts if each is not None), None)
+    if layout is None:
+        kinds = ", ".join(family.__name__.rpartition(".")[2] for family in families.having("layout"))
+        raise ValueError(
+            f"transformers has no {entry.network['type']} behind a {entry.frontend['type']}: the models that the zoo "
+            f"writes for it are those of {kinds}. Save it without layout."
+        )
+    try:
+        theirs = unnamed(layout.arrays, families.rules(layout.table), layout.prefer, layout.undo)
+    except ValueError as error:
+        raise ValueError(f"transformers does not hold {entry.name}: {error}. Save it without layout.") from None
+    described = families.describe(entry.name, layout.config, lambda file: layout.extractor)
+    return dict(layout.config), dict(layout.extractor), theirs, described
+
+
+def complete(library: ModuleType, description: Mapping[str, Any]) -> dict[str, Any]:
+    """A frontend, network or model with all its options, and as its type the class."""
+    options = {name: value for name, value in description.items() if name != "type"}
+    constructor, places = constructors(library)[description["type"]], ()
+    while isinstance(constructor, functools.partial):
+        options = constructor.keywords | options
+        constructor, places = constructor.func, (*constructor.args, *places)
+    if isinstance(options.get("network"), Mapping):
+        options["network"] = complete(networks, options["network"])
+    bound = inspect.signature(constructor).bind_partial(*places, **options)
+    bound.apply_defaults()
+    known = {name: value for name, value in bound.arguments.items() if name not in ("key", "classes", "task")}
+    return {"type": getattr(constructor, "__name__", ""), **known}

@@ -1,0 +1,37 @@
+"""`audax-zoo export`: `zoo.export` of any model that loads."""
+
+import argparse
+import pathlib
+from collections.abc import Callable
+
+import zoo
+
+from ._shared import check_writable, positive
+
+
+def add(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the command, by what makes the parser of one."""
+    exporting = command(
+        export,
+        "write a model as one file that runs without this package",
+        "StableHLO runs by jax alone, ONNX by the runtimes of ONNX. Waves go in, and scores or embeddings come out.",
+    )
+    exporting.add_argument("name", metavar="NAME", help="a name of `audax-zoo list`, a folder or a Hub repo")
+    exporting.add_argument("path", type=pathlib.Path, metavar="OUT.stablehlo|OUT.onnx", help="the file to write")
+    exporting.add_argument(
+        "--values",
+        choices=("scores", "logits", "embedding", "frames"),
+        help="what comes out (default: scores, or embedding)",
+    )
+    exporting.add_argument("--window", type=float, metavar="SECONDS", help="of the waves (default: the native length)")
+    exporting.add_argument(
+        "--batch", type=positive, metavar="N", help="waves at a time (default: any number, in ONNX one)"
+    )
+
+
+def export(options: argparse.Namespace) -> int:
+    check_writable(options.path)
+    settings = {name: getattr(options, name) for name in ("values", "window", "batch")}
+    zoo.export(zoo.load(options.name), options.path, **settings)
+    print(f"{options.path}: {options.path.stat().st_size:,} bytes")
+    return 0
