@@ -13,9 +13,11 @@ import jax
 portable = jax.make_user_context(default_value=False)
 
 
-def by_platform(*arguments: Any, cpu: Callable, default: Callable, plain: Callable | None = None) -> Any:
-    """`cpu(*arguments)` on a CPU and `default(*arguments)` elsewhere; in a portable program `plain`, or `default` where
-    there is none."""
+def by_platform(*arguments: Any, default: Callable, plain: Callable | None = None, **platforms: Callable) -> Any:
+    """The result of the function for the platform that the program runs on, `cpu` or `cuda`, or of `default`.
+
+    In a portable program it is that of `plain`, or of `default` where there is no `plain`.
+    """
     if portable.value:
         return (plain or default)(*arguments)
-    return jax.lax.platform_dependent(*arguments, cpu=cpu, default=default)
+    return jax.lax.platform_dependent(*arguments, default=default, **platforms)

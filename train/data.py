@@ -1,18 +1,16 @@
-"""Streams of batches from what `prepare` wrote, for training, by tf.data.
+"""Streams of batches from what `prepare` wrote, for training, decoded by threads.
 
 A stream is a function of its seed and the step's number alone. Neither threads nor hosts change it, a run goes on from
 any step without reading what came before, and an epoch has every example once.
 """
 
-import atexit
 import collections
-import contextlib
 import functools
-import math
+import itertools
 import os
-import threading
-import weakref
-from collections.abc import Callable, Generator, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -21,13 +19,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int16, Int32
 
 from .dataset import Dataset as Dataset
-from .records import tensorflow
 
-CHUNK = 16  # examples that a thread decodes at a time: enough to hide what a call from tf.data costs
+PART = 16  # examples that a thread decodes at a time
 AHEAD = 2  # batches that are decoded before they are asked for
-ENDLESS = 1 << 40  # steps
-
-Plan = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Batch(NamedTuple):
@@ -128,19 +122,15 @@ def train_batches(
     local = _share(sampler.batch, hosts, host, accumulate)
     places = np.arange(sampler.batch).reshape(accumulate, hosts, local)[:, host].reshape(-1)
 
-    def plan(positions):
-        steps, inside = np.divmod(positions, len(places))
-        counters = steps * sampler.batch + places[inside]
-        rows = sampler.rows_at(counters)
-        return rows, crops(dataset, rows, samples, views, sampler.seed, counters)
+    def begin(pool, step):
+        flat = _empty(dataset, sampler.rows_of(step)[places], views, samples)
+        numbers = step * sampler.batch + places
+        parts = [slice(first, first + PART) for first in range(0, len(places), PART)]
+        tasks = [pool.submit(_fill, dataset, flat, part, sampler.seed, numbers[part], heard) for part in parts]
+        return Batch(*(leaf.reshape(accumulate, local, *leaf.shape[1:]) for leaf in flat)), tasks
 
-    steps = (start, ENDLESS if stop is None else stop)
-    targets = functools.partial(_heard, dataset, samples) if heard else lambda row, _: dataset.targets[row]
-    return _stream(dataset, plan, targets, steps, (accumulate, local), (views, samples), threads)
-
-
-def _heard(dataset: Dataset, samples: int, row: int, starts: list[int]) -> np.ndarray:
-    return dataset.targets_in(row, starts[0], samples)
+    steps = itertools.count(start) if stop is None else range(start, stop)
+    return _decoded(begin, steps, threads or os.cpu_count() or 1)
 
 
 def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator[Batch]:
@@ -169,15 +159,9 @@ def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
 def crops(dataset: Dataset, rows: np.ndarray, samples: int, views: int, seed: int, numbers: np.ndarray) -> np.ndarray:
     """Where so many views of `samples` start in the recording of each example: as likely at each place where they lie
     in it or around it, drawn from seed and number."""
-    firsts, lasts = places(dataset, rows, samples).T
-    # The views count from 1: [seed, epoch] is the order's seed, and a 0 at a seed's end changes nothing
-    return np.array(
-        [
-            [first + _draw((seed, number, view), last - first) for view in range(1, views + 1)]
-            for number, first, last in zip(numbers.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
-        ],
-        np.int64,
-    ).reshape(len(rows), views)
+    firsts, lasts = np.split(places(dataset, rows, samples), 2, axis=1)
+    draws = functools.reduce(_scrambled, (seed, numbers[:, None], np.arange(views)), np.zeros((1, 1), np.uint64))
+    return firsts + ((draws >> np.uint64(11)) * 2.0**-53 * (lasts - firsts + 1)).astype(np.int64)
 
 
 def places(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
@@ -199,98 +183,58 @@ def windows_of(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarr
     return np.where((spans[:, 1] - spans[:, 0] >= samples)[:, None], spans, around)
 
 
-def _draw(seed: tuple[int, int, int], last: int) -> int:
-    """A whole number from 0 to `last`."""
-    return int(np.random.default_rng(seed).integers(last, endpoint=True)) if last else 0
+def _scrambled(state: np.ndarray, numbers: np.ndarray | int) -> np.ndarray:
+    """64 random bits of each state and number, by SplitMix64 (Steele et al., 2014, doi:10.1145/2660193.2660195)."""
+    bits = state + np.asarray(numbers).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
 
 
-def _stream(
-    dataset: Dataset,
-    plan: Plan,
-    targets: Callable[[int, list[int]], np.ndarray],
-    steps: tuple[int, int],
-    leading: tuple[int, ...],
-    wave: tuple[int, int],
-    threads: int | None,
+def _decoded(
+    begin: Callable[[Executor, int], tuple[Batch, list[Future]]], steps: Iterable[int], threads: int
 ) -> Generator[Batch]:
-    """Batches of the steps from the first to before the last, of arrays with these leading axes.
+    """The steps' batches, in order, `AHEAD` of them begun before they are asked for.
 
-    `plan` gives the rows at places of the host's stream, and where their views start; `targets` those of a row whose
-    views start there.
+    `begin` gives a batch of zeros and the tasks that fill it. The first fault of a batch is raised in its place. When
+    the generator is closed, or nobody holds it any more, the tasks that run are waited for and the others dropped.
     """
-    stream = _run(dataset, plan, targets, steps, leading, wave, threads or os.cpu_count() or 1)
-    _streams().add(stream)
-    return stream
-
-
-def _run(dataset, plan, targets, steps, leading, wave, threads) -> Generator[Batch]:
-    tf = tensorflow()
-    size = math.prod(leading)
-    parts = -(-size // CHUNK)
-    # The waves stay out of TensorFlow, which would copy them twice: threads decode to where the batch has its place
-    batches: dict[int, Batch] = collections.defaultdict(lambda: _empty(size, wave, dataset))
-    failures: dict[int, Exception] = {}
-    making = threading.Lock()
-
-    def decode(task):
-        step, part = divmod(task, parts)
-        inside = np.arange(part * CHUNK, min(part * CHUNK + CHUNK, size))
-        try:
-            with making:
-                batch = batches[step]
-            rows, starts = plan(step * size + inside)
-            batch.rows[inside] = rows
-            for place, row, start in zip(inside.tolist(), rows.tolist(), starts.tolist(), strict=True):
-                if work:
-                    batch.lengths[place] = dataset.read_into(batch.waves[place], row, start)
-                    batch.targets[place] = targets(row, start)
-        except Exception as error:  # TensorFlow would make it its own
-            failures[task] = error
-
-    work = [decode]  # until the stream is closed: TensorFlow keeps what it calls for ever, but not what that looks up
-
-    def call(task):
-        for each in tuple(work):
-            each(int(task))
-        return task
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = threads
-    tasks = tf.data.Dataset.range(steps[0] * parts, steps[1] * parts).map(
-        lambda task: tf.numpy_function(call, [task], tf.int64), num_parallel_calls=threads, deterministic=True
-    )
-    iterator = tasks.prefetch(AHEAD * parts).with_options(options).as_numpy_iterator()
+    pool = ThreadPoolExecutor(threads, "train-data")
+    ending = sys.is_finalizing  # looked up now, for when Python ends the module's names may be gone
+    waiting = collections.deque()
     try:
-        for task in map(int, iterator):
-            if task in failures:
-                raise failures[task]
-            step, part = divmod(task, parts)
-            if part == parts - 1:
-                yield Batch(*(leaf.reshape(*leading, *leaf.shape[1:]) for leaf in batches.pop(step)))
+        for step in steps:
+            waiting.append(begin(pool, step))
+            if len(waiting) > AHEAD:
+                yield _filled(*waiting.popleft())
+        while waiting:
+            yield _filled(*waiting.popleft())
     finally:
-        work.clear()
+        if not ending():  # it has waited for all threads before
+            pool.shutdown(cancel_futures=True)
 
 
-def _empty(size: int, wave: tuple[int, int], dataset: Dataset) -> Batch:
+def _filled(batch: Batch, tasks: list[Future]) -> Batch:
+    for task in tasks:
+        task.result()
+    return batch
+
+
+def _empty(dataset: Dataset, rows: np.ndarray, views: int, samples: int) -> Batch:
+    """A batch of these examples with silence for waves."""
     return Batch(
-        waves=np.zeros((size, *wave), dataset.dtype),
-        lengths=np.zeros((size, wave[0]), np.int32),
-        targets=np.zeros((size, len(dataset.labels)), np.float32),
-        rows=np.zeros(size, np.int32),
+        waves=np.zeros((len(rows), views, samples), dataset.dtype),
+        lengths=np.zeros((len(rows), views), np.int32),
+        targets=dataset.targets[rows],
+        rows=rows.astype(np.int32),
     )
 
 
-@functools.cache
-def _streams() -> "weakref.WeakSet[Generator[Batch]]":
-    """All streams that are open. They are closed at exit: a thread that still decodes then would hang or crash."""
-    streams = weakref.WeakSet()
-
-    def close():
-        for stream in list(streams):
-            with contextlib.suppress(ValueError):  # one that another thread is waiting for
-                stream.close()
-
-    tensorflow()  # what it does at exit comes after
-    atexit.register(close)
-    return streams
+def _fill(dataset: Dataset, batch: Batch, part: slice, seed: int, numbers: np.ndarray, heard: bool) -> None:
+    """Decodes a part of the batch's examples, whose places in the stream are `numbers`."""
+    waves, lengths, targets, rows = (leaf[part] for leaf in batch)
+    starts = crops(dataset, rows, waves.shape[2], waves.shape[1], seed, numbers)
+    for place, (row, views) in enumerate(zip(rows.tolist(), starts.tolist(), strict=True)):
+        lengths[place] = dataset.read_into(waves[place], row, views)
+        if heard:
+            targets[place] = dataset.targets_in(row, views[0], waves.shape[2])

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64, Int, Int16, Int64
 
 from .about import TIMED, VERSION
 from .events import labels_heard, shared
-from .records import tensorflow
+from .example import byte_feature
 from .sounds import decode
 from .text import shown
 
@@ -91,7 +91,6 @@ class Dataset:
         ends = np.append(starts[1:], len(examples))
         self._recordings = np.stack([starts[numbers], ends[numbers]], axis=1)  # the examples of each one's recording
         self._open = functools.lru_cache(OPEN_SHARDS)(lambda shard: _File(self._shards[shard]))
-        tensorflow()  # imported before there are threads
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -170,10 +169,9 @@ class Dataset:
                 flac = _Part(file, offset + audio, size - audio)
             else:
                 record = os.pread(file.number, size, offset)
-                feature = tensorflow().train.Example.FromString(record).features.feature
-                if list(feature["id"].bytes_list.value) != [self.ids[row].encode("utf-8", "surrogateescape")]:
+                if byte_feature(record, b"id") != self.ids[row].encode("utf-8", "surrogateescape"):
                     raise EOFError("it is another example's")
-                flac = io.BytesIO(feature["audio"].bytes_list.value[0])
+                flac = byte_feature(record, b"audio")
             ends = [start + waves.shape[1] for start in starts]
             lengths = [
                 max(0, min(end, int(self.samples[row])) - start) for start, end in zip(starts, ends, strict=True)
@@ -181,7 +179,7 @@ class Dataset:
             parts = [wave[:length] for wave, length in zip(waves, lengths, strict=True)]
             decode(flac, parts, starts, self._scales[row], int(self.samples[row]))
             return lengths
-        except (soundfile.LibsndfileError, _decode_error(), EOFError) as error:
+        except (soundfile.LibsndfileError, EOFError) as error:
             raise ValueError(
                 f"{shown(self.ids[row])} cannot be read from {self._shards[shard]} ({error}): remove that shard and "
                 "run audax-train prepare again."
@@ -234,11 +232,3 @@ class _Part(io.RawIOBase):
         buffer[: len(content)] = content
         self.place += len(content)
         return len(content)
-
-
-@functools.cache
-def _decode_error() -> type[Exception]:
-    """What protobuf, which comes with TensorFlow, raises for bytes that are no message."""
-    from google.protobuf.message import DecodeError
-
-    return DecodeError

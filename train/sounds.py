@@ -8,6 +8,8 @@ The power of two, the `scale`, lies beside the record. A hydrophone's float samp
 """
 
 import io
+import os
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from zoo.tools import UNREADABLE
 
 SHARE = 1e-4  # of the energy that 16 bits may lose, -40 dB
 DEEPER = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # than 16 bits
+_of_thread = threading.local()
 
 
 class Sound(NamedTuple):
@@ -59,13 +62,15 @@ def encode(path: str, sample_rate: int) -> Sound | str:
         return str(error)
 
 
-def decode(flac: Any, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float, samples: int) -> None:
+def decode(
+    flac: memoryview | io.RawIOBase, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float, samples: int
+) -> None:
     """Fills each of `waves`, int16 or float32 in [-1, 1] times `scale`, with what the FLAC has from its start on.
 
     Raises soundfile.LibsndfileError for what is no FLAC, and EOFError for one that has not so many `samples`, or is cut
     short.
     """
-    with soundfile.SoundFile(flac) as sound:
+    with _open(flac) as sound:
         if len(sound) != samples:
             raise EOFError("it is another example's")
         for number, (wave, start) in enumerate(zip(waves, starts, strict=True)):
@@ -75,6 +80,41 @@ def decode(flac: Any, waves: Sequence[np.ndarray], starts: Sequence[int], scale:
                 raise EOFError("its audio is cut short")
             if scale != 1:
                 wave *= wave.dtype.type(scale)
+
+
+def _open(flac: Any) -> "_Sound":
+    """A sound in memory as a file of the system, where there are such files: libsndfile reads it by itself then.
+
+    It reads some fifty times a clip. A Python object would have to wait for the interpreter each time.
+    """
+    if not isinstance(flac, bytes | memoryview):
+        return _Sound(flac)
+    if not hasattr(os, "memfd_create"):
+        return _Sound(io.BytesIO(flac))
+    if not hasattr(_of_thread, "memory"):
+        _of_thread.memory = _Memory()
+    number = _of_thread.memory.number
+    os.pwrite(number, flac, 0)
+    os.truncate(number, len(flac))
+    os.lseek(number, 0, os.SEEK_SET)
+    return _Sound(number, closefd=False)
+
+
+class _Sound(soundfile.SoundFile):
+    """soundfile seeks after each read, to where it stands already, and FLAC's block there is decoded anew. Not here."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Memory:
+    """A file in memory, until nobody holds it."""
+
+    def __init__(self):
+        self.number = os.memfd_create("flac")
+
+    def __del__(self):
+        os.close(self.number)
 
 
 def _loss(

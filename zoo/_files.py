@@ -19,7 +19,8 @@ FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # what `zoo.save` writes
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
 
 
-STAGING, SAVED = ".saving", ".saved"  # folders in a model's folder: of files being written, and of those that are whole
+# Folders in a model's folder: of files that are being written, and of those that are whole
+STAGING, SAVED = ".saving", ".saved"
 
 
 def settle(folder: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ from . import families
 from ._entry import Entry
 from ._foreign import Layout
 from ._inverse import unnamed
-from ._register import constructors
+from ._register import constructor_of
 
 
 def written(entry: Entry, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any], dict, Entry]:
@@ -48,7 +48,8 @@ def written(entry: Entry, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, A
 def complete(library: ModuleType, description: Mapping[str, Any]) -> dict[str, Any]:
     """A frontend, network or model with all its options, and as its type the class."""
     options = {name: value for name, value in description.items() if name != "type"}
-    constructor, places = constructors(library)[description["type"]], ()
+    constructor: Any = constructor_of(library, description["type"])
+    places = ()
     while isinstance(constructor, functools.partial):
         options = constructor.keywords | options
         constructor, places = constructor.func, (*constructor.args, *places)
