@@ -21,7 +21,7 @@ from zoo.tools import FOREIGN, SUFFIXES
 
 from .events import Recording
 from .manifest import Row, read_manifest, span
-from .text import counted, listed, shown
+from .text import amount, listing, printable
 
 BEGIN, END, OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
 FILES = ("Begin Path", "Begin File")  # Raven's names of the column with the recording of a selection
@@ -85,7 +85,7 @@ def annotated(
             rows.setdefault(recording.id, []).append(row)
     if not rows:
         raise ValueError(
-            f"{annotations} has no annotations of the {counted(len(recordings), 'recording')} of {manifest}: name each "
+            f"{annotations} has no annotations of the {amount(len(recordings), 'recording')} of {manifest}: name each "
             "file like its recording, dawn.txt or dawn.Table.1.selections.txt for dawn.wav."
         )
     for names, fault in (
@@ -94,7 +94,7 @@ def annotated(
     ):
         if names:
             verb = "is" if len(names) == 1 else "are"
-            print(f"{counted(len(names), 'file')} {fault} {verb} left out: {listed(names)}.")
+            print(f"{amount(len(names), 'file')} {fault} {verb} left out: {listing(names)}.")
     return [Recording(row.id, row.path, row.columns, rows[row.id]) for row in recordings.values() if row.id in rows]
 
 
@@ -109,8 +109,8 @@ def _recordings(manifest: pathlib.Path, delimiter: str, label_delimiter: str) ->
     rows = read_manifest(manifest, delimiter, label_delimiter, unlabelled=True)
     if names := [row.id for row in rows if row.labels or row.start is not None]:
         raise ValueError(
-            f"{manifest} has labels or times of its own, of {shown(names[0])} first, and --annotations brings others: "
-            "leave out one of them."
+            f"{manifest} has labels or times of its own, of {printable(names[0])} first, and --annotations brings "
+            "others: leave out one of them."
         )
     return {row.id: row for row in rows}
 
@@ -136,7 +136,7 @@ def _owner(file: pathlib.Path, root: pathlib.Path, recordings: dict[str, Row], *
     same_folder, size, row = max(candidates, key=lambda candidate: candidate[:2])
     if len({candidate[2].id for candidate in candidates if candidate[:2] == (same_folder, size)}) > 1:
         raise ValueError(
-            f"{file} may be of {listed([candidate[2].id for candidate in candidates])}: put it into a folder with the "
+            f"{file} may be of {listing([candidate[2].id for candidate in candidates])}: put it into a folder with the "
             "same path as that of its recording."
         )
     return row
@@ -152,8 +152,8 @@ def _recording_by_name(name: str, recordings: dict[str, Row], file: pathlib.Path
         if len(matches) == 1:
             return matches[0]
     raise ValueError(
-        f"{file} has a selection of {shown(name)}, which is {'several' if matches else 'none'} of the "
-        f"{counted(len(recordings), 'recording')}: list it, or remove that selection."
+        f"{file} has a selection of {printable(name)}, which is {'several' if matches else 'none'} of the "
+        f"{amount(len(recordings), 'recording')}: list it, or remove that selection."
     )
 
 
@@ -189,7 +189,7 @@ def _raven(file: pathlib.Path, lines: list[tuple[int, list[str]]], label_column:
     if column is None:
         fault = "with a usual name for labels" if label_column is None else f"named {label_column}"
         raise ValueError(
-            f"{file} has the columns {listed(names)}, and none {fault}: name the column that has the labels, "
+            f"{file} has the columns {listing(names)}, and none {fault}: name the column that has the labels, "
             "--label-column NAME."
         )
     path = next((name for name in FILES if name in names), None)

@@ -16,7 +16,7 @@ from .metrics import Scorer, Table, divided
 from .recipe import Data
 from .split import held_out
 from .step import mesh
-from .text import counted
+from .text import amount
 
 MATRIX = 20  # labels that are shown as a matrix of confusions; for more labels, the number of confusions shown
 
@@ -63,7 +63,7 @@ def evaluate(
     score = Scorer(clip.entry, dataset, rows, mesh(), settings["batch"])
     outputs = score.outputs(clip.model, clip.state)
     selection = "" if all_clips else f" {data_of_run.clips_held_out}"
-    parts = [f"{counted(len(rows), 'clip')} of {data}{selection}"]
+    parts = [f"{amount(len(rows), 'clip')} of {data}{selection}"]
     if clip.entry.task == "multiclass":
         parts += [per_label(outputs, score.targets, clip.labels), confusions(outputs, score.targets, clip.labels)]
     elif clip.entry.task == "multilabel":

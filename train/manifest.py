@@ -14,7 +14,7 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from .text import counted, listed, shown
+from .text import amount, listing, printable
 
 NOT_UTF8 = re.compile("[\ud800-\udfff]")  # stands for a byte that is not UTF-8
 TABS = {r"\t": "\t", "tab": "\t"}  # ways to write a tab in a shell
@@ -66,15 +66,15 @@ def read_manifest(
         print(f"{manifest} has a column without a name, which is left out.")
     if not unlabelled and not any(row.labels for row in rows):
         raise ValueError(
-            f"{manifest} has {counted(len(rows), 'row')} and no label: fill in its column labels, or prepare clips "
+            f"{manifest} has {amount(len(rows), 'row')} and no label: fill in its column labels, or prepare clips "
             "without labels by --unlabelled."
         )
     times = collections.Counter(os.path.normpath(row.path) for row in rows)
     whole = {os.path.normpath(row.path) for row in rows if row.start is None}
     if repeated := [row.id for row in rows if times[path := os.path.normpath(row.path)] > 1 and path in whole]:
-        files = counted(sum(count > 1 and path in whole for path, count in times.items()), "file")
+        files = amount(sum(count > 1 and path in whole for path, count in times.items()), "file")
         remedy = "give each of its rows start and end, or keep one" if "start" in names else "keep one row of each"
-        raise ValueError(f"{manifest} lists {files} more than once, {shown(repeated[0])} first: {remedy}.")
+        raise ValueError(f"{manifest} lists {files} more than once, {printable(repeated[0])} first: {remedy}.")
     return rows
 
 
@@ -100,8 +100,8 @@ def _check_names(manifest: pathlib.Path, names: list[str], delimiter: str, unlab
     if NOT_UTF8.search("".join(names)) or "\0" in "".join(names):
         raise ValueError(f"{manifest} cannot be read as CSV in UTF-8: save it as CSV in UTF-8.")
     if repeated := [name for name, count in collections.Counter(names).items() if name and count > 1]:
-        raise ValueError(f"{manifest} has more than one column {shown(repeated[0])}: keep one.")
-    columns = listed(names) if any(names) else "none"
+        raise ValueError(f"{manifest} has more than one column {printable(repeated[0])}: keep one.")
+    columns = listing(names) if any(names) else "none"
     if "files" not in names:
         raise ValueError(
             f"{manifest} has the columns {columns} and needs one named files: {_rename('files', names)}, or give "
@@ -123,7 +123,7 @@ def _rename(column: str, names: list[str]) -> str:
     """Advice for a manifest without the column: rename the column whose name is similar, if there is one."""
     candidates = {name.lower(): name for name in names if name not in ("files", "labels")}
     matches = difflib.get_close_matches(column, candidates, n=1, cutoff=0.6)
-    return f"rename {shown(candidates[matches[0]])}" if matches else "name it so"
+    return f"rename {printable(candidates[matches[0]])}" if matches else "name it so"
 
 
 def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delimiter: str) -> Row:
@@ -161,7 +161,8 @@ def span(start: str, end: str, place: str) -> tuple[float, float] | tuple[None, 
             seconds.append(math.nan)
         if not 0 <= seconds[-1] < math.inf:
             raise ValueError(
-                f"{place} has the {name} {shown(cell.strip())!r}, and times are seconds from 0 on: mend or remove it."
+                f"{place} has the {name} {printable(cell.strip())!r}, and times are seconds from 0 on: mend or "
+                "remove it."
             )
     if seconds[1] < seconds[0]:
         raise ValueError(

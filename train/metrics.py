@@ -24,7 +24,7 @@ from zoo.tools import minimum_cost as minimum_cost
 from .data import crops, windows_of
 from .dataset import Dataset
 from .objectives import DEVICES
-from .text import counted, listed, shown
+from .text import amount, listing, printable
 
 GROUP = 1024  # clips among which a contrastive model looks for a partner
 BLOCK = 1 << 20  # samples that are decoded at a time
@@ -69,14 +69,14 @@ def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) 
     labels = [dataset.labels[column] for column in columns]
     if strangers := [label for label in labels if label not in places]:
         raise ValueError(
-            f"{folder} has clips of {listed(strangers)}, and {name} knows {listed(entry.labels)}: give them its "
+            f"{folder} has clips of {listing(strangers)}, and {name} knows {listing(entry.labels)}: give them its "
             "names in the manifest, or leave those clips out, then prepare it again."
         )
     ordered = np.zeros((len(rows), entry.classes), np.float32)
     ordered[:, [places[label] for label in labels]] = targets[:, columns]
     counts = ordered.sum(axis=1)
     if entry.task == "multiclass" and np.any(counts != 1):
-        clips = counted(np.sum(counts == 0), "clip")
+        clips = amount(np.sum(counts == 0), "clip")
         raise ValueError(
             f"{folder} has {clips} without a label and {np.sum(counts > 1)} with several among the {len(rows)} to "
             f"evaluate on, and {name} takes one label a clip: leave them out of the manifest."
@@ -154,11 +154,11 @@ class Scorer:
         counts = divided(self.targets)
         if self.entry.task != "multilabel" or counts.all():
             return ""
-        clips = f"the {counted(len(self.rows), 'clip')} held out"
+        clips = f"the {amount(len(self.rows), 'clip')} held out"
         if not counts.any():
             return f"mAP and AUC are not defined, as each label is on all or on none of {clips}."
         undefined = [label for label, count in zip(self.entry.labels, counts, strict=True) if not count]
-        return f"mAP and AUC leave out labels that are on all or on none of {clips}: {listed(undefined)}."
+        return f"mAP and AUC leave out labels that are on all or on none of {clips}: {listing(undefined)}."
 
     def outputs(
         self, model: zoo.Model, state: eqx.nn.State, check: Callable[[], None] = lambda: None
@@ -180,7 +180,7 @@ class Scorer:
         outputs = _refine(self.entry.task, _of_all_hosts(values)[: len(self.rows)])
         finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
         if not finite.all():
-            first = shown(self.dataset.ids[self.rows[np.argmin(finite)]])
+            first = printable(self.dataset.ids[self.rows[np.argmin(finite)]])
             raise FloatingPointError(
                 f"{self.entry.name} gives NaN or infinite values for {np.sum(~finite)} of {len(outputs)} clips, the "
                 f"first of them {first}: train it again with a lower learning rate."

@@ -27,11 +27,11 @@ import tqdm
 
 from zoo.tools import atomic, locked
 
-from .about import VERSION, finish, write_json
 from .annotations import annotated
 from .events import Negatives, Recording, place, recordings
 from .manifest import read_manifest
 from .sounds import Sound, encode
+from .summary import VERSION, finish, write_json
 
 LARGE = 1 << 20  # bytes of a record from which on a crop reads a part of it
 HEADER, FOOTER = 12, 4  # bytes around the data of a TFRecord: its length and checksums

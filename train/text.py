@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from zoo.tools import line
 
 
-def counted(number: int, noun: str) -> str:
+def amount(number: int, noun: str) -> str:
     """ "1 file", "2 files"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def listed(names: Sequence[str], count: int = 10) -> str:
+def listing(names: Sequence[str], count: int = 10) -> str:
     """The first `count` names, and the number of the others."""
     remainder = len(names) - count
-    return line(", ".join(map(shown, names[:count])), 1000) + (f" and {remainder} more" if remainder > 0 else "")
+    return line(", ".join(map(printable, names[:count])), 1000) + (f" and {remainder} more" if remainder > 0 else "")
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """The name as one line that any terminal can print, with codes for line breaks and for bytes that are not text."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)

@@ -11,7 +11,7 @@ from typing import Any
 from zoo.tools import atomic
 
 from .events import labels_heard
-from .text import counted, shown
+from .text import amount, printable
 
 VERSION = 2  # 1 had no sounds in 24 bits
 TIMED = 3  # a dataset whose examples are parts of recordings
@@ -26,9 +26,9 @@ def finish(
     files = {
         (number, example["offset"]): example for number, index in enumerate(indices) for example in index["examples"]
     }
-    reasons = "".join(f"\n  {shown(fault['id'])}: {shown(fault['reason'])}" for fault in faults)
+    reasons = "".join(f"\n  {printable(fault['id'])}: {printable(fault['reason'])}" for fault in faults)
     if not examples or (strict and faults):
-        total = counted(len(examples) + len(faults), "file")
+        total = amount(len(examples) + len(faults), "file")
         raise ValueError(f"{len(faults)} of {total} cannot be read:{reasons}")
     counts = collections.Counter(label for example in examples for label in example["labels"])
     numeric = all(re.fullmatch(r"[0-9]+", label) for label in counts)
@@ -59,33 +59,33 @@ def finish(
     print("\n".join(_summary(out, dataset)))
     if faults:
         verb = "cannot be read and is" if len(faults) == 1 else "cannot be read and are"
-        print(f"{counted(len(faults), 'file')} {verb} left out:{reasons}", file=sys.stderr)
+        print(f"{amount(len(faults), 'file')} {verb} left out:{reasons}", file=sys.stderr)
     return dataset
 
 
 def _summary(out: pathlib.Path, dataset: dict[str, Any]) -> Iterator[str]:
     """The lines of the summary: first the contents of the dataset, then each change that was made to the files."""
     timed = dataset["version"] == TIMED
-    parts = [counted(dataset["examples"], "example") + f" of {counted(dataset['recordings'], 'recording')}" * timed]
+    parts = [amount(dataset["examples"], "example") + f" of {amount(dataset['recordings'], 'recording')}" * timed]
     parts.append(f"{dataset['seconds'] / 3600:.2f} hours")
-    parts += [counted(len(dataset[name]), name[:-1]) for name in ("labels", "shards")]
+    parts += [amount(len(dataset[name]), name[:-1]) for name in ("labels", "shards")]
     yield f"{out}: {', '.join(parts)}"
     if dataset["labels"] and dataset["without_labels"]:
-        yield f"Without a label: {counted(dataset['without_labels'], 'example' if timed else 'file')}."
+        yield f"Without a label: {amount(dataset['without_labels'], 'example' if timed else 'file')}."
     if dataset["cut_at_the_end"]:
-        yield f"Ending with their recording, which is shorter: {counted(dataset['cut_at_the_end'], 'example')}."
+        yield f"Ending with their recording, which is shorter: {amount(dataset['cut_at_the_end'], 'example')}."
     for separator in ",|":
         if sum(separator in label for label in dataset["labels"]) > len(dataset["labels"]) / 2:
             yield f"Most labels hold {separator!r}: give --label-delimiter {separator!r} if it separates labels."
     if dataset["clipped"]["files"]:
-        samples, files = (counted(dataset["clipped"][f"{noun}s"], noun) for noun in ("sample", "file"))
+        samples, files = (amount(dataset["clipped"][f"{noun}s"], noun) for noun in ("sample", "file"))
         yield f"Beyond full scale and cut off there: {samples} of {files}."
     if dataset["beyond_full_scale"]:
-        yield f"Far beyond full scale, and kept so: {counted(dataset['beyond_full_scale'], 'file')}."
+        yield f"Far beyond full scale, and kept so: {amount(dataset['beyond_full_scale'], 'file')}."
     if dataset["kept_in_24_bits"]:
-        yield f"Kept in 24 bits, as 16 would lose too much: {counted(dataset['kept_in_24_bits'], 'file')}."
+        yield f"Kept in 24 bits, as 16 would lose too much: {amount(dataset['kept_in_24_bits'], 'file')}."
     if dataset["rounded_to_16_bits"]:
-        yield f"Rounded to 16 bits: {counted(dataset['rounded_to_16_bits'], 'file')}."
+        yield f"Rounded to 16 bits: {amount(dataset['rounded_to_16_bits'], 'file')}."
 
 
 def write_json(path: pathlib.Path, value: Any, indent: int | None) -> None:
