@@ -35,9 +35,7 @@ def keys(pattern: str, start: int = 1) -> Iterator[str]:
 def _alternatives(pattern: str) -> list[str]:
     """The alternatives that the bars outside of groups separate."""
     inner = [match.span() for match in GROUP.finditer(pattern)]
-    bars = [
-        at for at, letter in enumerate(pattern) if letter == "|" and not any(low < at < high for low, high in inner)
-    ]
+    bars = [at for at, char in enumerate(pattern) if char == "|" and not any(low < at < high for low, high in inner)]
     return [pattern[low + 1 : high] for low, high in itertools.pairwise([-1, *bars, len(pattern)])]
 
 

@@ -28,9 +28,8 @@ def labelled(entry: Entry, source: Source) -> Entry:
         return dataclasses.replace(entry, labels=read_labels(source.path(checkpoint.label_file)))
     from ._repo import download_once  # the Hub's client takes long to import
 
-    path = download_once(
-        checkpoint.label_repo, checkpoint.label_file
-    )  # a revision concerns only the repo of the weights
+    # A revision concerns only the repo of the weights
+    path = download_once(checkpoint.label_repo, checkpoint.label_file)
     return dataclasses.replace(entry, labels=read_labels(path))
 
 

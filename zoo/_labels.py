@@ -13,10 +13,8 @@ from jaxtyping import Float
 
 from ._files import line, read_text
 
-AUDIOSET = {
-    "label_file": "class_labels_indices.csv",
-    "label_repo": "topel/ConvNeXt-Tiny-AT",
-}  # fields of a `Checkpoint`
+# Fields of a `Checkpoint`
+AUDIOSET = {"label_file": "class_labels_indices.csv", "label_repo": "topel/ConvNeXt-Tiny-AT"}
 CODE = re.compile(r"/m/0\w+|/g/1\w+|/t/dd\d+")  # AudioSet's codes of sounds
 
 

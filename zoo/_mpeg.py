@@ -166,11 +166,11 @@ def _before_tags(file: File, start: int, end: int) -> int:
 
 
 @no_type_check
-def _count(head: bytes, first_frame: Frame) -> tuple[bool, int | None]:
+def _count(head: bytes, current: Frame) -> tuple[bool, int | None]:
     """Whether a frame holds a count instead of sound, and the number of frames that it states."""
-    if first_frame.kind[1] != 3:
+    if current.kind[1] != 3:
         return False, None
-    mark = head[first_frame.count_at : first_frame.count_at + 12]
+    mark = head[current.count_at : current.count_at + 12]
     if mark[:4] in (b"Xing", b"Info"):
         return True, int.from_bytes(mark[8:12], "big") if mark[7] & 1 else None
     if head[36:40] == b"VBRI":

@@ -13,11 +13,8 @@ from jaxtyping import Array, PRNGKeyArray
 from audax_eqx import AbstractFrontend, AbstractNetwork, frontends, models, networks
 
 Constructor = TypeVar("Constructor")
-LIBRARIES = {
-    AbstractFrontend: frontends,
-    AbstractNetwork: networks,
-    eqx.Module: models,
-}  # the last fits all other classes
+# A class belongs to the first that fits: models come last, because all classes are modules
+LIBRARIES = {AbstractFrontend: frontends, AbstractNetwork: networks, eqx.Module: models}
 _own: dict[str, Any] = {}
 
 
@@ -126,9 +123,7 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, functools.partial) and isinstance(other, functools.partial):
         return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
     is_interactive = not hasattr(sys.modules["__main__"], "__file__") and _class_of(other).__module__ == "__main__"
-    return one is other or (
-        is_interactive and _described(one) == _described(other)
-    )  # a notebook cell that is run again
+    return one is other or (is_interactive and _described(one) == _described(other))  # a cell that is run again
 
 
 def _described(constructor: Any) -> str:

@@ -51,9 +51,8 @@ class HearModel:
         self.sample_rate = clip.sample_rate
         self.scene_embedding_size = clip.model.network.width
         wave = jax.ShapeDtypeStruct((window_size(clip.entry.window, clip.sample_rate),), jnp.float32)
-        self.timestamp_embedding_size = eqx.filter_eval_shape(clip.frames, wave).shape[
-            1
-        ]  # can differ, e.g. by a projection
+        # Frames may have another width than the embedding, for example that before a projection
+        self.timestamp_embedding_size = eqx.filter_eval_shape(clip.frames, wave).shape[1]
 
 
 def load_model(model_file_path: str | os.PathLike = "", hop: float = 50.0) -> HearModel:
