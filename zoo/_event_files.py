@@ -1,4 +1,4 @@
-"""Events as text: CSV, JSON lines, labels of Audacity, and selection tables of Raven.
+"""Files of events: CSV, JSON lines, labels of Audacity, and selection tables of Raven.
 
 https://manual.audacityteam.org/man/importing_and_exporting_labels.html
 https://ravensoundsoftware.com/knowledge-base/selection-tables/
@@ -25,7 +25,7 @@ Found = Iterable[tuple[Result, list[Event]]]
 
 
 def write_csv(file: TextIO, found: Found, sample_rate: int) -> None:
-    """A row for each event, with the seconds from the start of its recording."""
+    """Writes a row for each event. Its times are seconds from the start of its recording."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for event in _events(file, found):
@@ -34,7 +34,7 @@ def write_csv(file: TextIO, found: Found, sample_rate: int) -> None:
 
 
 def write_json(file: TextIO, found: Found, sample_rate: int) -> None:
-    """One object a line for each event."""
+    """Writes one line for each event, with one JSON object."""
     for event in _events(file, found):
         name = os.fsdecode(event.source)
         values = (name, event.label, round(event.start, 3), round(event.end, 3), round(event.score, 4))
@@ -42,24 +42,27 @@ def write_json(file: TextIO, found: Found, sample_rate: int) -> None:
 
 
 def write_audacity(file: TextIO, found: Found, sample_rate: int) -> None:
-    """Labels of one recording: start, end and label, with tabs between them."""
+    """Writes the labels of one recording: start, end and label, with tabs between them."""
     for event in _events(file, found):
         print(f"{event.start:.6f}", f"{event.end:.6f}", _cell(event.label), sep="\t", file=file)
 
 
 def write_raven(file: TextIO, found: Found, sample_rate: int) -> None:
-    """A selection for each event. Raven opens several recordings as one: times count from the start of the first, and
-    "File Offset (s)" from the start of each."""
+    """Writes a selection for each event.
+
+    Raven opens several recordings as one: its times count from the start of the first recording, and
+    "File Offset (s)" counts from the start of the event's own recording.
+    """
     print(*RAVEN, sep="\t", file=file)
-    before, selection = 0.0, 0
+    offset, selection = 0.0, 0
     for result, events in found:
         for event in events:
             selection += 1
-            times = f"{before + event.start:.6f}", f"{before + event.end:.6f}"
+            times = f"{offset + event.start:.6f}", f"{offset + event.end:.6f}"
             place = _cell(_name(event.source)), f"{event.start:.6f}"
             row = (selection, "Spectrogram 1", 1, *times, 0, sample_rate / 2, *place, _cell(event.label))
             print(*row, f"{event.score:.4f}", sep="\t", file=file)
-        before += result.duration
+        offset += result.duration
         file.flush()
 
 
@@ -70,7 +73,7 @@ FORMATS = {
 
 
 def format_of(path: pathlib.Path) -> str:
-    """The suffix of `FORMATS` that a file's name has. Raises ValueError for another one."""
+    """The key of `FORMATS` with which the file's name ends. Raises ValueError for other names."""
     for suffix in FORMATS:
         if path.name.endswith(suffix):
             return suffix
@@ -90,5 +93,5 @@ def _name(source: str | os.PathLike) -> str:
 
 
 def _cell(text: str) -> str:
-    """Without tabs and the ends of lines, which would end the cell."""
+    """The text with spaces in place of tabs and ends of lines, which would end the cell."""
     return "".join(character if character.isprintable() else " " for character in text)
