@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._lazy import PARSING
+
 BYTECODE = "checked1"  # in the names of files of bytecode; a change of what is compiled here needs another one
 NAME = "__checked__"  # of `checked` in a checked module
 
@@ -88,8 +90,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
         super().exec_module(module)
 
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:  # type: ignore[override]
-        tree = _Decorate().visit(ast.parse(data, path))
-        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True, optimize=_optimize)
+        with PARSING:
+            tree = _Decorate().visit(ast.parse(data, path))
+            return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True, optimize=_optimize)
 
     def get_data(self, path: str) -> bytes:
         return super().get_data(self._own(path))

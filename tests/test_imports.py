@@ -20,7 +20,7 @@ BELOW = {  # what each part may import, besides itself and the ground
     "frontends": {"features", "augment", "layers", "abstract"},
     "networks": {"features", "augment", "layers", "abstract"},
     "models": {"features", "augment", "layers", "abstract", "frontends", "networks"},
-} | {name: set() for name in GROUND}
+} | {name: {"_lazy"} if name == "_typecheck" else set() for name in GROUND}
 PARTS = {
     f"audax_eqx.{part}": {f"audax_eqx.{name}" for name in (names if part in GROUND else names | {*GROUND})}
     for part, names in BELOW.items()

@@ -1,9 +1,10 @@
-"""What a serialised `tf.train.Example` holds, read in place.
+"""A reader of serialised `tf.train.Example`s that copies nothing.
 
-TensorFlow's own reader copies the sound twice, and with the memory for that takes a tenth of the time of decoding it.
+TensorFlow's own reader copies the sound twice, which takes a tenth of the time of decoding it.
 
-A message is a sequence of fields. Each is a key, which is 8 times the field's number plus 2 for bytes, a length, and so
-many bytes. A number is in groups of 7 bits, the lowest first, and the top bit of each byte says whether more come.
+A message is a sequence of fields. A field is a key, which is 8 times the number of the field plus 2 for bytes, then a
+length, then that number of bytes. Key and length are in groups of 7 bits, the lowest group first, and the top bit of
+each byte says whether another byte follows.
 
     Example    1: Features    1: entry, one a feature    1: name    2: Feature    1: BytesList    1: value
 """
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 
 
 def byte_feature(record: bytes, name: bytes) -> memoryview:
-    """The first value of a feature of bytes. Raises EOFError where there is none, and for what is no such message."""
+    """The first value of a feature of bytes. Raises EOFError without such a feature, and for any other message."""
     for features in _fields(memoryview(record)):
         for entry in _fields(features):
             parts = _fields(entry)
@@ -24,7 +25,7 @@ def byte_feature(record: bytes, name: bytes) -> memoryview:
 
 
 def _fields(message: memoryview) -> Iterator[memoryview]:
-    """The contents of a message's fields, in order, all of which have to be bytes."""
+    """The contents of the fields of a message, in order. Raises EOFError for a field that is not bytes."""
     place = 0
     while place < len(message):
         key, place = _number(message, place)
