@@ -117,7 +117,11 @@ def test_fewer_labels_in_another_order_give_the_same_predictions(data, trained, 
 
 CASES = [
     ([("l.wav", "LOW", "test")], {}, r"has clips of LOW, and tiny knows low, high, mid, or so: give them its names"),
-    ([("l.wav", "low;high", "test")], {}, r"0 clips without a label and 1 with several among the 1 .* takes one label a clip"),
+    (
+        [("l.wav", "low;high", "test")],
+        {},
+        r"0 clips without a label and 1 with several among .* takes one label a clip",
+    ),
     ([("l.wav", "low", "test"), ("h.wav", "", "test")], {}, r"1 clip without a label and 0 with several"),
     ([("l.wav", "low", "test")], {"sample_rate": 4000}, r"tiny takes waves at 8000 Hz, .* prepare it with .*8000"),
     ([("l.wav", "low", "train")], {}, r"has train in its column split, not test"),
