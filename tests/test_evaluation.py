@@ -120,7 +120,7 @@ CASES = [
     (
         [("l.wav", "low;high", "test")],
         {},
-        r"0 clips without a label and 1 with several among .* takes one label a clip",
+        r"0 clips without a label and 1 with several among the 1 .* takes one label a clip",
     ),
     ([("l.wav", "low", "test"), ("h.wav", "", "test")], {}, r"1 clip without a label and 0 with several"),
     ([("l.wav", "low", "test")], {"sample_rate": 4000}, r"tiny takes waves at 8000 Hz, .* prepare it with .*8000"),

@@ -296,9 +296,7 @@ def test_a_run_on_parts_of_recordings_goes_on_and_is_the_same_on_eight_devices(f
 
 def test_a_cosine_that_was_to_end_is_not_lengthened_silently(done, folder, recipe):
     rate = 0.3 * 16 / 256 * (1 + np.cos(np.pi * 89 / 180)) / 2
-    sentence = (
-        rf"to end its cosine at step 90: with an end at step 180 the rate of step 90 would be {rate:.3g}, not 5.71e-06"
-    )
+    sentence = rf"its cosine at step 90: with an end at step 180 the rate of step 90 would be {rate:.3g}, not 5.71e-06"
     with pytest.raises(ValueError, match=sentence):
         loop.fit(changed(recipe, run={"steps": 180}), folder / "data", done[0])
 

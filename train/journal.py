@@ -175,7 +175,7 @@ class Journal:
     def _write(self, step: int, values: dict[str, float]) -> None:
         if not self.first:
             return
-        self.lines.write(json.dumps({"step": step, "epoch": round(self._epoch(step), 3)} | values) + "\n")
         self.board.add(step, values)
+        self.lines.write(json.dumps({"step": step, "epoch": round(self._epoch(step), 3)} | values) + "\n")
         if self.callback is not None:
             self.callback(step, values)
