@@ -108,7 +108,7 @@ def test_parts_of_recordings_are_heard_with_what_is_around_them(data, tmp_path):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["cola_small", "--folds", "1"], "has 24 recordings, which give 2 to as many folds, got 1"),
+        (["cola_small", "--folds", "1"], "has 24 recordings, which allow 2 to 24 folds, got 1"),
         (["cola_small", "--column", "take"], "has no column take: it has fold"),
         (["cola_small", "--l2", "0"], "l2 is a penalty of more than 0"),
         (["resnet_fsdd"], "takes waves at 8000 Hz"),
