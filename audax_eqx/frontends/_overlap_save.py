@@ -150,8 +150,7 @@ def _plan(strides: int, taps: int, stride: int) -> tuple[int, int, int]:
 
 
 def _fast_length(min_length: int) -> int:
-    """The smallest multiple of 16 from `min_length` on whose prime factors are at most 5; odd lengths make memory access
-    slow."""
+    """The smallest multiple of 16 from `min_length` on with no prime factor above 5; odd lengths make memory slow."""
     length = -(-min_length // 16) * 16
     while True:
         rest = length

@@ -1,7 +1,7 @@
 """Perch 2.0's log-mel spectrogram (van Merrienboer et al., 2025, arXiv:2508.04665).
 
-    wave -> minus its mean, scaled to the peak 0.25 -> |STFT| / sum of the window -> mel filterbank -> 0.1 log(max(.,
-    1e-5))
+    wave -> minus its mean, scaled to the peak 0.25 -> |STFT| / sum of the window -> mel filterbank
+         -> 0.1 log(max(., 1e-5))
 
 The published network does not contain the first step: users of Perch apply it to each window of 5 s, so that the result
 does not depend on loudness, and silence stays silence. The filters are TensorFlow's: their flanks are straight in mel,

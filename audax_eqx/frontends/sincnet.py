@@ -114,8 +114,7 @@ def _maxima(
     taps: int,
     parameters: None,
 ) -> Float[Array, "strides parts 2"]:
-    """The maxima of the real and of the imaginary part of each stride, as a whole stride and as a window's last
-    part."""
+    """The maxima of both parts of the output over each stride, for a window's whole strides and for its last part."""
     both = jnp.where(inside[None], jnp.stack([real, imaginary]), -jnp.inf)
     parts = -(-taps // real.shape[1])
     whole, last = jnp.max(both, axis=2), jnp.max(both[:, :, : taps - (parts - 1) * real.shape[1]], axis=2)

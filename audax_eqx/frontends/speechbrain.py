@@ -1,5 +1,4 @@
-"""SpeechBrain's log-mel filterbank (Ravanelli et al., 2021, arXiv:2106.04624), with the options of its speaker
-encoders.
+"""SpeechBrain's log-mel filterbank (Ravanelli et al., 2021, arXiv:2106.04624), the input of its speaker encoders.
 
     wave -> |STFT|^2, Hamming window, zeros at the ends -> filterbank -> 10 log10(max(., 1e-10))
          -> max(., the recording's maximum - 80) -> minus the mean over the recording's frames
