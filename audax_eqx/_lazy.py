@@ -4,8 +4,11 @@ import ast
 import importlib
 import pkgutil
 import sys
+import threading
 import types
 from typing import Any
+
+PARSING = threading.Lock()  # Python 3.11 raises a SystemError if two threads make syntax trees at the same time
 
 
 class LazyPackage(types.ModuleType):
@@ -51,7 +54,9 @@ def make_lazy(package: str) -> None:
 
 def _read_imports(source: str) -> dict[str, tuple[str, str | None]]:
     """Maps each name to its module, as `importlib` takes it, and its name in that module; None for a module itself."""
-    (block,) = (node for node in ast.parse(source).body if isinstance(node, ast.If))
+    with PARSING:
+        tree = ast.parse(source)
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
     imports: dict[str, tuple[str, str | None]] = {}
     for node in block.body:
         assert isinstance(node, ast.ImportFrom), "a lazy package imports its names by from ... import"

@@ -13,9 +13,11 @@ import jax
 portable = jax.make_user_context(default_value=False)
 
 
-def by_platform(*arguments: Any, cpu: Callable, default: Callable, plain: Callable | None = None) -> Any:
-    """Runs `cpu(*arguments)` on a CPU and `default(*arguments)` elsewhere. A portable program runs `plain` instead, or
-    `default` if `plain` is None."""
+def by_platform(*arguments: Any, default: Callable, plain: Callable | None = None, **platforms: Callable) -> Any:
+    """Runs the function for the platform of the program, `cpu` or `cuda`, or else `default`, on the arguments.
+
+    A portable program runs `plain` instead, or `default` if `plain` is None.
+    """
     if portable.value:
         return (plain or default)(*arguments)
-    return jax.lax.platform_dependent(*arguments, cpu=cpu, default=default)
+    return jax.lax.platform_dependent(*arguments, default=default, **platforms)

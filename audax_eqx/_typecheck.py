@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._lazy import PARSING
+
 BYTECODE = "checked1"  # part of the bytecode files' names; change it whenever the compiled code changes
 NAME = "__checked__"  # the name of `checked` in a checked module
 
@@ -45,15 +47,18 @@ def checked(definition: Any) -> Any:
 def _add_checks(function: Callable) -> Callable:
     """The function with its checks, which accept a whole number as a float.
 
-    Only functions with shapes in their annotations use jaxtyping, because importing jaxtyping imports JAX.
+    Only functions with shapes in their annotations use `jaxtyped`, because it needs JAX.
     """
-    from beartype import BeartypeConf, beartype
     from jaxtyping import TypeCheckError, config, jaxtyped
+
+    if config.jaxtyping_disable:
+        return function
+    from beartype import BeartypeConf, beartype
 
     check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeCheckError))
     if any("jaxtyping" in repr(annotation) for annotation in function.__annotations__.values()):
         return jaxtyped(typechecker=check)(function)
-    return function if config.jaxtyping_disable else check(function)
+    return check(function)
 
 
 def check_modules(pattern: str) -> None:
@@ -85,8 +90,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
         super().exec_module(module)
 
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:  # type: ignore[override]
-        tree = _Decorate().visit(ast.parse(data, path))
-        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True, optimize=_optimize)
+        with PARSING:
+            tree = _Decorate().visit(ast.parse(data, path))
+            return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True, optimize=_optimize)
 
     def get_data(self, path: str) -> bytes:
         return super().get_data(self._bytecode_path(path))

@@ -3,7 +3,11 @@
     python benchmarks/data.py [--seconds 5] [--clips 2000] [--threads 1 2] [--rounds 5]
 
 Prints medians, the two taking turns, and writes `benchmarks/results/data.json`. Training's stream is timed from before
-it is made to its last batch, and should reach 0.8 of soundfile. The clips are 1/f noise of moving level, at 16 kHz.
+it is made to its last batch, and should reach 0.95 of soundfile. The clips are 1/f noise of moving level, at 16 kHz.
+
+Then steps of a batch of 256 take as long as a GPU at the targets of `benchmarks/gpu.py` would, and 16 threads read.
+Decoding is a pause, of the time that a clip takes one thread, so that two cores can pretend to be 16. All else is as
+it is, Python's part above all, for which the threads have to queue: the steps should wait for 0 ms.
 """
 
 import argparse
@@ -19,7 +23,9 @@ import time
 
 import numpy as np
 import soundfile
+from gpu import TRAIN
 
+from train import sounds
 from train.data import Dataset, Sampler, train_batches
 from train.records import prepare
 
@@ -60,6 +66,32 @@ def stream(dataset: Dataset, threads: int) -> None:
     samples, steps = int(dataset.samples.max()), len(dataset) // BATCH
     for _ in train_batches(dataset, sampler, samples=samples, stop=steps, threads=threads):
         pass
+
+
+def waits(dataset: Dataset, rate: float, decoding: float, steps: int = 40) -> list[float]:
+    """Seconds that each step of 256 clips waits for its batch, where the steps alone make `rate` clips/s."""
+
+    class Pause(soundfile.SoundFile):
+        def read(self, out):
+            time.sleep(decoding)
+            return out
+
+    decoder, sounds._Sound = sounds._Sound, Pause
+    try:
+        sampler = Sampler(dataset.rows(held_out=False), 256, seed=0)
+        batches = train_batches(dataset, sampler, samples=int(dataset.samples.max()), threads=16)
+        next(batches)  # a first step compiles, and all that is ahead is there
+        time.sleep(0.5)
+        spent = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            next(batches)
+            spent.append(time.perf_counter() - start)
+            time.sleep(256 / rate)
+        batches.close()
+        return spent
+    finally:
+        sounds._Sound = decoder
 
 
 def main():
@@ -103,6 +135,13 @@ def main():
                 f"training {medians['training']:7.0f} clips/s  ratio {medians['ratio']:.2f}",
                 flush=True,
             )
+        decoding = 1 / max(results[f"{threads} threads"]["soundfile"] / threads for threads in options.threads)
+        for name, (_, _, rate) in TRAIN.items():
+            if rate:
+                spent = 1e3 * np.array(waits(dataset, rate, decoding))
+                late = float(np.mean(spent > 2))
+                results[f"{name}, {rate} clips/s"] = {"median_wait_ms": float(np.median(spent)), "waiting_steps": late}
+                print(f"{name:32} {rate:5} clips/s  a step waits {np.median(spent):5.1f} ms, {late:4.0%} over 2 ms")
     out = pathlib.Path(__file__).parent / "results" / "data.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,5 +1,7 @@
 """Strict numerics on eight host devices, and the folder of oracles and recordings beside the repository."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import pathlib
@@ -66,11 +68,27 @@ def programs():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_programs():
-    """Forgets a file's compiled programs: they take gigabytes, and Linux ends a process with 65,530 maps of memory."""
+def no_programs():
+    """Forgets a file's compiled programs: each has maps of memory, and Linux ends a process with 65,530 of them."""
     yield
+    forget()
+
+
+@pytest.fixture(autouse=True)
+def little_memory():
+    """Forgets compiled programs within a file, too, where the worker has grown beyond 2 GB."""
+    yield
+    pages = pathlib.Path("/proc/self/statm")
+    if pages.exists() and int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > 2e9:
+        forget()
+
+
+def forget():
+    """Compiled programs go, and the memory that they leave goes back to the system."""
     jax.clear_caches()
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True)

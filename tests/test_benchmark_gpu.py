@@ -1,6 +1,6 @@
 """The benchmark for a GPU runs on CPU, with no package that the machine with the GPU lacks; no time is asserted."""
 
-import importlib.util
+import importlib
 import json
 import math
 import os
@@ -34,11 +34,16 @@ ABSENT |= {"beartype", "matplotlib", "torch", "timm"}
 
 
 @pytest.fixture(scope="module")
-def gpu():
-    spec = importlib.util.spec_from_file_location("benchmark_gpu", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmarks():
+    """Imports a module that lies beside the script."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    yield importlib.import_module
+    sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.fixture(scope="module")
+def gpu(benchmarks):
+    return benchmarks("gpu")
 
 
 def test_small_run_writes_every_kind_of_row(tmp_path):
@@ -56,21 +61,28 @@ def test_small_run_writes_every_kind_of_row(tmp_path):
     assert results["jax"] == jax.__version__
     assert {"device", "torch", "date", "python", "peak_flops", "seconds"} <= set(results)
     rows = results["rows"]
-    assert list(rows) == ["train small", "forward small", "frontend LogMel"]
+    assert list(rows) == ["train small", "forward small", "step small", "depthwise small", "frontend LogMel"]
     assert not [row for row in rows.values() if "error" in row]
     train = rows["train small"]
     assert set(train["batches"]) == {"4"}
     assert {"samples_per_second", "compile_seconds", "gflop", "step_ms", "loss", "gib"} <= set(train)
     assert math.isclose(train["samples_per_second"], train["batches"]["4"], rel_tol=1e-3)
-    forward = rows["forward small"]
-    assert {"ours_ms", "samples_per_second", "compile_seconds", "gflop"} <= set(forward)
-    assert forward["peer"] == "left out of --small"
+    for row in (rows["forward small"], rows["step small"]):
+        assert {"ours_ms", "samples_per_second", "compile_seconds", "gflop"} <= set(row)
+        assert row["peer"] == "left out of --small"
+    assert math.isclose(rows["step small"]["gflop"], 3 * rows["forward small"]["gflop"], rel_tol=1e-3)
+    forward, backward = {"shifts", "grouped", "pallas"}, {"shifts", "grouped"}
+    times = {f"{road} forward_ms" for road in forward} | {f"{road} backward_ms" for road in backward}
+    assert set(rows["depthwise small"]) == {"batch"} | times
     assert all(name in run.stdout for name in rows)
-    assert [path.name for path in out.parent.iterdir()] == ["gpu.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["gpu.json", "gpu.md"]
+    table = out.with_suffix(".md").read_text().splitlines()
+    assert {line.split("|")[1].strip() for line in table[4:]} == set(rows)
+    assert len({line.count("|") for line in table[2:]}) == 1
 
 
 @pytest.mark.parametrize(("name", "published"), [("resnet18", 1.814e9), ("efficientnet_b0", 0.386e9)])
-def test_operations_are_the_published_multiply_adds(gpu, name, published):
+def test_operations_are_the_published_multiply_adds(benchmarks, name, published):
     """torchvision's, at 224 x 224, less two of the stem's three channels and the 1000 classes."""
     network, state = eqx.filter_eval_shape(eqx.nn.make_with_state(getattr(networks, name)), key=jax.random.key(0))
     network = eqx.nn.inference_mode(network)
@@ -78,7 +90,7 @@ def test_operations_are_the_published_multiply_adds(gpu, name, published):
     jaxpr, _, _ = eqx.filter_make_jaxpr(lambda network, state, x: network(x, state)[0])(network, state, wave)
     stem = network.stem.weight.shape
     absent = 112 * 112 * math.prod(stem) * 2 + 1000 * network.width
-    assert math.isclose(gpu.flops(jaxpr), 2 * (published - absent), rel_tol=2e-3)
+    assert math.isclose(benchmarks("gpu_ours").flops(jaxpr), 2 * (published - absent), rel_tol=2e-3)
 
 
 class Pretend:
@@ -151,3 +163,26 @@ def test_earlier_rows_are_kept_for_the_same_device_and_jax(gpu, tmp_path):
     assert set(json.loads(path.read_text())["rows"]) == {"one", "two"}
     gpu.Report(path, True, device="b", jax="1").row("three", {"batch": 3})
     assert set(json.loads(path.read_text())["rows"]) == {"three"}
+
+
+@pytest.mark.parametrize("kernel", [3, 7])
+def test_pallas_computes_what_xla_does(benchmarks, kernel):
+    module = benchmarks("gpu_depthwise")
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, 64), jnp.float32)
+    weight = jax.random.normal(jax.random.key(1), (kernel, kernel, 1, 64), jnp.float32)
+    ours = module.by_pallas(x, weight, interpret=True)
+    around = ((kernel // 2, kernel // 2),) * 2
+    theirs = jax.lax.conv_general_dilated(
+        x, weight, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=64
+    )
+    assert ours.shape == theirs.shape
+    assert jnp.max(jnp.abs(ours - theirs)) < 1e-4
+
+
+def test_every_row_has_its_network_and_its_batch(benchmarks):
+    models = benchmarks("gpu_models")
+    names = {"resnet18", "efficientnet_b0", "convnext_tiny", "ast_base", "wav2vec2_base"}
+    assert set(models.PEERED) == {f"{work} {name}" for work in ("forward", "step") for name in names}
+    assert {f"train {name}" for name in names} < set(models.TRAIN)
+    assert [models.batch_of(f"train {name}", 256) for name in ("ast_base", "resnet18")] == [64, 256]
+    assert all(hasattr(networks, network["type"]) for _, network, _ in models.TRAIN.values())

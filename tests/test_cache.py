@@ -33,7 +33,8 @@ def test_the_folder_is_the_platforms(platform, variables, expected, monkeypatch)
 
 def kept(**variables):
     """Where a fresh process keeps programs."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("AUDAX_CACHE", "XDG_CACHE_HOME")}
+    variables_of_cache = ("AUDAX_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    clean = {name: value for name, value in os.environ.items() if name not in variables_of_cache}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=clean | variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

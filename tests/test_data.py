@@ -22,6 +22,7 @@ from train.data import (
     Dataset,
     Sampler,
     balanced_weights,
+    crops,
     to_devices,
     train_batches,
 )
@@ -369,6 +370,24 @@ def test_a_closed_stream_gives_up_its_memory(own):
         assert time.monotonic() < deadline
         time.sleep(0.05)
         gc.collect()
+
+
+def test_an_abandoned_stream_leaves_no_thread(dataset):
+    batches = train_batches(dataset, Sampler(np.arange(13), 64, seed=5), samples=800, threads=3)
+    next(batches)
+    assert any(thread.name.startswith("train-data") for thread in threading.enumerate())
+    del batches
+    assert not any(thread.name.startswith("train-data") for thread in threading.enumerate())
+
+
+def test_crops_are_of_the_seed_the_place_and_the_view(dataset):
+    rows = np.full(2000, 10)  # 5000 samples
+    starts = crops(dataset, rows, 4001, 2, 7, np.arange(2000))
+    assert starts.min() >= 0 and starts.max() < 1000 and np.abs(starts.mean(axis=0) - 499.5).max() < 25
+    assert np.abs(np.corrcoef(starts.T)[0, 1]) < 0.1
+    np.testing.assert_array_equal(crops(dataset, rows[:3], 4001, 1, 7, np.arange(50, 53))[:, 0], starts[50:53, 0])
+    assert np.mean(crops(dataset, rows, 4001, 2, 8, np.arange(2000)) == starts) < 0.01
+    assert not crops(dataset, rows, 5000, 2, 7, np.arange(2000)).any()
 
 
 ABANDONED = """

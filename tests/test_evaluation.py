@@ -117,7 +117,11 @@ def test_fewer_labels_in_another_order_give_the_same_predictions(data, trained, 
 
 CASES = [
     ([("l.wav", "LOW", "test")], {}, r"has clips of LOW, and tiny knows low, high, mid, or so: give them its names"),
-    ([("l.wav", "low;high", "test")], {}, r"0 clips without a label and 1 with several among the 1 .* takes one each"),
+    (
+        [("l.wav", "low;high", "test")],
+        {},
+        r"0 clips without a label and 1 with several among the 1 .* takes one label a clip",
+    ),
     ([("l.wav", "low", "test"), ("h.wav", "", "test")], {}, r"1 clip without a label and 0 with several"),
     ([("l.wav", "low", "test")], {"sample_rate": 4000}, r"tiny takes waves at 8000 Hz, .* prepare it with .*8000"),
     ([("l.wav", "low", "train")], {}, r"has train in its column split, not test"),
@@ -146,7 +150,7 @@ def test_labels_of_clips_that_are_not_evaluated_do_not_matter(trained, tmp_path)
 
 def test_all_clips_of_other_data(trained, data, tmp_path):
     other = run(tmp_path, ENTRY, hold_out=None)
-    with pytest.raises(ValueError, match=r"without holding clips out: .* by --all-clips"):
+    with pytest.raises(ValueError, match=r"without holding clips out: .* with --all-clips"):
         evaluation.evaluate(other, data)
     evaluation.evaluate(other, data, all_clips=True, out=tmp_path / "a.csv")
     assert len(read(tmp_path / "a.csv")) == 12
@@ -237,7 +241,7 @@ def test_names_that_are_not_utf_8_and_folders_without_a_name():
 
 def test_what_cannot_be_saved_gets_one_sentence(trained, tmp_path, capsys):
     assert main(["save", str(trained), "/"]) == 2
-    assert "/ is no folder with a name" in capsys.readouterr().err
+    assert "/ has no name, which would be the name of the model" in capsys.readouterr().err
     assert main(["save", str(tmp_path), str(tmp_path / "out")]) == 2
     assert "is not the folder of a finished run: it has no model" in capsys.readouterr().err
 

@@ -129,7 +129,7 @@ def test_a_portable_program_gives_what_the_fast_one_gives(name):
 # ONNX -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*zoo.list_models("*_esc10"), "cola_small", *(set(NAMES) - {"dymn"})])
+@pytest.mark.parametrize("name", [*zoo.list_models("*_esc10"), "cola_small", *sorted({*NAMES} - {"dymn"})])
 def test_onnx_gives_what_the_model_gives(name, tmp_path):
     pytest.importorskip("jax2onnx", reason='pip install "audax-eqx[onnx]"')
     clip = clip_of(name) if name in NAMES else zoo.load(name)

@@ -67,7 +67,7 @@ def test_a_probe_is_cross_validated_and_becomes_a_model(data, tmp_path, capsys, 
     assert main(["probe", "cola_small", str(data / "one"), str(out), "--folds", "4"]) == 0
     printed = capsys.readouterr().out
     assert "accuracy 1.0000, standard deviation 0.0000 (1.000, 1.000, 1.000, 1.000)" in printed
-    assert "Rows are labels, columns are what was predicted." in printed
+    assert "Rows are labels, columns are predictions." in printed
     assert (out / "confusions.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads((out / "probe.json").read_text())["folds"]) == 4
     clip = zoo.load(out / "model")

@@ -280,9 +280,10 @@ if __name__ == "__main__":
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 120
+    """Returns once the condition holds; the limit is for a run that hangs, whatever the machine has to do besides."""
+    deadline = time.monotonic() + 600
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "ten minutes have passed"
         time.sleep(0.02)
 
 

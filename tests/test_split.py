@@ -76,7 +76,7 @@ def test_folds_are_parts_of_equal_size_with_all_labels():
         ]
         assert sizes == [count // 5] * 5
     for wrong in (1, 301):
-        with pytest.raises(ValueError, match=f"has 300 recordings, which give 2 to as many folds, got {wrong}"):
+        with pytest.raises(ValueError, match=f"has 300 recordings, which allow 2 to 300 folds, got {wrong}"):
             folds(clips, wrong)
 
 

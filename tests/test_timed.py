@@ -275,8 +275,8 @@ def test_tables_of_raven_and_labels_of_audacity_belong_to_recordings_by_name(fie
         ("dusk.wav", 5.0, 6.0, ""),
     ]
     printed = capsys.readouterr().out
-    assert "1 file that tell of no recording and are left out: README.txt." in printed
-    assert "1 file that have no annotations and are left out: site/dawn.wav." in printed
+    assert "1 file of no recording is left out: README.txt." in printed
+    assert "1 file without annotations is left out: site/dawn.wav." in printed
 
 
 def test_an_empty_table_says_that_nothing_is_there(field):
@@ -322,7 +322,7 @@ def test_a_table_of_many_recordings_counts_from_the_start_of_each(field):
 def test_the_column_of_the_labels(field):
     table = TABLE.replace("Annotation", "Call Type")
     with pytest.raises(
-        ValueError, match="and none known as one of labels: name the one that has the labels, --label-c"
+        ValueError, match="and none with a usual name for labels: name the column that has the labels, --label-c"
     ):
         annotate(field, {"notes/dusk.txt": table})
     found = annotate(field, {"notes/dusk.txt": table}, label_column="call type")
@@ -351,7 +351,7 @@ def test_annotations_that_make_no_sense_get_one_sentence(field, text, sentence):
 def test_annotations_of_nothing_get_one_sentence(field, capsys):
     arguments = ["prepare", str(field / "recordings"), str(field / "out"), "--sample-rate", "1000", "--annotations"]
     assert main([*arguments, str(field / "none")]) == 2
-    assert "none is not a file and no folder" in capsys.readouterr().err
+    assert "none is neither a file nor a folder" in capsys.readouterr().err
     (field / "notes").mkdir()
     assert main([*arguments, str(field / "notes")]) == 2
     assert "has no annotations of the 4 recordings of" in capsys.readouterr().err

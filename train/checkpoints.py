@@ -1,7 +1,7 @@
 """Checkpoints by Orbax: the carry as named arrays, and a record of metrics beside it.
 
-They are written while training goes on, under a temporary name that is renamed when all is there: a process killed at
-any moment leaves whole checkpoints only.
+Orbax writes a checkpoint under a temporary name while training continues, and renames it once it is whole. So a process
+that is killed at any moment leaves whole checkpoints only.
 """
 
 import pathlib
@@ -30,29 +30,29 @@ class Checkpoints:
         self.close()
 
     def restore(self, carry: Carry) -> tuple[Carry, dict[str, Any]]:
-        """The last checkpoint, on the devices of `carry`, and its record; `carry` itself where there is none.
+        """The last checkpoint, on the devices of `carry`, and its record; `carry` itself if there is no checkpoint.
 
-        Raises ValueError where the checkpoint is of another model.
+        Raises ValueError for a checkpoint of another model.
         """
         step = self.manager.latest_step()
         if step is None:
             return carry, {"metrics": {}, "best": None, "evaluated": 0}
         leaves, structure = jax.tree.flatten(carry)
-        wanted = {
+        targets = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
             for name, leaf in zip(_names(carry), leaves, strict=True)
         }
         try:
-            args = ocp.args.Composite(carry=ocp.args.StandardRestore(wanted), record=ocp.args.JsonRestore())
-            found = self.manager.restore(step, args=args)
+            args = ocp.args.Composite(carry=ocp.args.StandardRestore(targets), record=ocp.args.JsonRestore())
+            checkpoint = self.manager.restore(step, args=args)
         except (KeyError, ValueError) as error:
             raise ValueError(f"The run's checkpoint {step} is not of this model: {error}") from None
-        # Copies: the step takes these buffers for its own, and Orbax may hold on to what it has read.
-        carry = jax.tree.unflatten(structure, [jnp.copy(found["carry"][name]) for name in wanted])
-        return carry, found["record"]
+        # Copies, because the step donates these buffers while Orbax may still hold the arrays that it read
+        carry = jax.tree.unflatten(structure, [jnp.copy(checkpoint["carry"][name]) for name in targets])
+        return carry, checkpoint["record"]
 
     def save(self, step: int, carry: Carry, record: dict[str, Any]) -> None:
-        """Begins to write; returns when the carry may be overwritten."""
+        """Begins to write a checkpoint, and returns once the carry may be overwritten."""
         if step in self.manager.all_steps():
             return
         arrays = dict(zip(_names(carry), map(jnp.copy, jax.tree.leaves(carry)), strict=True))
@@ -60,7 +60,7 @@ class Checkpoints:
         self.manager.save(step, args=args)
 
     def close(self) -> None:
-        """Waits until all is written."""
+        """Waits until all checkpoints are written."""
         self.manager.close()
 
 

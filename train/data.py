@@ -1,18 +1,16 @@
-"""Streams of batches from what `prepare` wrote, for training, by tf.data.
+"""Streams of training batches from a prepared folder, decoded by threads.
 
-A stream is a function of its seed and the step's number alone. Neither threads nor hosts change it, a run goes on from
-any step without reading what came before, and an epoch has every example once.
+A stream is a function of its seed and the number of the step. Neither threads nor hosts change it, a run continues from
+any step without reading the earlier ones, and an epoch has every example once.
 """
 
-import atexit
 import collections
-import contextlib
 import functools
-import math
+import itertools
 import os
-import threading
-import weakref
-from collections.abc import Callable, Generator, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -21,18 +19,14 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int16, Int32
 
 from .dataset import Dataset as Dataset
-from .records import tensorflow
 
-CHUNK = 16  # examples that a thread decodes at a time: enough to hide what a call from tf.data costs
-AHEAD = 2  # batches that are decoded before they are asked for
-ENDLESS = 1 << 40  # steps
-
-Plan = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+PART = 16  # examples that a thread decodes at a time
+AHEAD = 2  # batches that are decoded in advance
 
 
 class Batch(NamedTuple):
-    """Clips for one step. Waves are zero from their length on. They are int16 with a full scale of 32768, or float32
-    where an example of the dataset needs more; `heard` makes both the same.
+    """Clips for one step. Waves are zero from their length on. They are int16 with a full scale of 32768, or float32 if
+    an example of the dataset needs more than 16 bits; `heard` gives both the same level.
     """
 
     waves: Int16[Any, "*batch views samples"] | Float32[Any, "*batch views samples"]
@@ -42,15 +36,15 @@ class Batch(NamedTuple):
 
 
 def heard(waves: Any) -> Float32[Any, "*batch views samples"]:
-    """A batch's waves at the level that `zoo.read` gives them, JAX arrays."""
+    """The waves of a batch, which are JAX arrays, in float32 at the level of `zoo.read`."""
     return waves if waves.dtype == jnp.float32 else waves.astype(jnp.float32) / 32768
 
 
 class Sampler:
-    """The order of training: an endless stream of examples, in which step `n` has those from `n * batch` on.
+    """The order of training: an endless stream of examples, in which step `n` begins at `n * batch`.
 
-    An epoch is a permutation of `rows`, or with `weights` as many draws from them with these probabilities. Raises
-    ValueError for no rows, and for weights that are not one nonnegative number for each row.
+    An epoch is a permutation of `rows`, or with `weights` the same number of draws from `rows` with these
+    probabilities. Raises ValueError for no rows, and for weights that are not one nonnegative number for each row.
     """
 
     def __init__(
@@ -68,7 +62,7 @@ class Sampler:
             )
         self.rows, self.batch, self.seed = rows, batch, seed
         self.weights = None if weights is None else weights.astype(np.float64) / weights.sum(dtype=np.float64)
-        self._order = functools.lru_cache(2)(self._shuffled)  # a batch may span two epochs
+        self._order = functools.lru_cache(2)(self._shuffle)  # a batch may span two epochs
 
     def rows_of(self, step: int) -> Int[np.ndarray, " batch"]:
         """The examples of a step."""
@@ -77,13 +71,13 @@ class Sampler:
     def rows_at(self, counters: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
         """The examples at these places of the stream."""
         epochs, places = np.divmod(counters, len(self.rows))
-        found = np.empty(len(counters), self.rows.dtype)
+        rows = np.empty(len(counters), self.rows.dtype)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            found[here] = self._order(int(epoch))[places[here]]
-        return found
+            mask = epochs == epoch
+            rows[mask] = self._order(int(epoch))[places[mask]]
+        return rows
 
-    def _shuffled(self, epoch: int) -> Int[np.ndarray, " rows"]:
+    def _shuffle(self, epoch: int) -> Int[np.ndarray, " rows"]:
         generator = np.random.default_rng([self.seed, epoch])
         if self.weights is None:
             return self.rows[generator.permutation(len(self.rows))]
@@ -91,10 +85,10 @@ class Sampler:
 
 
 def balanced_weights(targets: Float[np.ndarray, "examples classes"]) -> Float[np.ndarray, " examples"]:
-    """Probabilities that draw rare labels as often as frequent ones: each example's sum over its labels of 1 / count.
+    """Probabilities that draw rare labels as often as frequent ones, as PSLA (Gong et al., 2021) and AST do.
 
-    As PSLA (Gong et al., 2021) and AST do for AudioSet. An example without labels is as probable as the least of the
-    others. Raises ValueError when none has any.
+    The weight of an example is the sum of 1 / count over its labels. An example without labels is as probable as the
+    least probable of the others. Raises ValueError if no example has a label.
     """
     weights = targets @ (1 / np.maximum(targets.sum(axis=0, dtype=np.float64), 1))
     if not weights.any():
@@ -117,44 +111,47 @@ def train_batches(
     threads: int | None = None,
     heard: bool = False,
 ) -> Generator[Batch]:
-    """This host's part of each step from `start` on, endless or to before `stop`; arrays `[accumulate, local, ...]`.
+    """This host's share of each step from `start` on, before `stop` or without end: arrays `[accumulate, local, ...]`.
 
-    A view is a crop of `samples`, each of those that fit as likely, drawn from the sampler's seed, the example's place
-    in the stream and the view's number. A part of a recording lies inside of its crop if it is shorter, and the crop in
-    it if it is longer. Targets are those of the example, or, with `heard`, of all that its crop has. `threads` decode,
-    by default one for each core. Raises ValueError for a batch that does not split into `accumulate` times `hosts`
-    equal parts, and for a corrupt record when it is reached.
+    A view is a crop of `samples`. All crops that fit are equally likely; the draw depends on the seed of the sampler,
+    the place of the example in the stream and the number of the view. A part of a recording that is shorter than the
+    crop lies inside it; a longer part contains it.
+
+    - `views`: the number of crops of each example.
+    - `accumulate`: the number of parts of a batch.
+    - `host`, `hosts`: the number of this host, from 0 on, and the number of hosts.
+    - `threads`: the number of threads that decode, by default one for each core.
+    - `heard`: gives as targets all labels that the crop has, instead of those of the example.
+
+    Raises ValueError for a batch that does not split into `accumulate` times `hosts` equal parts, and for a corrupt
+    record once the stream reaches it.
     """
     local = _share(sampler.batch, hosts, host, accumulate)
     places = np.arange(sampler.batch).reshape(accumulate, hosts, local)[:, host].reshape(-1)
 
-    def plan(positions):
-        steps, inside = np.divmod(positions, len(places))
-        counters = steps * sampler.batch + places[inside]
-        rows = sampler.rows_at(counters)
-        return rows, crops(dataset, rows, samples, views, sampler.seed, counters)
+    def begin(pool, step):
+        flat = _empty(dataset, sampler.rows_of(step)[places], views, samples)
+        numbers = step * sampler.batch + places
+        parts = [slice(place, place + PART) for place in range(0, len(places), PART)]
+        tasks = [pool.submit(_fill, dataset, flat, part, sampler.seed, numbers[part], heard) for part in parts]
+        return Batch(*(leaf.reshape(accumulate, local, *leaf.shape[1:]) for leaf in flat)), tasks
 
-    steps = (start, ENDLESS if stop is None else stop)
-    targets = functools.partial(_heard, dataset, samples) if heard else lambda row, _: dataset.targets[row]
-    return _stream(dataset, plan, targets, steps, (accumulate, local), (views, samples), threads)
-
-
-def _heard(dataset: Dataset, samples: int, row: int, starts: list[int]) -> np.ndarray:
-    return dataset.targets_in(row, starts[0], samples)
+    steps = itertools.count(start) if stop is None else range(start, stop)
+    return _batches_in_order(begin, steps, threads or os.cpu_count() or 1)
 
 
 def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator[Batch]:
-    """The batches as global arrays laid out by `sharding`, `ahead` of them on their way before they are asked for."""
-    waiting = collections.deque()
+    """The batches as global arrays laid out by `sharding`, of which `ahead` are transferred in advance."""
+    queue = collections.deque()
     for batch in batches:
-        waiting.append(Batch(*(jax.make_array_from_process_local_data(sharding, leaf) for leaf in batch)))
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting
+        queue.append(Batch(*(jax.make_array_from_process_local_data(sharding, leaf) for leaf in batch)))
+        if len(queue) > ahead:
+            yield queue.popleft()
+    yield from queue
 
 
 def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
-    """A host's examples of one part of a batch."""
+    """The number of examples that a host has in one part of a batch."""
     if not 0 <= host < hosts:
         raise ValueError(f"host {host} is not one of {hosts}: they count from 0.")
     if batch < 1 or batch % (accumulate * hosts):
@@ -167,21 +164,17 @@ def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
 
 
 def crops(dataset: Dataset, rows: np.ndarray, samples: int, views: int, seed: int, numbers: np.ndarray) -> np.ndarray:
-    """Where so many views of `samples` start in the recording of each example: as likely at each place where they lie
-    in it or around it, drawn from seed and number."""
-    firsts, lasts = places(dataset, rows, samples).T
-    # The views count from 1: [seed, epoch] is the order's seed, and a 0 at a seed's end changes nothing
-    return np.array(
-        [
-            [first + _draw((seed, number, view), last - first) for view in range(1, views + 1)]
-            for number, first, last in zip(numbers.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
-        ],
-        np.int64,
-    ).reshape(len(rows), views)
+    """The starts of `views` crops of each example in its recording, drawn from the seed and the example's number.
+
+    All places where a crop of `samples` lies inside the example, or around a shorter one, are equally likely.
+    """
+    firsts, lasts = np.split(places(dataset, rows, samples), 2, axis=1)
+    draws = functools.reduce(_scramble, (seed, numbers[:, None], np.arange(views)), np.zeros((1, 1), np.uint64))
+    return firsts + ((draws >> np.uint64(11)) * 2.0**-53 * (lasts - firsts + 1)).astype(np.int64)
 
 
 def places(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
-    """The first and the last start of crops of so many samples that lie in an example, or around it if it is shorter.
+    """The first and the last start of a crop of `samples` that lies inside each example, or around a shorter one.
 
     A crop that is longer than the whole recording starts with it.
     """
@@ -191,106 +184,67 @@ def places(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, 
 
 
 def windows_of(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
-    """What is heard of each example where nothing is drawn: the whole of it, or if it is shorter than so many samples,
-    these around its middle, as far as the recording goes."""
+    """Start and end of the window of each example in evaluation: the whole example, or `samples` around the middle of a
+    shorter one, within the recording."""
     spans, lengths = dataset.spans[rows], dataset.samples[rows]
     starts = np.clip((spans.sum(axis=1) - samples) // 2, 0, np.maximum(lengths - samples, 0))
     around = np.stack([starts, np.minimum(starts + samples, lengths)], axis=1)
     return np.where((spans[:, 1] - spans[:, 0] >= samples)[:, None], spans, around)
 
 
-def _draw(seed: tuple[int, int, int], last: int) -> int:
-    """A whole number from 0 to `last`."""
-    return int(np.random.default_rng(seed).integers(last, endpoint=True)) if last else 0
+def _scramble(state: np.ndarray, numbers: np.ndarray | int) -> np.ndarray:
+    """64 random bits of each state and number, by SplitMix64 (Steele et al., 2014, doi:10.1145/2660193.2660195)."""
+    bits = state + np.asarray(numbers).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
 
 
-def _stream(
-    dataset: Dataset,
-    plan: Plan,
-    targets: Callable[[int, list[int]], np.ndarray],
-    steps: tuple[int, int],
-    leading: tuple[int, ...],
-    wave: tuple[int, int],
-    threads: int | None,
+def _batches_in_order(
+    begin: Callable[[Executor, int], tuple[Batch, list[Future]]], steps: Iterable[int], threads: int
 ) -> Generator[Batch]:
-    """Batches of the steps from the first to before the last, of arrays with these leading axes.
+    """The batches of the steps, in order, of which `AHEAD` are begun in advance.
 
-    `plan` gives the rows at places of the host's stream, and where their views start; `targets` those of a row whose
-    views start there.
+    `begin` gives a batch of zeros and the tasks that fill it. The generator raises the first fault of a batch in its
+    turn. When it is closed or collected, it waits for the tasks that run and drops the others.
     """
-    stream = _run(dataset, plan, targets, steps, leading, wave, threads or os.cpu_count() or 1)
-    _streams().add(stream)
-    return stream
-
-
-def _run(dataset, plan, targets, steps, leading, wave, threads) -> Generator[Batch]:
-    tf = tensorflow()
-    size = math.prod(leading)
-    parts = -(-size // CHUNK)
-    # The waves stay out of TensorFlow, which would copy them twice: threads decode to where the batch has its place
-    batches: dict[int, Batch] = collections.defaultdict(lambda: _empty(size, wave, dataset))
-    failures: dict[int, Exception] = {}
-    making = threading.Lock()
-
-    def decode(task):
-        step, part = divmod(task, parts)
-        inside = np.arange(part * CHUNK, min(part * CHUNK + CHUNK, size))
-        try:
-            with making:
-                batch = batches[step]
-            rows, starts = plan(step * size + inside)
-            batch.rows[inside] = rows
-            for place, row, start in zip(inside.tolist(), rows.tolist(), starts.tolist(), strict=True):
-                if work:
-                    batch.lengths[place] = dataset.read_into(batch.waves[place], row, start)
-                    batch.targets[place] = targets(row, start)
-        except Exception as error:  # TensorFlow would make it its own
-            failures[task] = error
-
-    work = [decode]  # until the stream is closed: TensorFlow keeps what it calls for ever, but not what that looks up
-
-    def call(task):
-        for each in tuple(work):
-            each(int(task))
-        return task
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = threads
-    tasks = tf.data.Dataset.range(steps[0] * parts, steps[1] * parts).map(
-        lambda task: tf.numpy_function(call, [task], tf.int64), num_parallel_calls=threads, deterministic=True
-    )
-    iterator = tasks.prefetch(AHEAD * parts).with_options(options).as_numpy_iterator()
+    pool = ThreadPoolExecutor(threads, "train-data")
+    is_finalizing = sys.is_finalizing  # bound now, because the names of a module may be gone when Python ends
+    queue = collections.deque()
     try:
-        for task in map(int, iterator):
-            if task in failures:
-                raise failures[task]
-            step, part = divmod(task, parts)
-            if part == parts - 1:
-                yield Batch(*(leaf.reshape(*leading, *leaf.shape[1:]) for leaf in batches.pop(step)))
+        for step in steps:
+            queue.append(begin(pool, step))
+            if len(queue) > AHEAD:
+                yield _wait(*queue.popleft())
+        while queue:
+            yield _wait(*queue.popleft())
     finally:
-        work.clear()
+        if not is_finalizing():  # at its end Python has already waited for all threads
+            pool.shutdown(cancel_futures=True)
 
 
-def _empty(size: int, wave: tuple[int, int], dataset: Dataset) -> Batch:
+def _wait(batch: Batch, tasks: list[Future]) -> Batch:
+    """The batch, once its tasks have filled it."""
+    for task in tasks:
+        task.result()
+    return batch
+
+
+def _empty(dataset: Dataset, rows: np.ndarray, views: int, samples: int) -> Batch:
+    """A batch of these examples whose waves are still zero."""
     return Batch(
-        waves=np.zeros((size, *wave), dataset.dtype),
-        lengths=np.zeros((size, wave[0]), np.int32),
-        targets=np.zeros((size, len(dataset.labels)), np.float32),
-        rows=np.zeros(size, np.int32),
+        waves=np.zeros((len(rows), views, samples), dataset.dtype),
+        lengths=np.zeros((len(rows), views), np.int32),
+        targets=dataset.targets[rows],
+        rows=rows.astype(np.int32),
     )
 
 
-@functools.cache
-def _streams() -> "weakref.WeakSet[Generator[Batch]]":
-    """All streams that are open. They are closed at exit: a thread that still decodes then would hang or crash."""
-    streams = weakref.WeakSet()
-
-    def close():
-        for stream in list(streams):
-            with contextlib.suppress(ValueError):  # one that another thread is waiting for
-                stream.close()
-
-    tensorflow()  # what it does at exit comes after
-    atexit.register(close)
-    return streams
+def _fill(dataset: Dataset, batch: Batch, part: slice, seed: int, numbers: np.ndarray, heard: bool) -> None:
+    """Decodes a part of the batch, whose examples have the places `numbers` in the stream."""
+    waves, lengths, targets, rows = (leaf[part] for leaf in batch)
+    starts = crops(dataset, rows, waves.shape[2], waves.shape[1], seed, numbers)
+    for place, (row, views) in enumerate(zip(rows.tolist(), starts.tolist(), strict=True)):
+        lengths[place] = dataset.read_into(waves[place], row, views)
+        if heard:
+            targets[place] = dataset.targets_in(row, views[0], waves.shape[2])

@@ -1,4 +1,4 @@
-"""What `prepare` wrote, opened: an index in memory, and every example at random."""
+"""A prepared folder: its index in memory, and random access to every example."""
 
 import functools
 import hashlib
@@ -13,26 +13,31 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32, Float64, Int, Int16, Int64
 
-from .about import TIMED, VERSION
 from .events import labels_heard, shared
-from .records import tensorflow
+from .example import byte_feature
 from .sounds import decode
-from .text import shown
+from .summary import TIMED, VERSION
+from .text import printable
 
 VERSIONS = (1, VERSION, TIMED)
-OPEN_SHARDS = 512  # half of what many systems let a process hold open
+OPEN_SHARDS = 512  # half of the files that many systems let a process open
 
 
 class Dataset:
-    """A folder that `prepare` wrote: its index in memory, its audio on disk, read by any number of threads.
+    """A folder that `prepare` wrote: its index in memory, its audio on disk, for any number of threads.
 
-    An example is a recording, or a part of one that has `timed` labels. `ids` (its file), `samples` (the length of its
-    recording at `sample_rate` Hz), `spans` (where it starts and ends in that), `targets` (1 at each of an example's
-    `labels`, else 0, with those of parts that share half of the shorter with it) and `columns`
-    (the manifest's others, as text) are in the order of the manifest; `digest` is one of all shards. `dtype` is that of
-    batches: int16, or float32 where an example is kept in 24 bits. Raises
-    FileNotFoundError for a folder that is not prepared or lacks a shard, and ValueError for a shard that is not what it
-    was.
+    An example is a recording, or in a `timed` dataset a part of one. These have an element for each example, in the
+    order of the manifest:
+
+    - `ids`: its file.
+    - `samples`: the length of its recording at `sample_rate` Hz.
+    - `spans`: its start and end in the recording, in samples.
+    - `targets`: 1 for each of the `labels` that the example has, else 0. The labels of a part include those of other
+      parts that share half of the shorter part with it.
+    - `columns`: the other columns of the manifest, as text.
+
+    `digest` is a hash of all shards. `dtype` is that of batches: int16, or float32 if any example has 24 bits. Raises
+    FileNotFoundError for a folder that is not prepared or lacks a shard, and ValueError for a shard that has changed.
     """
 
     ids: list[str]
@@ -45,7 +50,7 @@ class Dataset:
     def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         try:
-            about = json.loads((self.folder / "dataset.json").read_text("utf-8"))
+            content = json.loads((self.folder / "dataset.json").read_text("utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{self.folder} has no dataset.json: prepare it first: audax-train prepare MANIFEST {self.folder}"
@@ -55,15 +60,15 @@ class Dataset:
                 f"{self.folder} is a file, and data is a prepared folder: audax-train prepare {self.folder} DATA, then "
                 "give DATA."
             ) from None
-        if about["version"] not in VERSIONS:
+        if content["version"] not in VERSIONS:
             raise ValueError(
-                f"{self.folder} is of version {about['version']}, this is audax-train for {TIMED}: prepare it again."
+                f"{self.folder} is of version {content['version']}, this is audax-train for {TIMED}: prepare it again."
             )
-        self.sample_rate: int = about["sample_rate"]
-        self.labels: tuple[str, ...] = tuple(about["labels"])
-        self.multilabel: bool = about["multilabel"]
-        self.digest = hashlib.sha256(json.dumps(about["shards"]).encode()).hexdigest()
-        self._shards = [self.folder / shard["file"] for shard in about["shards"]]
+        self.sample_rate: int = content["sample_rate"]
+        self.labels: tuple[str, ...] = tuple(content["labels"])
+        self.multilabel: bool = content["multilabel"]
+        self.digest = hashlib.sha256(json.dumps(content["shards"]).encode()).hexdigest()
+        self._shards = [self.folder / shard["file"] for shard in content["shards"]]
         indices = [_index(shard) for shard in self._shards]
         examples = [example for index in indices for example in index]
         self.ids = [example["id"] for example in examples]
@@ -74,30 +79,29 @@ class Dataset:
         self.dtype = np.float32 if any("scale" in example for example in examples) else np.int16
         self._scales: Float64[np.ndarray, " examples"] = np.array([example.get("scale", 1.0) for example in examples])
         self.columns = {
-            name: np.array([example["columns"][name] for example in examples], np.str_) for name in about["columns"]
+            name: np.array([example["columns"][name] for example in examples], np.str_) for name in content["columns"]
         }
-        self._own = self._table(example["labels"] for example in examples)
-        self.targets = self._own
+        self._part_targets = self._table(example["labels"] for example in examples)
+        self.targets = self._part_targets
         if self.timed:
             self.targets = self._table(labels for index in indices for labels in labels_heard(index))
         places = [
-            (shard, each["offset"], each["size"], each.get("audio", 0))
+            (shard, example["offset"], example["size"], example.get("audio", 0))
             for shard, index in enumerate(indices)
-            for each in index
+            for example in index
         ]
         self._places = np.array(places, np.int64)
         starts = np.flatnonzero(np.any(np.diff(self._places[:, :2], axis=0, prepend=-1), axis=1))
         numbers = np.searchsorted(starts, np.arange(len(examples)), side="right") - 1
         ends = np.append(starts[1:], len(examples))
-        self._recordings = np.stack([starts[numbers], ends[numbers]], axis=1)  # the examples of each one's recording
+        self._recordings = np.stack([starts[numbers], ends[numbers]], axis=1)  # of the examples of a recording
         self._open = functools.lru_cache(OPEN_SHARDS)(lambda shard: _File(self._shards[shard]))
-        tensorflow()  # imported before there are threads
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def _table(self, labels: Iterable[Sequence[str]]) -> Float32[np.ndarray, "examples classes"]:
-        """1 at each label of each example, else 0."""
+        """A table with 1 for each label of each example, else 0."""
         table = np.zeros((len(self), len(self.labels)), np.float32)
         place = {label: number for number, label in enumerate(self.labels)}
         for row, names in zip(table, labels, strict=True):
@@ -107,49 +111,49 @@ class Dataset:
     def targets_in(self, row: int, start: int, samples: int) -> Float32[np.ndarray, " classes"]:
         """The labels of a crop around an example: its own, and those of parts that share half of the shorter with it.
 
-        They are `targets` where the example is a whole recording.
+        For an example that is a whole recording they are its `targets`.
         """
         first, end = self._recordings[row].tolist()
         if not self.timed or end - first == 1:
             return self.targets[row]
-        part = shared(self.spans[first:end], start, min(start + samples, int(self.samples[row])))
-        part[row - first] = True
-        return self._own[first:end][part].max(axis=0)
+        parts = shared(self.spans[first:end], start, min(start + samples, int(self.samples[row])))
+        parts[row - first] = True
+        return self._part_targets[first:end][parts].max(axis=0)
 
     def rows(
         self, column: str | None = None, values: Sequence[str] = (), *, held_out: bool
     ) -> Int[np.ndarray, " rows"]:
-        """The examples whose `column` is one of `values`, if `held_out`, or all others. Without a column none is.
+        """The examples whose `column` has one of `values` if `held_out`, else all other examples.
 
-        Raises ValueError for a column that the dataset lacks, and for values that no example has.
+        Without a column no example is held out. Raises ValueError for a column that the dataset lacks, and for values
+        that no example has.
         """
-        chosen = np.zeros(len(self), bool)
+        mask = np.zeros(len(self), bool)
         if column is not None:
             if column not in self.columns:
-                there = ", ".join(self.columns) or "none besides files and labels"
-                raise ValueError(f"{self.folder} has no column {column}: it has {there}.")
-            there = set(self.columns[column].tolist())
-            if not values or not there.issuperset(values):
-                shown = ", ".join(sorted(there)[:20])
+                names = ", ".join(self.columns) or "none besides files and labels"
+                raise ValueError(f"{self.folder} has no column {column}: it has {names}.")
+            column_values = set(self.columns[column].tolist())
+            if not values or not column_values.issuperset(values):
+                names = ", ".join(sorted(column_values)[:20])
                 raise ValueError(
-                    f"{self.folder} has {shown} in its column {column}, not {', '.join(map(str, values)) or 'nothing'}."
+                    f"{self.folder} has {names} in its column {column}, not {', '.join(map(str, values)) or 'nothing'}."
                 )
-            chosen = np.isin(self.columns[column], list(values))
-        return np.flatnonzero(chosen == held_out)
+            mask = np.isin(self.columns[column], list(values))
+        return np.flatnonzero(mask == held_out)
 
     def read(self, row: int, start: int | None = None, samples: int | None = None) -> Float32[np.ndarray, " samples"]:
-        """An example, as `zoo.read` gives the file; or so many samples, all unless given, of its recording from `start`
-        on.
+        """The wave of an example, as from `zoo.read`; or with `start` that of its recording from there on.
 
-        Raises ValueError for a corrupt record.
+        `samples` is the length, by default up to the end. Raises ValueError for a corrupt record.
         """
         if start is None:
             first, end = self.spans[row].tolist()
             samples = end - first if samples is None else samples
         else:
             first = start
-        left = max(0, int(self.samples[row]) - first)
-        wave = np.empty((1, left if samples is None else min(samples, left)), np.float32)
+        remainder = max(0, int(self.samples[row]) - first)
+        wave = np.empty((1, remainder if samples is None else min(samples, remainder)), np.float32)
         self.read_into(wave, row, [first])
         return wave[0]
 
@@ -159,21 +163,20 @@ class Dataset:
         row: int,
         starts: Sequence[int],
     ) -> list[int]:
-        """Fills `waves` from each start on as far as the example goes, and returns the numbers of samples.
+        """Fills each of `waves` with its recording from one of `starts` on, and returns the numbers of valid samples.
 
-        They are float32, or of the dataset's `dtype`.
+        `waves` are float32, or of the dataset's `dtype`. Raises ValueError for a corrupt record.
         """
         shard, offset, size, audio = self._places[row].tolist()
         file = self._open(shard)
         try:
-            if audio:  # only what a crop needs of a long recording
+            if audio:  # a long recording, of which a crop reads a part
                 flac = _Part(file, offset + audio, size - audio)
             else:
                 record = os.pread(file.number, size, offset)
-                feature = tensorflow().train.Example.FromString(record).features.feature
-                if list(feature["id"].bytes_list.value) != [self.ids[row].encode("utf-8", "surrogateescape")]:
+                if byte_feature(record, b"id") != self.ids[row].encode("utf-8", "surrogateescape"):
                     raise EOFError("it is another example's")
-                flac = io.BytesIO(feature["audio"].bytes_list.value[0])
+                flac = byte_feature(record, b"audio")
             ends = [start + waves.shape[1] for start in starts]
             lengths = [
                 max(0, min(end, int(self.samples[row])) - start) for start, end in zip(starts, ends, strict=True)
@@ -181,15 +184,15 @@ class Dataset:
             parts = [wave[:length] for wave, length in zip(waves, lengths, strict=True)]
             decode(flac, parts, starts, self._scales[row], int(self.samples[row]))
             return lengths
-        except (soundfile.LibsndfileError, _decode_error(), EOFError) as error:
+        except (soundfile.LibsndfileError, EOFError) as error:
             raise ValueError(
-                f"{shown(self.ids[row])} cannot be read from {self._shards[shard]} ({error}): remove that shard and "
-                "run audax-train prepare again."
+                f"{printable(self.ids[row])} cannot be read from {self._shards[shard]} ({error}): remove that shard "
+                "and run audax-train prepare again."
             ) from None
 
 
 def _index(shard: pathlib.Path) -> list[dict[str, Any]]:
-    """The examples of a shard that is there and has the size that its index says."""
+    """The examples of a shard. Raises FileNotFoundError if it is missing, ValueError if its size is not the index's."""
     try:
         index = json.loads(shard.with_suffix(".json").read_text("utf-8"))
         size = shard.stat().st_size
@@ -201,7 +204,7 @@ def _index(shard: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class _File:
-    """A file open for `os.pread`, until nobody holds it."""
+    """A file that is open for `os.pread` as long as this object lives."""
 
     def __init__(self, path: pathlib.Path):
         self.number = os.open(path, os.O_RDONLY)
@@ -211,7 +214,7 @@ class _File:
 
 
 class _Part(io.RawIOBase):
-    """Bytes of an open file as a file of their own."""
+    """A range of bytes of an open file, as a file."""
 
     def __init__(self, file: _File, offset: int, size: int):
         self.file, self.offset, self.size, self.place = file, offset, size, 0
@@ -234,11 +237,3 @@ class _Part(io.RawIOBase):
         buffer[: len(content)] = content
         self.place += len(content)
         return len(content)
-
-
-@functools.cache
-def _decode_error() -> type[Exception]:
-    """What protobuf, which comes with TensorFlow, raises for bytes that are no message."""
-    from google.protobuf.message import DecodeError
-
-    return DecodeError

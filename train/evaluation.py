@@ -1,4 +1,4 @@
-"""What a run's model makes of clips: figures for each label, which label it takes for which, and every prediction."""
+"""The evaluation of a run's model: metrics, figures for each label, confusions, and the prediction for every clip."""
 
 import csv
 import pathlib
@@ -16,9 +16,9 @@ from .metrics import Scorer, Table, divided
 from .recipe import Data
 from .split import held_out
 from .step import mesh
-from .text import counted
+from .text import amount
 
-MATRIX = 20  # labels whose confusions are shown as a matrix; of more labels, so many confusions, the most frequent
+MATRIX = 20  # labels that are shown as a matrix of confusions; for more labels, the number of confusions shown
 
 
 def evaluate(
@@ -29,11 +29,15 @@ def evaluate(
     all_clips: bool = False,
     out: pathlib.Path | None = None,
 ) -> tuple[dict[str, float], str]:
-    """Metrics of the run's model, "model" or "best", on the clips that its recipe holds out, and a report.
+    """Metrics of the run's model on the clips that its recipe holds out, and a report.
 
-    `all_clips` are for data that the model was not trained on. `out` becomes a CSV of every clip's probabilities.
-    Raises FileNotFoundError where `run` has no such model, and ValueError where nothing was held out or where the
-    clips are not what the model was made for: another sample rate, labels that it does not know.
+    - `run`, `data`: the folder of the run, and a prepared folder.
+    - `which`: "model", the model at the end of the run, or "best".
+    - `all_clips`: evaluates on all clips, of data that the model was not trained on.
+    - `out`: a CSV that is written with the probabilities of every clip.
+
+    Raises FileNotFoundError if `run` has no such model. Raises ValueError if the run held nothing out, or if the clips
+    do not fit the model: another sample rate, or labels that it does not know.
     """
     note = run / "recipe.json"
     if not (note.is_file() and (run / which).is_dir()):
@@ -43,10 +47,10 @@ def evaluate(
     if out is not None:
         _check_out(out, clip)
     data_of_run = Data(
-        seconds=1.0,  # of crops, which are not drawn here
+        seconds=1.0,  # evaluation draws no crops
         hold_out=settings["hold_out"],
         held_out=tuple(settings["held_out"]),
-        hold_out_share=settings.get("hold_out_share", 0.0),  # older runs have none
+        hold_out_share=settings.get("hold_out_share", 0.0),  # which older runs lack
     )
     if all_clips:
         rows = np.arange(len(dataset))
@@ -54,12 +58,12 @@ def evaluate(
         rows = np.flatnonzero(held_out(dataset, data_of_run))
     else:
         raise ValueError(
-            f"{run} was trained without holding clips out: evaluate it on data that it has not heard, by --all-clips."
+            f"{run} was trained without holding clips out: evaluate it on data that it has not heard, with --all-clips."
         )
     score = Scorer(clip.entry, dataset, rows, mesh(), settings["batch"])
     outputs = score.outputs(clip.model, clip.state)
-    chosen = "" if all_clips else f" {data_of_run.clips_held_out}"
-    parts = [f"{counted(len(rows), 'clip')} of {data}{chosen}"]
+    selection = "" if all_clips else f" {data_of_run.clips_held_out}"
+    parts = [f"{amount(len(rows), 'clip')} of {data}{selection}"]
     if clip.entry.task == "multiclass":
         parts += [per_label(outputs, score.targets, clip.labels), confusions(outputs, score.targets, clip.labels)]
     elif clip.entry.task == "multilabel":
@@ -70,7 +74,7 @@ def evaluate(
 
 
 def per_label(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
-    """A table of clips, precision, recall and F1 of each label of a multiclass model; "-" where there is none."""
+    """A table of clips, precision, recall and F1 of each label of a multiclass model; "-" for an undefined figure."""
     truth, guess = targets.argmax(axis=1), predicted.argmax(axis=1)
     places = np.arange(len(labels))
     figures = precision_recall_fscore_support(truth, guess, labels=places, zero_division=np.nan)  # pyright: ignore
@@ -80,7 +84,7 @@ def per_label(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
 
 
 def per_label_ranked(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
-    """A table of clips, average precision and AUC of each label of a multilabel model; "-" where there is none."""
+    """A table of clips, average precision and AUC of each label of a multilabel model; "-" for an undefined figure."""
     precision, auc = np.full((2, len(labels)), np.nan)
     for place in np.flatnonzero(divided(targets)):
         precision[place] = average_precision_score(targets[:, place], predicted[:, place])
@@ -89,21 +93,21 @@ def per_label_ranked(predicted: Table, targets: Table, labels: Sequence[str]) ->
 
 
 def confusion_counts(predicted: Table, targets: Table) -> Int[np.ndarray, "classes classes"]:
-    """How many clips of a row's label were taken for a column's."""
+    """The number of clips with the label of the row for which the model predicted the label of the column."""
     return confusion_matrix(targets.argmax(axis=1), predicted.argmax(axis=1), labels=np.arange(targets.shape[1]))
 
 
 def confusions(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
-    """How many clips of a row's label were taken for a column's; of many labels the most frequent confusions."""
+    """The confusions as a matrix, or for more than `MATRIX` labels the most frequent ones as a list."""
     matrix = confusion_counts(predicted, targets)
     if len(labels) <= MATRIX:
         columns = {str(place): column for place, column in enumerate(matrix.T)}
-        return "Rows are labels, columns are what was predicted.\n" + _table(labels, columns)
+        return "Rows are labels, columns are predictions.\n" + _table(labels, columns)
     np.fill_diagonal(matrix, 0)
     order = np.argsort(matrix, axis=None, kind="stable")[::-1][:MATRIX]
     pairs = [(truth, guess) for truth, guess in zip(*np.unravel_index(order, matrix.shape), strict=True)]
-    wrong = [f"{matrix[pair]:6d}  {labels[pair[0]]} -> {labels[pair[1]]}" for pair in pairs if matrix[pair]]
-    return "\n".join(["The most frequent confusions, label -> prediction.", *map(line, wrong)]) if wrong else ""
+    lines = [f"{matrix[pair]:6d}  {labels[pair[0]]} -> {labels[pair[1]]}" for pair in pairs if matrix[pair]]
+    return "\n".join(["The most frequent confusions, label -> prediction.", *map(line, lines)]) if lines else ""
 
 
 def write_predictions(
@@ -114,20 +118,20 @@ def write_predictions(
     targets: Table,
     clip: zoo.Pretrained,
 ) -> None:
-    """A CSV with each clip's file, of parts their start and end in seconds, labels, predictions, and the probability of
-    every label.
+    """Writes a CSV with a row for each clip: its file, its labels, its predictions, and the probability of every label.
 
-    A multiclass model predicts the most probable label, a multilabel one those from 0.5 on.
+    Clips that are parts of recordings have start and end, in seconds, too. A multiclass model predicts the most
+    probable label, a multilabel model all labels with a probability of at least 0.5.
     """
 
-    def names(chosen):
-        return ";".join(label for label, there in zip(clip.labels, chosen, strict=True) if there)
+    def names(marks):
+        return ";".join(label for label, mark in zip(clip.labels, marks, strict=True) if mark)
 
     if clip.entry.task == "multiclass":
         guesses = np.eye(len(clip.labels), dtype=bool)[predicted.argmax(axis=1)]
     else:
         guesses = predicted >= 0.5
-    # A file's name keeps the bytes that are not UTF-8, as in the manifest
+    # The name of a file keeps the bytes that are not UTF-8, as in the manifest
     with (
         atomic(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
@@ -136,17 +140,17 @@ def write_predictions(
         times = ["start", "end"] if dataset.timed else []
         writer.writerow(["files", *times, "labels", "predicted", *(f"probability/{label}" for label in clip.labels)])
         for row, target, guess, values in zip(rows, targets > 0, guesses, predicted, strict=True):
-            seconds = [f"{each:.6f}" for each in dataset.spans[row] / dataset.sample_rate] if times else []
+            seconds = [f"{time:.6f}" for time in dataset.spans[row] / dataset.sample_rate] if times else []
             cells = [dataset.ids[row], *seconds, names(target), names(guess)]
             writer.writerow([*cells, *(f"{value:.6g}" for value in values)])
 
 
 def _check_out(out: pathlib.Path, clip: zoo.Pretrained) -> None:
-    """Raises what writing predictions would, before time is spent on them."""
+    """Raises, before the model runs, the errors that writing the predictions would raise."""
     if not clip.entry.classifies:
-        raise ValueError(f"{clip.entry.name} has no classes and predicts none: leave out {out}.")
+        raise ValueError(f"{clip.entry.name} has no classes, so that there are no predictions for {out}: leave it out.")
     if out.is_dir():
-        raise ValueError(f"{out} is a folder, and predictions are written to a file: name one, {out / 'clips.csv'}.")
+        raise ValueError(f"{out} is a folder, and predictions are written to a file: name a file, {out / 'clips.csv'}.")
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(
             f"{out.parent} is not a folder, so {out.name} cannot be written there: create it first."
@@ -154,14 +158,14 @@ def _check_out(out: pathlib.Path, clip: zoo.Pretrained) -> None:
 
 
 def _table(labels: Sequence[str], columns: dict[str, np.ndarray]) -> str:
-    """A numbered line for each label: whole numbers as they are, others with three digits, "-" for NaN."""
+    """A table with a numbered line for each label: whole numbers, other numbers with three digits, "-" for NaN."""
     names = [line(label, 40) for label in labels]
     cells = {head: [_cell(value) for value in values] for head, values in columns.items()}
     widths = {head: max(5, len(head), *map(len, column)) for head, column in cells.items()}
     number, width = len(str(len(labels))), max(map(len, names))
     head = " " * (number + 1 + width) + "".join(f" {name:>{widths[name]}}" for name in columns)
     lines = [
-        f"{place:>{number}} {name:<{width}}" + "".join(f" {cells[each][place]:>{widths[each]}}" for each in columns)
+        f"{place:>{number}} {name:<{width}}" + "".join(f" {cells[key][place]:>{widths[key]}}" for key in columns)
         for place, name in enumerate(names)
     ]
     return "\n".join([head, *lines])

@@ -1,7 +1,7 @@
-"""Labels of a part of a recording: which samples they are of, what else is heard there, and where nothing is.
+"""Labels of parts of recordings: their samples, the labels that a crop hears together, and the time without labels.
 
 recording  ---[robin]-----[wren]--------------------------   rows with `start` and `end`
-                      [ crop  ]                              has what shares half of the shorter with it
+                      [ crop  ]                              has each label that shares half of the shorter with it
                                 [ none ][ none ][ none ]     negatives, on request
 """
 
@@ -17,8 +17,10 @@ from .manifest import Row
 
 
 class Recording(NamedTuple):
-    """A file of the manifest with its rows: one of the whole of it, or any number of parts. `columns` are those of
-    examples that no row is of."""
+    """A file of the manifest with its rows: one for the whole file, or any number for parts of it.
+
+    `columns` are those of negatives, for which there is no row.
+    """
 
     id: str
     path: str
@@ -27,16 +29,15 @@ class Recording(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """Which examples are made of what no label is of: pieces of so many `seconds`, 0 for none, with a `label` or
-    without."""
+    """Examples from the unlabelled time of a recording: pieces of `seconds`, 0 for none, with or without a `label`."""
 
     seconds: float = 0.0
     label: str | None = None
 
 
 class Placed(NamedTuple):
-    """The examples of a recording as the index has them, what is wrong with the others, and how many were cut at the
-    end of the recording."""
+    """The examples of a recording for the index, the faults of parts that are left out, and the number of parts that
+    are cut at the end of the recording."""
 
     examples: list[dict[str, Any]]
     faults: list[dict[str, str]]
@@ -44,7 +45,7 @@ class Placed(NamedTuple):
 
 
 def recordings(rows: Iterable[Row]) -> list[Recording]:
-    """The rows by their files, in the order in which these come first."""
+    """The rows grouped by file, in the order in which the files first appear."""
     files: dict[str, Recording] = {}
     for row in rows:
         files.setdefault(os.path.normpath(row.path), Recording(row.id, row.path, row.columns, [])).rows.append(row)
@@ -52,13 +53,13 @@ def recordings(rows: Iterable[Row]) -> list[Recording]:
 
 
 def place(recording: Recording, samples: int, sample_rate: int, negatives: Negatives) -> Placed:
-    """The recording's examples, of which the parts are in order and have `start` and `end` in samples.
+    """The examples of a recording; parts are sorted by time and have `start` and `end` in samples.
 
-    Rows of the same part become one with the labels of all. A part that goes on behind the end of the recording ends
-    there; one that starts there is left out, with a sentence.
+    Rows of the same part become one example with the labels of all. A part that continues behind the end of the
+    recording is cut there. A part that starts behind the end is left out, and gives a fault.
     """
     parts: dict[tuple[int, int], tuple[list[str], dict[str, str]]] = {}
-    examples, faults, cut = [], [], 0
+    examples, faults, cuts = [], [], 0
     for row in sorted(recording.rows, key=lambda row: (row.start or 0, row.end or 0)):
         if row.start is None or row.end is None:
             examples.append({"id": recording.id, "labels": row.labels, "samples": samples, "columns": row.columns})
@@ -68,7 +69,7 @@ def place(recording: Recording, samples: int, sample_rate: int, negatives: Negat
             length = f"the recording has {samples / sample_rate:g} s"
             faults.append({"id": recording.id, "reason": f"a part starts at {row.start:g} s, and {length}."})
             continue
-        cut += end > samples
+        cuts += end > samples
         labels, _ = parts.setdefault((start, max(start + 1, min(end, samples))), ([], row.columns))
         labels += [label for label in row.labels if label not in labels]
     if negatives.seconds and not examples:
@@ -78,11 +79,11 @@ def place(recording: Recording, samples: int, sample_rate: int, negatives: Negat
     for (start, end), (labels, columns) in sorted(parts.items()):
         times = {"start": start, "end": end}
         examples.append({"id": recording.id, "labels": labels, "samples": samples, **times, "columns": columns})
-    return Placed(examples, faults, cut)
+    return Placed(examples, faults, cuts)
 
 
 def _pieces(spans: Sequence[tuple[int, int]], samples: int, size: int) -> Iterable[tuple[int, int]]:
-    """Pieces of `size` of what lies between the spans, in front of them and behind; a rest is left out."""
+    """Pieces of `size` samples between the spans, before them and behind them; a shorter remainder is left out."""
     place = 0
     for start, end in [*spans, (samples, samples)]:
         yield from ((piece, piece + size) for piece in range(place, start - size + 1, size))
@@ -92,13 +93,13 @@ def _pieces(spans: Sequence[tuple[int, int]], samples: int, size: int) -> Iterab
 def shared(
     spans: Int64[np.ndarray, "spans 2"], start: int | np.integer, end: int | np.integer
 ) -> Bool[np.ndarray, " spans"]:
-    """Which spans have at least half of the shorter in common with what lies between `start` and `end`."""
+    """Marks the spans that share with `start` to `end` at least half of the shorter of the two."""
     common = np.minimum(spans[:, 1], end) - np.maximum(spans[:, 0], start)
     return 2 * common >= np.minimum(spans[:, 1] - spans[:, 0], end - start)
 
 
 def labels_heard(examples: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    """The labels of each example of a shard's index: its own, and those of parts that share half with it."""
+    """The labels that are heard in each example of a shard's index: its own, and those of parts that `shared` marks."""
     for _, group in itertools.groupby(examples, key=lambda example: example["offset"]):
         parts = list(group)
         if "start" not in parts[0]:

@@ -1,4 +1,4 @@
-"""The folder of a run: one recipe, one data set, and one process at a time. It may be lengthened, and not changed."""
+"""The folder of a run: one recipe, one dataset, and one process at a time. A run may be lengthened, but not changed."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from .dataset import Dataset
 from .recipe import Recipe
 from .step import schedule
 
-FREE = (  # may change while a run goes on: what was done so far would be the same
+FREE = (  # fields that may change when a run is continued, because the steps so far do not depend on them
     *("data.threads", "run.epochs", "run.steps", "run.evaluate", "run.checkpoint", "run.keep", "run.log"),
     *("run.profile", "run.patience"),
 )
@@ -26,9 +26,9 @@ FREE = (  # may change while a run goes on: what was done so far would be the sa
 
 @contextlib.contextmanager
 def claimed(out: pathlib.Path) -> Iterator[None]:
-    """Makes the folder, and keeps all other runs out of it while it is entered; the first host does it for all.
+    """A context that creates the folder and locks it against other runs; the first host does so for all hosts.
 
-    Raises BlockingIOError where another process trains in it.
+    Raises BlockingIOError while another process trains in the folder, and ValueError for a file and for prepared data.
     """
     if (out / "dataset.json").exists():
         raise ValueError(f"{out} holds prepared data: name another folder for the run.")
@@ -54,9 +54,9 @@ def claimed(out: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plainly_named(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The folder by a name of letters and digits, while it is entered: a link to it, if it has not such a name itself.
+    """A context that gives the folder a plain name of letters and digits: its own, or that of a temporary link to it.
 
-    Orbax reads `[1]` as a pattern and a backslash as a slash, and like JAX's profiler it takes no name but UTF-8.
+    Orbax reads `[1]` as a pattern and a backslash as a slash. Orbax and JAX's profiler take names in UTF-8 alone.
     """
     folder = folder.resolve()
     if re.fullmatch(r"[\w /.,+=@-]+", str(folder), re.ASCII):
@@ -69,51 +69,54 @@ def plainly_named(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def note(out: pathlib.Path, recipe: Recipe, dataset: Dataset, examples: int) -> None:
-    """Writes down the recipe of the run in the folder.
+    """Writes the recipe of the run to the folder.
 
-    Raises ValueError where a run of another recipe or other data has begun there, or one that cannot be lengthened so.
+    Raises ValueError if the folder holds a run of another recipe or of other data, or one that cannot get that length.
     """
     path = out / "recipe.json"
-    now = {"dataset": dataset.digest} | json.loads(recipe.to_json())
-    steps = [int(each.name) for each in (out / "checkpoints").glob("*") if each.name.isdecimal()]
+    content = {"dataset": dataset.digest} | json.loads(recipe.to_json())
+    steps = [int(checkpoint.name) for checkpoint in (out / "checkpoints").glob("*") if checkpoint.name.isdecimal()]
     if path.exists() and steps:
-        before = parse_json(path.read_text(encoding="utf-8"), str(path))
-        if changed := ", ".join(_differences(before, now)):
-            raise ValueError(f"{out} holds another run, which differs in {changed}: choose another folder.")
-        _check_length(out, recipe, before["run"], max(steps), examples)
+        old_content = parse_json(path.read_text(encoding="utf-8"), str(path))
+        if differences := ", ".join(_differences(old_content, content)):
+            raise ValueError(f"{out} holds another run, which differs in {differences}: choose another folder.")
+        _check_length(out, recipe, old_content["run"], max(steps), examples)
     if jax.process_index() == 0:
         with atomic(path) as temporary:
-            temporary.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """The fields that differ, each with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
             name = f"{path}.{key}".lstrip(".")
-            if name not in FREE and (key in before or now[key]):  # an option that is new, and does nothing yet
-                yield from _differences(before.get(key), now.get(key), name)
-    elif before != now:
-        yield f"{path} ({before} then, {now} now)"
+            if name not in FREE and (key in old or new[key]):  # an older run may lack an option that is off now
+                yield from _differences(old.get(key), new.get(key), name)
+    elif old != new:
+        yield f"{path} ({old} then, {new} now)"
 
 
-def _check_length(out: pathlib.Path, recipe: Recipe, before: dict[str, Any], done: int, examples: int) -> None:
-    """Raises ValueError where the run would end before the steps done, or they would have had other rates."""
-    run = dataclasses.replace(recipe.run, epochs=before["epochs"], steps=before["steps"])
-    earlier = dataclasses.replace(recipe, run=run)
-    then, now = (each.total_steps(examples) for each in (earlier, recipe))
-    if now < done:
-        raise ValueError(f"{out} has done {done} steps, and a run of {now} is over by then: ask for at least {done}.")
+def _check_length(out: pathlib.Path, recipe: Recipe, old_run: dict[str, Any], steps: int, examples: int) -> None:
+    """Raises ValueError if the run would end before its last checkpoint, or if the steps so far had other rates."""
+    run = dataclasses.replace(recipe.run, epochs=old_run["epochs"], steps=old_run["steps"])
+    old_recipe = dataclasses.replace(recipe, run=run)
+    old_total, total = (version.total_steps(examples) for version in (old_recipe, recipe))
+    if total < steps:
+        raise ValueError(
+            f"{out} has done {steps} steps, and a run of {total} is over by then: ask for at least {steps}."
+        )
     clips = f"--data.seconds {recipe.data.seconds:g} "
     if recipe.data.hold_out_share:
         clips += f"--data.hold-out-share {recipe.data.hold_out_share:g}"
     else:
         clips += f"--data.hold-out {recipe.data.hold_out}"
         clips += f" --data.held-out {' '.join(recipe.data.held_out)}" if recipe.data.held_out else ""
-    last, other = (schedule(each, examples)(done - 1) for each in (earlier, recipe))
-    if last != other:
+    old_rate, rate = (schedule(version, examples)(steps - 1) for version in (old_recipe, recipe))
+    if old_rate != rate:
         raise ValueError(
-            f"{out} was to end its {recipe.optimizer.schedule} at step {then}: with an end at step {now} the rate of "
-            f"step {done} were {other:.3g}, not {last:.3g}. Train anew in another folder, or start there from what was "
-            f"learned, audax-train finetune DATA OUT --model.start {out}/model {clips}. The schedules step, "
-            "exponential and constant can be lengthened."
+            f"{out} was to end its {recipe.optimizer.schedule} at step {old_total}: with an end at step {total} the "
+            f"rate of step {steps} would be {rate:.3g}, not {old_rate:.3g}. Train anew in another folder, or start "
+            f"there from this model, audax-train finetune DATA OUT --model.start {out}/model {clips}. The schedules "
+            "step, exponential and constant can be lengthened."
         )

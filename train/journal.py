@@ -1,4 +1,4 @@
-"""What a run tells: progress bar, `log.jsonl`, TensorBoard, a profile on request; and the watch over its losses."""
+"""The journal of a run: progress bar, `log.jsonl`, TensorBoard, a profile on request, and a check of the losses."""
 
 import collections
 import json
@@ -27,19 +27,19 @@ from .step import schedule
 
 Callback = Callable[[int, dict[str, float]], Any]
 
-AHEAD = 2  # steps whose losses may still be under way, so that the devices never wait
-WARM = 10  # steps before a profile
+AHEAD = 2  # steps whose losses may still be computed, so that the devices never wait
+WARM = 10  # steps before a profile begins
 
 
 class Board:
-    """An event file of TensorBoard, which has each value as soon as it is added, in a folder of any name."""
+    """An event file of TensorBoard, to which each value is written at once, in a folder of any name."""
 
     def __init__(self, folder: pathlib.Path, start: int):
         folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.file = open(folder / name, "xb")  # noqa: SIM115
         self._write(file_version="brain.Event:2")
-        # What an earlier process wrote after its last checkpoint is taken back
+        # Tells TensorBoard to drop the values that an earlier process wrote after its last checkpoint
         self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, values: dict[str, float]) -> None:
@@ -54,10 +54,10 @@ class Board:
 
 
 class Journal:
-    """The run's own record, from step `start` on; the first host writes.
+    """The record of a run from step `start` on, which the first host writes.
 
-    Lines that an earlier process wrote after its last checkpoint are taken back: the steps come again. `callback` gets
-    each line, too, on the first host.
+    Lines that an earlier process wrote after its last checkpoint are removed, because those steps are repeated. The
+    first host also calls `callback` with the content of each line.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class Journal:
         self.out, self.recipe, self.dataset, self.sampler = out, recipe, dataset, sampler
         self.total, self.start, self.first = total, start, jax.process_index() == 0
         self.rate = schedule(recipe, len(sampler.rows))
-        self.pending: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
+        self.queue: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         self.losses: list[float] = []
-        self.since = self.settled = time.perf_counter()
+        self.clock = self.settle_time = time.perf_counter()
         self.profiling = False
 
     def __enter__(self) -> "Journal":
@@ -97,7 +97,7 @@ class Journal:
     def _past(self, line: str) -> bool:
         try:
             return json.loads(line)["step"] <= self.start
-        except (ValueError, KeyError):  # a line that the killed process did not finish
+        except (ValueError, KeyError):  # a line that a killed process left unfinished
             return False
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -112,70 +112,70 @@ class Journal:
                 self.lines.close()
                 self.board.close()
 
-    def step(self, done: int, logs: dict[str, Any]) -> None:
-        """Takes note of the step's logs, which need not be computed yet.
+    def step(self, number: int, logs: dict[str, Any]) -> None:
+        """Records the logs of a step, which the devices may still be computing.
 
-        Raises FloatingPointError, with the step and the ids of its batch, when a loss or a gradient is not finite.
+        Raises FloatingPointError, with the step and the ids of its batch, if a loss or a gradient is not finite.
         """
-        self.pending.append((done, logs))
-        if self.recipe.run.profile and done == self.start + WARM:
+        self.queue.append((number, logs))
+        if self.recipe.run.profile and number == self.start + WARM:
             jax.profiler.start_trace(str(self.out / "profile"))
             self.profiling = True
-        if self.profiling and done == self.start + WARM + self.recipe.run.profile:
+        if self.profiling and number == self.start + WARM + self.recipe.run.profile:
             self.settle()
             jax.profiler.stop_trace()
             self.profiling = False
-        while len(self.pending) > AHEAD:
+        while len(self.queue) > AHEAD:
             self._settle_one()
 
     def settle(self) -> None:
         """Waits for all losses."""
-        while self.pending:
+        while self.queue:
             self._settle_one()
-        self.settled = time.perf_counter()
+        self.settle_time = time.perf_counter()
 
     def _settle_one(self) -> None:
-        done, logs = self.pending.popleft()
+        step, logs = self.queue.popleft()
         loss, norm = float(logs["loss"]), float(logs["gradient_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            ids = ", ".join(self.dataset.ids[row] for row in self.sampler.rows_of(done - 1))
+            ids = ", ".join(self.dataset.ids[row] for row in self.sampler.rows_of(step - 1))
             raise FloatingPointError(
-                f"The loss of step {done} is {loss}, the norm of its gradient {norm}: lower the learning rate, or look "
+                f"The loss of step {step} is {loss}, the norm of its gradient {norm}: lower the learning rate, or look "
                 f"at its clips. They were {ids}."
             )
         self.losses.append(loss)
         self.bar.update(self.recipe.data.batch)
-        if done % self.recipe.run.log and done != self.total:
+        if step % self.recipe.run.log and step != self.total:
             return
-        seconds = time.perf_counter() - self.since
+        seconds = time.perf_counter() - self.clock
         mean = float(np.mean(self.losses))
         self.bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
-        self._write(done, {
-            "loss": mean, "gradient_norm": norm, "learning_rate": self.rate(done - 1),
+        self._write(step, {
+            "loss": mean, "gradient_norm": norm, "learning_rate": self.rate(step - 1),
             "clips_per_second": len(self.losses) * self.recipe.data.batch / seconds,
         })  # fmt: skip
-        self.losses, self.since = [], time.perf_counter()
+        self.losses, self.clock = [], time.perf_counter()
 
-    def evaluation(self, done: int, found: dict[str, float]) -> None:
-        """Takes note of the metrics after a step."""
-        text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    def evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """Records the metrics after a step."""
+        text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         if self.first:
-            tqdm.tqdm.write(f"{self.recipe.name}, epoch {self._epoch(done):.1f}: {text}")
-        self._write(done, {f"evaluation/{name}": value for name, value in found.items()})
-        self.since += time.perf_counter() - self.settled  # the rate is that of training
+            tqdm.tqdm.write(f"{self.recipe.name}, epoch {self._epoch(step):.1f}: {text}")
+        self._write(step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        self.clock += time.perf_counter() - self.settle_time  # evaluation does not count as training time
 
     def tell(self, text: str) -> None:
         """Writes a line beside the progress bar, on the first host."""
         if self.first:
             tqdm.tqdm.write(f"{self.recipe.name}: {text}")
 
-    def _epoch(self, done: int) -> float:
-        return done * self.recipe.data.batch / len(self.sampler.rows)
+    def _epoch(self, step: int) -> float:
+        return step * self.recipe.data.batch / len(self.sampler.rows)
 
-    def _write(self, done: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, float]) -> None:
         if not self.first:
             return
-        self.lines.write(json.dumps({"step": done, "epoch": round(self._epoch(done), 3)} | values) + "\n")
-        self.board.add(done, values)
+        self.board.add(step, values)
+        self.lines.write(json.dumps({"step": step, "epoch": round(self._epoch(step), 3)} | values) + "\n")
         if self.callback is not None:
-            self.callback(done, values)
+            self.callback(step, values)

@@ -1,14 +1,14 @@
-"""The loop: from a recipe and prepared data to a run's folder, in epochs or steps.
+"""The loop: trains a recipe on prepared data, and writes the folder of the run.
 
-    recipe.json   what is trained; the same command goes on with it
-    checkpoints/  by Orbax: written while training goes on, each whole or not at all, the last `keep`
-    log.jsonl     losses, rates, throughput and evaluations, a JSON object a line; tensorboard/ shows the same
+    recipe.json   the recipe; the same command continues the run
+    checkpoints/  the last `keep` checkpoints by Orbax, which writes them in the background, each whole or not at all
+    log.jsonl     losses, rates, throughput and evaluations, one JSON object in each line; tensorboard/ shows the same
     best/         the best model by the recipe's metric on the clips held out, for `zoo.load`
     model/        the model at the end, for `zoo.load`
     profile/      a trace, on request
 
-The number of steps done is the whole position: data, random keys and rates follow from it and the seed. A run that was
-killed and started again ends with the same weights, bit by bit, on the same number of devices.
+The position of a run is the number of its steps: data, random keys and rates follow from that number and the seed. A
+run that was killed and started again ends with the same weights, bit by bit, on the same number of devices.
 """
 
 import contextlib
@@ -49,39 +49,45 @@ def fit(
     devices: int | None = None,
     callback: Callback | None = None,
 ) -> dict[str, float]:
-    """Trains, or goes on training, in the folder `out`; gives the metrics at the end on the clips held out, if any.
+    """Trains the recipe in the folder `out`, or continues the run there, and returns the metrics at its end.
 
-    - `devices`: the first so many devices of all hosts, all by default.
-    - `callback`: called with a number of steps and a dict of numbers for each line of `log.jsonl`, on the first host:
-      "loss", "gradient_norm", "learning_rate", "clips_per_second", and "evaluation/accuracy" and its kin. A run that
-      goes on tells again of the steps since its last checkpoint.
+    The metrics are those on the clips held out; without such clips the dict is empty.
 
-    Raises ValueError for data or a recipe that do not fit each other, BlockingIOError where another process trains in
-    `out`, FloatingPointError for a loss or gradient that is not finite, `Stopped` after SIGINT or SIGTERM, and what the
-    callback raises.
+    - `data`: a prepared folder.
+    - `devices`: the number of devices, the first of all hosts; all by default.
+    - `callback`: a function that the first host calls for each line of `log.jsonl`, with the number of steps and a dict
+      of numbers: "loss", "gradient_norm", "learning_rate", "clips_per_second", or "evaluation/accuracy" and the like. A
+      run that is continued repeats the calls for the steps since its last checkpoint.
+
+    Raises ValueError for data and a recipe that do not fit each other, BlockingIOError while another process trains in
+    `out`, FloatingPointError for a loss or gradient that is not finite, `Stopped` after SIGINT or SIGTERM, and every
+    error of the callback.
     """
     dataset, mesh = Dataset(data), make_mesh(devices)
-    rows, held = select(recipe, dataset)
+    rows, test_rows = select(recipe, dataset)
     entry = recipe.entry(dataset.labels)
     check(recipe, entry, dataset, rows, mesh)
-    check_entry(entry, f"{recipe.name} with the labels of {dataset.folder}")  # or its best model could not be saved
+    check_entry(entry, f"{recipe.name} with the labels of {dataset.folder}")  # now, because a save would fail later
     with claimed(out), plainly_named(out) as folder:
         note(out, recipe, dataset, len(rows))
-        return _train(recipe, dataset, entry, rows, held, mesh, folder, callback)
+        return _train(recipe, dataset, entry, rows, test_rows, mesh, folder, callback)
 
 
 def _train(
-    recipe: Recipe, dataset: Dataset, entry: zoo.Entry, rows: np.ndarray, held: np.ndarray, mesh: Mesh,
+    recipe: Recipe, dataset: Dataset, entry: zoo.Entry, rows: np.ndarray, test_rows: np.ndarray, mesh: Mesh,
     out: pathlib.Path, callback: Callback | None,
 ) -> dict[str, float]:  # fmt: skip
-    """`fit` in a folder that is ours."""
+    """`fit`, once the folder is locked and the recipe is checked."""
     recipe = dataclasses.replace(recipe, objective=counted(recipe.objective, dataset.targets[rows]))
     carry, static = begin(*build(recipe, entry), recipe, mesh)
     weights = balanced_weights(dataset.targets[rows]) if recipe.data.balanced else None
     sampler = Sampler(rows, recipe.data.batch, recipe.run.seed, weights)
     total = recipe.total_steps(len(rows))
-    evaluation, checkpoint = (recipe.steps(each, len(rows)) for each in (recipe.run.evaluate, recipe.run.checkpoint))
-    score = Scorer(entry, dataset, held, mesh, recipe.data.batch // recipe.run.accumulate) if len(held) else None
+    evaluation, checkpoint = (
+        recipe.steps(epochs, len(rows)) for epochs in (recipe.run.evaluate, recipe.run.checkpoint)
+    )
+    batch_part = recipe.data.batch // recipe.run.accumulate
+    score = Scorer(entry, dataset, test_rows, mesh, batch_part) if len(test_rows) else None
     if score is not None and score.remark and jax.process_index() == 0:
         print(score.remark)
     with Checkpoints(out / "checkpoints", recipe.run.keep) as checkpoints, Signals() as signals:
@@ -90,40 +96,43 @@ def _train(
         step, rate = make_step(recipe, static, mesh), schedule(recipe, len(rows))
         journal = Journal(out, recipe, dataset, sampler, total, start, callback)
 
-        def measure(done: int) -> None:
-            """Evaluates the carry, and keeps it if it is the best, where that is due; a signal cuts it off."""
-            if score is None or done == 0 or not (done % evaluation == 0 or done == total):
+        def measure(steps: int) -> None:
+            """Evaluates the carry if that is due after this step, and saves it if it is the best so far.
+
+            A signal interrupts the evaluation.
+            """
+            if score is None or steps == 0 or not (steps % evaluation == 0 or steps == total):
                 return
             journal.settle()
             try:
                 record["metrics"] = score(*trained_model(carry, static), signals.check)
             except Interrupted:
                 return
-            record["evaluated"] = done
-            journal.evaluation(done, record["metrics"])
+            record["evaluated"] = steps
+            journal.evaluation(steps, record["metrics"])
             if _better(recipe, record):
                 _save(out / "best", recipe, carry, static, entry, record["metrics"], score)
 
-        def over() -> bool:
-            """Whether the metric has been no better for too long; a run that goes on asks again."""
+        def out_of_patience() -> bool:
+            """Whether the run has used up its patience. A run that is continued asks this again."""
             return 0 < recipe.run.patience <= record.get("worse", 0)
 
         with _batches(recipe, dataset, sampler, mesh, start, total) as batches, journal:
             if record.get("evaluated", start) != start:
                 measure(start)
-            for done, batch in () if over() else batches:
-                carry, logs = step(carry, batch, np.float32(rate(done - 1)))
+            for steps, batch in () if out_of_patience() else batches:
+                carry, logs = step(carry, batch, np.float32(rate(steps - 1)))
                 signals.progress = True
-                journal.step(done, logs)
-                measure(done)
-                number = signals.agreed(done)
-                if done % checkpoint == 0 or done == total or number or over():
+                journal.step(steps, logs)
+                measure(steps)
+                number = signals.agreed(steps)
+                if steps % checkpoint == 0 or steps == total or number or out_of_patience():
                     journal.settle()
-                    checkpoints.save(done, carry, record)
+                    checkpoints.save(steps, carry, record)
                 if number:
                     checkpoints.close()
-                    raise Stopped(number, done)
-                if over():
+                    raise Stopped(number, steps)
+                if out_of_patience():
                     journal.tell(f"{_measure(recipe)} was no better in {record['worse']} evaluations: the run ends.")
                     break
     _save(out / "model", recipe, carry, static, entry, record["metrics"], score)
@@ -134,12 +143,12 @@ def _train(
 
 def select(recipe: Recipe, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """The rows to train on and the rows held out."""
-    chosen = held_out(dataset, recipe.data)
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    mask = held_out(dataset, recipe.data)
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
 def check(recipe: Recipe, entry: zoo.Entry, dataset: Dataset, rows: np.ndarray, mesh: Mesh) -> None:
-    """Raises ValueError where data, recipe and devices do not fit each other."""
+    """Raises ValueError if data, recipe and devices do not fit each other."""
     rate = entry.sample_rate
     if rate != dataset.sample_rate:
         raise ValueError(
@@ -160,18 +169,20 @@ def check(recipe: Recipe, entry: zoo.Entry, dataset: Dataset, rows: np.ndarray, 
     if not len(rows):
         raise ValueError(f"{recipe.name} holds out all {len(dataset)} clips of {dataset.folder}: hold out fewer.")
     if task != "contrastive" and not dataset.labels:
-        raise ValueError(f"{dataset.folder} has no labels, and {recipe.name} learns from labels: prepare them too.")
+        raise ValueError(
+            f"{dataset.folder} has no labels, and {recipe.name} learns from labels: prepare it with labels."
+        )
     labels = dataset.targets.sum(axis=1)
     if task == "multiclass" and np.any(labels != 1):
         raise ValueError(
             f"{dataset.folder} has {np.sum(labels == 0)} clips without a label and {np.sum(labels > 1)} with several, "
-            f"and {recipe.name} takes one each: leave them out of the manifest, or take an objective whose task is "
-            "multilabel."
+            f"and {recipe.name} takes one label a clip: leave those clips out of the manifest, or take an objective "
+            "whose task is multilabel."
         )
 
 
 def build(recipe: Recipe, entry: zoo.Entry) -> tuple[Any, eqx.nn.State]:
-    """The model in training mode and its State: with random weights by the seed, or from the zoo with a fresh head."""
+    """The model in training mode and its State: with random weights from the seed, or a zoo model with a fresh head."""
     key = jax.random.key(recipe.run.seed)
     if recipe.model.start is None:
         model, state = zoo.create(entry, key=key)
@@ -186,7 +197,7 @@ def build(recipe: Recipe, entry: zoo.Entry) -> tuple[Any, eqx.nn.State]:
 
 
 def _check_window(model: zoo.Model, entry: zoo.Entry) -> None:
-    """Raises ValueError for crops that the model's frontend cannot take, or of which it would leave out the end."""
+    """Raises ValueError for crops that are too short for the model's frontend, or so long that it would cut them."""
     samples, shortest = round(entry.window * entry.sample_rate), model.frontend.min_samples
     longest = getattr(model.frontend, "max_samples", None)
     if not shortest <= samples <= (longest or samples):
@@ -199,44 +210,44 @@ def _check_window(model: zoo.Model, entry: zoo.Entry) -> None:
 def _batches(
     recipe: Recipe, dataset: Dataset, sampler: Sampler, mesh: Mesh, start: int, total: int
 ) -> Iterator[Iterator[tuple[int, Batch]]]:
-    """The batches after step `start`, on the devices, each with the number of steps done after it."""
-    given = train_batches(
+    """The batches after step `start`, on the devices, each with the number of steps that end with it."""
+    host_batches = train_batches(
         dataset, sampler, samples=round(recipe.data.seconds * dataset.sample_rate), views=views(recipe.objective),
         accumulate=recipe.run.accumulate, start=start, stop=total, threads=recipe.data.threads,
         host=jax.process_index(), hosts=jax.process_count(), heard=recipe.task == "multilabel",
     )  # fmt: skip
-    batches = to_devices(given, NamedSharding(mesh, P(None, DEVICES)))
+    batches = to_devices(host_batches, NamedSharding(mesh, P(None, DEVICES)))
     try:
         yield enumerate(batches, start + 1)
     finally:
-        given.close()
+        host_batches.close()
 
 
 def _measure(recipe: Recipe) -> str:
-    """The metric that the best model has the most of."""
+    """The metric by which the best model is chosen: the higher, the better."""
     return recipe.run.best or NAMES[recipe.task][0]
 
 
 def _better(recipe: Recipe, record: dict[str, Any]) -> bool:
-    """Whether the metrics are better than the best before, which they then are."""
+    """Whether the metrics are better than all earlier ones. Updates the best value and the count of worse ones."""
     value = record["metrics"][_measure(recipe)]
     better = not np.isnan(value) and (record["best"] is None or value > record["best"])
     record["best"] = value if better else record["best"]
-    record["worse"] = 0 if better else record.get("worse", 0) + 1  # evaluations in a row
+    record["worse"] = 0 if better else record.get("worse", 0) + 1  # consecutive evaluations
     return better
 
 
 def _save(
-    folder: pathlib.Path, recipe: Recipe, carry: Carry, static: Any, entry: zoo.Entry, found: dict[str, float],
+    folder: pathlib.Path, recipe: Recipe, carry: Carry, static: Any, entry: zoo.Entry, metrics: dict[str, float],
     score: Scorer | None,
 ) -> None:  # fmt: skip
-    """The model's folder for `zoo.load`, its metrics in its entry; the first host writes it."""
+    """Writes the model's folder for `zoo.load`, with the metrics in its entry, on the first host."""
     if jax.process_index():
         return
     notes = ()
     if score is not None:
         source = f"this project: {len(score.rows)} clips {line(recipe.data.clips_held_out)}, unseen in training"
         common = {"dataset": line(score.dataset.folder.resolve().name), "source": line(source, 800)}
-        values = {name: round(value, 4) for name, value in found.items() if name != "loss" and np.isfinite(value)}
+        values = {name: round(value, 4) for name, value in metrics.items() if name != "loss" and np.isfinite(value)}
         notes = tuple(common | {"metric": name, "value": value} for name, value in values.items())
     zoo.save(folder, *trained_model(carry, static), dataclasses.replace(entry, metrics=notes))

@@ -1,6 +1,6 @@
-"""A CSV manifest: which files there are, with which labels, of the whole or from `start` to `end`.
+"""A CSV manifest: a table of sound files and their labels, of whole files or of parts from `start` to `end`.
 
-What is wrong with it is said before a file is read.
+Every fault of the manifest is reported before a sound file is read.
 """
 
 import collections
@@ -14,17 +14,17 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from .text import counted, listed, shown
+from .text import amount, listing, printable
 
-NOT_UTF8 = re.compile("[\ud800-\udfff]")  # where a byte stands that is no UTF-8
-TABS = {r"\t": "\t", "tab": "\t"}  # as a shell gives what people type
+NOT_UTF8 = re.compile("[\ud800-\udfff]")  # stands for a byte that is not UTF-8
+TABS = {r"\t": "\t", "tab": "\t"}  # ways to write a tab in a shell
 
 
 class Row(NamedTuple):
-    """A line of the manifest; `id` is the file's path as it stands there.
+    """A row of the manifest; `id` is the path of the file as the manifest has it.
 
-    The labels are those of the file from `start` to `end`, in seconds, or of the whole of it, None. Where both are
-    equal they name a point.
+    The labels apply to the file from `start` to `end`, in seconds, or to the whole file if both are None. Equal times
+    name a point.
     """
 
     id: str
@@ -38,12 +38,12 @@ class Row(NamedTuple):
 def read_manifest(
     manifest: pathlib.Path, delimiter: str = ",", label_delimiter: str = ";", *, unlabelled: bool = False
 ) -> list[Row]:
-    r"""The manifest's rows, without the blanks around names and values. A tab may be written as `\t` or `tab`.
+    r"""The rows of the manifest, without the blanks around names and values. A tab may be written as `\t` or `tab`.
 
-    With columns `start` and `end` a file may have many rows, each of which has both in seconds, or neither if it is of
-    the whole file. Names of files may hold bytes that are not UTF-8, as the file system does. Raises FileNotFoundError,
-    and ValueError for a manifest that names no files or the whole of a file twice, for times that are none, and for one
-    without labels unless `unlabelled`.
+    With columns `start` and `end` a file may have many rows. Each of them has both times in seconds, or neither if it
+    labels the whole file. File names may hold bytes that are not UTF-8, as in the file system. Raises FileNotFoundError
+    without the file. Raises ValueError for a manifest that has no files, that lists a whole file twice, whose times are
+    not numbers of seconds, or that has no labels, unless `unlabelled`.
     """
     delimiter, label_delimiter = TABS.get(delimiter, delimiter), TABS.get(label_delimiter, label_delimiter)
     if len(delimiter) != 1 or delimiter in '\r\n"':
@@ -53,28 +53,28 @@ def read_manifest(
     head, *lines = _parsed(manifest, delimiter)
     names = [name.strip() for name in head]
     _check_names(manifest, names, delimiter, unlabelled)
-    rows, loss = [], False
+    rows, nameless = [], False
     for number, line in enumerate(lines, 1):
         if any(cell.strip() for cell in line[len(names) :]):
             raise ValueError(f"{manifest} has more fields than columns in its row {number}: quote or remove them.")
         cells = dict(zip(names, [*line, *[""] * len(names)], strict=False))
-        loss |= bool(cells.pop("", "").strip())
+        nameless |= bool(cells.pop("", "").strip())
         rows.append(_row(manifest, number, cells, label_delimiter))
     if not rows:
         raise ValueError(f"{manifest} has no rows: list at least one file.")
-    if loss:
+    if nameless:
         print(f"{manifest} has a column without a name, which is left out.")
     if not unlabelled and not any(row.labels for row in rows):
         raise ValueError(
-            f"{manifest} has {counted(len(rows), 'row')} and no label: fill in its column labels, or prepare clips "
+            f"{manifest} has {amount(len(rows), 'row')} and no label: fill in its column labels, or prepare clips "
             "without labels by --unlabelled."
         )
     times = collections.Counter(os.path.normpath(row.path) for row in rows)
     whole = {os.path.normpath(row.path) for row in rows if row.start is None}
     if repeated := [row.id for row in rows if times[path := os.path.normpath(row.path)] > 1 and path in whole]:
-        files = counted(sum(count > 1 and path in whole for path, count in times.items()), "file")
+        files = amount(sum(count > 1 and path in whole for path, count in times.items()), "file")
         remedy = "give each of its rows start and end, or keep one" if "start" in names else "keep one row of each"
-        raise ValueError(f"{manifest} lists {files} more than once, {shown(repeated[0])} first: {remedy}.")
+        raise ValueError(f"{manifest} lists {files} more than once, {printable(repeated[0])} first: {remedy}.")
     return rows
 
 
@@ -84,7 +84,7 @@ def _parsed(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
         text = manifest.read_bytes().decode("utf-8-sig", "surrogateescape")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise FileNotFoundError(f"{manifest} is not a file: give a CSV manifest with a column files.") from None
-    # Who writes a blank behind the delimiter in the head, or in front of a quoted field, does not mean it
+    # A blank behind a delimiter in the head, or before a quoted field, is there for looks
     first, blank = text.lstrip("\r\n").partition("\n")[0], re.escape(delimiter) + " +"
     blanks = delimiter != " " and bool(re.search(blank, first) or re.search(blank + '"', text))
     try:
@@ -96,21 +96,21 @@ def _parsed(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
 
 
 def _check_names(manifest: pathlib.Path, names: list[str], delimiter: str, unlabelled: bool) -> None:
-    """Raises ValueError for columns of the same name, and where files or labels are missing."""
+    """Raises ValueError for two columns of one name, and for a manifest without the columns files or labels."""
     if NOT_UTF8.search("".join(names)) or "\0" in "".join(names):
         raise ValueError(f"{manifest} cannot be read as CSV in UTF-8: save it as CSV in UTF-8.")
     if repeated := [name for name, count in collections.Counter(names).items() if name and count > 1]:
-        raise ValueError(f"{manifest} has more than one column {shown(repeated[0])}: keep one.")
-    columns = listed(names) if any(names) else "none"
+        raise ValueError(f"{manifest} has more than one column {printable(repeated[0])}: keep one.")
+    columns = listing(names) if any(names) else "none"
     if "files" not in names:
         raise ValueError(
             f"{manifest} has the columns {columns} and needs one named files: {_rename('files', names)}, or give "
             f"another delimiter than {delimiter!r}."
         )
     if ("start" in names) != ("end" in names):
-        there, missing = ("start", "end") if "start" in names else ("end", "start")
+        column, partner = ("start", "end") if "start" in names else ("end", "start")
         raise ValueError(
-            f"{manifest} has a column {there} and none named {missing}: give both, in seconds, or rename {there}."
+            f"{manifest} has a column {column} and none named {partner}: give both, in seconds, or rename {column}."
         )
     if "labels" not in names and not unlabelled:
         raise ValueError(
@@ -119,11 +119,11 @@ def _check_names(manifest: pathlib.Path, names: list[str], delimiter: str, unlab
         )
 
 
-def _rename(wanted: str, names: list[str]) -> str:
-    """What to do about a column that is missing."""
-    alike = {name.lower(): name for name in names if name not in ("files", "labels")}
-    near = difflib.get_close_matches(wanted, alike, n=1, cutoff=0.6)
-    return f"rename {shown(alike[near[0]])}" if near else "name it so"
+def _rename(column: str, names: list[str]) -> str:
+    """Advice for a manifest without the column: rename the column whose name is similar, if there is one."""
+    candidates = {name.lower(): name for name in names if name not in ("files", "labels")}
+    matches = difflib.get_close_matches(column, candidates, n=1, cutoff=0.6)
+    return f"rename {printable(candidates[matches[0]])}" if matches else "name it so"
 
 
 def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delimiter: str) -> Row:
@@ -136,7 +136,7 @@ def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delim
         raise ValueError(f"{manifest} has no file in its row {number}: mend or remove it.")
     if NOT_UTF8.search("".join(cells.values())) or (NOT_UTF8.search(name) and not os.path.exists(path)):
         raise ValueError(f"{manifest} cannot be read as UTF-8 in its row {number}: save it as CSV in UTF-8.")
-    # A letter with an accent has two spellings, which look alike and should be one label
+    # A letter with an accent has two encodings, which look the same and should give the same label
     text = unicodedata.normalize("NFC", cells.pop("labels", ""))
     if "\0" in text:
         raise ValueError(f"{manifest} has a label with a zero byte in its row {number}: mend it.")
@@ -147,9 +147,9 @@ def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delim
 
 
 def span(start: str, end: str, place: str) -> tuple[float, float] | tuple[None, None]:
-    """Two cells as seconds, or None twice where both are empty; a comma may stand for the point.
+    """Two cells as seconds, or None twice if both are empty. The decimal point may be a comma.
 
-    Raises ValueError, with the `place` where they stand, for what is no time and for an end in front of its start.
+    Raises ValueError, with the `place` of the cells, for a cell that is not a time and for an end before its start.
     """
     if not start.strip() and not end.strip():
         return None, None
@@ -161,7 +161,8 @@ def span(start: str, end: str, place: str) -> tuple[float, float] | tuple[None, 
             seconds.append(math.nan)
         if not 0 <= seconds[-1] < math.inf:
             raise ValueError(
-                f"{place} has the {name} {shown(cell.strip())!r}, and times are seconds from 0 on: mend or remove it."
+                f"{place} has the {name} {printable(cell.strip())!r}, and times are seconds from 0 on: mend or "
+                "remove it."
             )
     if seconds[1] < seconds[0]:
         raise ValueError(

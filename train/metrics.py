@@ -1,4 +1,4 @@
-"""Metrics of a model's predictions over clips held out, each of them once."""
+"""Metrics of a model on the clips held out, each of which counts once."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,25 +24,26 @@ from zoo.tools import minimum_cost as minimum_cost
 from .data import crops, windows_of
 from .dataset import Dataset
 from .objectives import DEVICES
-from .text import counted, listed, shown
+from .text import amount, listing, printable
 
-GROUP = 1024  # clips that a contrastive model tells apart at a time
+GROUP = 1024  # clips among which a contrastive model looks for a partner
 BLOCK = 1 << 20  # samples that are decoded at a time
-WINDOWS = 32  # at most, on a device at a time
-SMALLEST = 1e-30  # of a probability, in front of its logarithm
+WINDOWS = 32  # the most on a device at a time
+SMALLEST = 1e-30  # the least probability whose logarithm is taken
 
 NAMES = {"multiclass": ("accuracy",), "multilabel": ("mAP", "AUC", "d_prime"), "contrastive": ("accuracy",)}
 
 Table = Float[np.ndarray, "clips classes"]
-Span = tuple[int, int, int]  # of a clip: its row, from this sample, to before that one
+Span = tuple[int, int, int]  # the row of a clip, its first sample, and the sample behind its last
 
 
 def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) -> Table:
-    """1 for each label of each clip, in the order of the model's labels, whose names are what counts.
+    """A table with 1 for each label of each clip, whose columns are the model's labels, matched by name.
 
-    The clips may have fewer labels than the model. Of a part of a recording a multilabel model is to tell all that is
-    heard of it, which may be more than the part. Raises ValueError for clips that the model cannot be measured on:
-    at another sample rate, with labels that it does not know, or not with one each where it takes one.
+    The dataset may have fewer labels than the model. The clip of a multilabel model is a window around a part of a
+    recording, and has the labels of all parts that are heard in that window. Raises ValueError for clips that the model
+    cannot be measured on: clips at another sample rate, clips with labels that the model does not know, and for a
+    multiclass model clips that do not have exactly one label.
     """
     folder, name = dataset.folder, entry.name
     if entry.sample_rate != dataset.sample_rate:
@@ -53,78 +54,80 @@ def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) 
     if entry.task == "contrastive":
         return np.zeros((len(rows), 0), np.float32)
     if len(entry.labels) != entry.classes:
-        raise ValueError(f"{name} has {entry.classes} classes without names, and clips are matched to it by name.")
+        raise ValueError(
+            f"{name} has {entry.classes} classes without names, and labels are matched to classes by name."
+        )
     if not dataset.labels:
-        raise ValueError(f"{folder} has no labels, and {name} is measured by them: prepare them too.")
+        raise ValueError(f"{folder} has no labels, and {name} is measured by labels: prepare it with labels.")
     targets = dataset.targets[rows]
     if entry.task == "multilabel" and dataset.timed:
         spans = windows_of(dataset, rows, window_size(entry.window, entry.sample_rate)).tolist()
-        heard = (dataset.targets_in(row, start, end - start) for row, (start, end) in zip(rows, spans, strict=True))
-        targets = np.stack(list(heard)) if len(rows) else targets
-    present = np.flatnonzero(targets.any(axis=0))
+        parts = [dataset.targets_in(row, start, end - start) for row, (start, end) in zip(rows, spans, strict=True)]
+        targets = np.stack(parts) if len(rows) else targets
+    columns = np.flatnonzero(targets.any(axis=0))
     places = {label: place for place, label in enumerate(entry.labels)}
-    labels = [dataset.labels[column] for column in present]
-    if unknown := [label for label in labels if label not in places]:
+    labels = [dataset.labels[column] for column in columns]
+    if strangers := [label for label in labels if label not in places]:
         raise ValueError(
-            f"{folder} has clips of {listed(unknown)}, and {name} knows {listed(entry.labels)}: give them its names in "
-            "the manifest or leave them out, then prepare it again."
+            f"{folder} has clips of {listing(strangers)}, and {name} knows {listing(entry.labels)}: give them its "
+            "names in the manifest, or leave those clips out, then prepare it again."
         )
     ordered = np.zeros((len(rows), entry.classes), np.float32)
-    ordered[:, [places[label] for label in labels]] = targets[:, present]
+    ordered[:, [places[label] for label in labels]] = targets[:, columns]
     counts = ordered.sum(axis=1)
     if entry.task == "multiclass" and np.any(counts != 1):
-        without = counted(np.sum(counts == 0), "clip")
+        clips = amount(np.sum(counts == 0), "clip")
         raise ValueError(
-            f"{folder} has {without} without a label and {np.sum(counts > 1)} with several among the {len(rows)} to "
-            f"evaluate on, and {name} takes one each: leave them out of the manifest."
+            f"{folder} has {clips} without a label and {np.sum(counts > 1)} with several among the {len(rows)} to "
+            f"evaluate on, and {name} takes one label a clip: leave them out of the manifest."
         )
     return ordered
 
 
 def multiclass(predicted: Table, targets: Table) -> dict[str, float]:
-    """Accuracy of the probabilities, and their mean cross-entropy in nats."""
+    """The accuracy of the probabilities, and their mean cross-entropy in nats."""
     loss = -(targets * np.log(np.maximum(predicted, SMALLEST))).sum(axis=1).mean()
     return {"accuracy": float(np.mean(predicted.argmax(axis=1) == targets.argmax(axis=1))), "loss": float(loss)}
 
 
 def multilabel(predicted: Table, targets: Table) -> dict[str, float]:
-    """mAP, the mean AUC with its d' (sqrt(2) times its normal quantile), and the mean cross-entropy in nats.
+    """mAP, the mean AUC, its d' (sqrt(2) times the normal quantile of the AUC), and the mean cross-entropy in nats.
 
-    mAP and AUC are means over the classes that some clips have and others do not, NaN where there is none.
+    mAP and AUC are means over the classes that some clips have and others do not; without such a class they are NaN.
     """
-    yes, no = (np.log(np.maximum(each, SMALLEST)) for each in (predicted, 1 - predicted))
+    yes, no = (np.log(np.maximum(values, SMALLEST)) for values in (predicted, 1 - predicted))
     loss = float(-np.mean(targets * yes + (1 - targets) * no))
-    known = divided(targets)
-    if not known.any():
+    classes = divided(targets)
+    if not classes.any():
         return {"mAP": np.nan, "AUC": np.nan, "d_prime": np.nan, "loss": loss}
-    precision = average_precision_score(targets[:, known], predicted[:, known], average="macro")
-    auc = roc_auc_score(targets[:, known], predicted[:, known], average="macro")
+    precision = average_precision_score(targets[:, classes], predicted[:, classes], average="macro")
+    auc = roc_auc_score(targets[:, classes], predicted[:, classes], average="macro")
     return {"mAP": float(precision), "AUC": float(auc), "d_prime": float(2**0.5 * norm.ppf(auc)), "loss": loss}
 
 
 def divided(targets: Table) -> Bool[np.ndarray, " classes"]:
-    """Which classes some clips have and others do not: the others have no AUC."""
+    """Marks the classes that some clips have and others do not. All other classes have no AUC."""
     share = targets.mean(axis=0)
     return (share > 0) & (share < 1)
 
 
 def contrastive(model: COLA | SimCLR, projections: Float[np.ndarray, "clips 2 width"]) -> dict[str, float]:
-    """How many clips find their other crop before all others, among at most 1024 clips at a time."""
-    found = 0
+    """The share of clips whose two crops are the most similar among those of at most 1024 clips at a time."""
+    hits = 0
     for start in range(0, len(projections), GROUP):
         group = projections[start : start + GROUP]
         nearest = np.asarray(model.similarity(group[:, 0], group[:, 1])).argmax(axis=1)
-        found += int(np.sum(nearest == np.arange(len(group))))
-    return {"accuracy": found / len(projections)}
+        hits += int(np.sum(nearest == np.arange(len(group))))
+    return {"accuracy": hits / len(projections)}
 
 
 class Scorer:
-    """Metrics of a model over the clips of some rows, each of them once.
+    """Metrics of a model over the clips of the given rows, each of which counts once.
 
-    A clip's probabilities are the mean over its windows, weighted by their valid samples, as `zoo.tag` gives them; a
-    contrastive model gets two crops of it. Each host hears its share of the clips on its devices of the mesh, which
-    hear at most `batch` windows at a time, all together. `targets` are in the order of the model's labels. Raises
-    ValueError where the clips are not what the model was made for, as `matched` does.
+    The probabilities of a clip are the mean over its windows, weighted by their valid samples, as in `zoo.tag`. A
+    contrastive model gets two crops of each clip. Each host runs its share of the clips on its own devices of the mesh;
+    all devices together take at most `batch` windows at a time. The columns of `targets` are the model's labels. Raises
+    ValueError for clips that do not fit the model, as `matched` does.
     """
 
     def __init__(self, entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"], mesh: Mesh, batch: int):
@@ -140,29 +143,29 @@ class Scorer:
         return self.measure(model, self.outputs(model, state, check))
 
     def measure(self, model: zoo.Model, outputs: Float[np.ndarray, "clips ..."]) -> dict[str, float]:
-        """The metrics of what `outputs` gave."""
+        """The metrics of the values that `outputs` returned."""
         if isinstance(model, COLA | SimCLR):
             return contrastive(model, outputs)
         return (multiclass if self.entry.task == "multiclass" else multilabel)(outputs, self.targets)
 
     @property
     def remark(self) -> str:
-        """Which labels mAP and AUC say nothing about, "" where there is none."""
-        known = divided(self.targets)
-        if self.entry.task != "multilabel" or known.all():
+        """A sentence that lists the labels for which mAP and AUC are undefined, "" if there are none."""
+        counts = divided(self.targets)
+        if self.entry.task != "multilabel" or counts.all():
             return ""
-        clips = f"the {counted(len(self.rows), 'clip')} held out"
-        if not known.any():
+        clips = f"the {amount(len(self.rows), 'clip')} held out"
+        if not counts.any():
             return f"mAP and AUC are not defined, as each label is on all or on none of {clips}."
-        left = [label for label, there in zip(self.entry.labels, known, strict=True) if not there]
-        return f"mAP and AUC leave out labels that are on all or on none of {clips}: {listed(left)}."
+        undefined = [label for label, count in zip(self.entry.labels, counts, strict=True) if not count]
+        return f"mAP and AUC leave out labels that are on all or on none of {clips}: {listing(undefined)}."
 
     def outputs(
         self, model: zoo.Model, state: eqx.nn.State, check: Callable[[], None] = lambda: None
     ) -> Float[np.ndarray, "clips ..."]:
-        """Each clip's probabilities in float64, or its two projections.
+        """The probabilities of each clip in float64, or its two projections.
 
-        Raises FloatingPointError for NaN and infinite ones, ValueError for a corrupt record, and what `check` raises.
+        Raises FloatingPointError for NaN or infinite values, ValueError for a corrupt record, and what `check` raises.
         """
         model, state = _on_devices((model, state), self.devices)
         clip = zoo.Pretrained(model, state, self.entry)
@@ -177,7 +180,7 @@ class Scorer:
         outputs = _refine(self.entry.task, _of_all_hosts(values)[: len(self.rows)])
         finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
         if not finite.all():
-            first = shown(self.dataset.ids[self.rows[np.argmin(finite)]])
+            first = printable(self.dataset.ids[self.rows[np.argmin(finite)]])
             raise FloatingPointError(
                 f"{self.entry.name} gives NaN or infinite values for {np.sum(~finite)} of {len(outputs)} clips, the "
                 f"first of them {first}: train it again with a lower learning rate."
@@ -185,7 +188,10 @@ class Scorer:
         return outputs
 
     def _spans(self, rows: Int[np.ndarray, " rows"]) -> tuple[list[Span], int]:
-        """What is heard of these clips: the whole of each, or two crops, each of which is one window."""
+        """The spans of these clips that the model hears, and their number for each clip.
+
+        A contrastive model hears two crops of each clip, one window long; other models hear the whole of it.
+        """
         lengths = self.dataset.samples[rows]
         size = window_size(self.entry.window, self.entry.sample_rate)
         if self.entry.task != "contrastive":
@@ -202,7 +208,7 @@ class Scorer:
 
 
 def _row(clip: zoo.Pretrained) -> tuple[Callable[[zoo.Pretrained, Array, Length], Array], int]:
-    """What makes the numbers of one window, and how many they are."""
+    """The function that computes the output of one window, and the number of its values."""
     model: Any = clip.model
     if clip.entry.task == "contrastive":
         return output, model.width
@@ -210,13 +216,13 @@ def _row(clip: zoo.Pretrained) -> tuple[Callable[[zoo.Pretrained, Array, Length]
 
 
 def _both_scores(clip: zoo.Pretrained, wave: Array, length: Length = None) -> Array:
-    """The probability of each class, and that of its absence: float32 would make 0 of 1 - 0.99999999."""
+    """The probability of each class, and that of its absence, because float32 rounds 1 - 0.99999999 to 0."""
     logits = output(clip, wave, length)
     return jnp.concatenate([jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)])
 
 
 def _refine(task: str, values: Float32[np.ndarray, "clips views width"]) -> Float[np.ndarray, "clips ..."]:
-    """Probabilities in float64 that are as precise near 1 as near 0, and projections as they are."""
+    """Probabilities in float64 that are as precise near 1 as near 0; projections stay as they are."""
     if task == "contrastive":
         return values
     rows = values[:, 0].astype(np.float64)
@@ -227,21 +233,21 @@ def _refine(task: str, values: Float32[np.ndarray, "clips views width"]) -> Floa
 
 
 def _on_devices(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """The tree with its arrays on each of these devices of this host, which has a copy of what all hosts have."""
+    """The tree with a copy of its arrays on each of these devices of this host."""
 
     def local(leaf):
         return leaf.addressable_data(0) if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable else leaf
 
-    arrays, others = eqx.partition(tree, eqx.is_array)
+    arrays, rest = eqx.partition(tree, eqx.is_array)
     sharding = NamedSharding(Mesh(np.array(devices), (DEVICES,)), P())
-    return eqx.combine(jax.device_put(jax.tree.map(local, arrays), sharding), others)
+    return eqx.combine(jax.device_put(jax.tree.map(local, arrays), sharding), rest)
 
 
 def _of_all_hosts(values: Float32[np.ndarray, "share views width"]) -> Float32[np.ndarray, "clips views width"]:
-    """The values of all hosts' clips, which they have by turns."""
+    """The values of the clips of all hosts; the hosts take clips by turns."""
     if jax.process_count() == 1:
         return values
     from jax.experimental import multihost_utils
 
-    every = np.asarray(multihost_utils.process_allgather(values))
-    return every.swapaxes(0, 1).reshape(-1, *values.shape[1:])
+    shares = np.asarray(multihost_utils.process_allgather(values))
+    return shares.swapaxes(0, 1).reshape(-1, *values.shape[1:])

@@ -1,19 +1,19 @@
-"""Objectives: a model and a batch in, a loss out.
+"""Objectives: functions of a model and a batch that give a loss.
 
     objective(model, state, batch, keys) -> (loss, state)
 
-An objective is a function, or an Equinox module of its numbers that is called like one. It sees one device's share of
-the batch; `state` is the model's, and `keys` holds one random key for each example, drawn from the example's place in
-the global batch, so that the number of devices changes nothing. The loss is the mean over the share; the step averages
-loss and gradients over the devices. BatchNorm already spans all devices. One of your own, in full:
+An objective is a function, or a callable Equinox module that holds its numbers. It gets one device's share of the
+batch, the State of the model as `state`, and in `keys` one random key for each example. A key is drawn from the place
+of its example in the global batch, so that the number of devices changes nothing. The loss is the mean over the share;
+the step averages loss and gradients over the devices. BatchNorm already spans all devices. A complete objective:
 
     def objective(model, state, batch, keys):
         logits, state = over_batch(lambda wave, key, state: model(wave, state, key=key))(batch.waves[:, 0], keys, state)
         return optax.softmax_cross_entropy(logits, batch.targets).mean(), state
 
-Its attribute `task`, "multiclass" unless it has one, says how the model is evaluated and saved, `objective.task =
-"multilabel"`; "contrastive" gives it two crops of each clip. Waves are in [-1, 1] as they were read, everywhere: in
-pretraining, fine-tuning, evaluation and in the zoo.
+The attribute `task` of an objective, as in `objective.task = "multilabel"`, says how the model is evaluated and saved;
+without it the task is "multiclass". A "contrastive" objective gets two crops of each clip. Waves are in [-1, 1], as the
+file has them, in pretraining, fine-tuning, evaluation and the zoo alike.
 """
 
 import copy
@@ -38,17 +38,17 @@ DEVICES = "data"  # the mesh axis over devices and hosts; the batch of one devic
 
 
 class Examples(NamedTuple):
-    """What an objective sees: one device's share of the batch, in float32 between -1 and 1, zero-padded at the end."""
+    """One device's share of the batch; waves are float32 between -1 and 1, with zeros as padding at the end."""
 
     waves: Float[Array, "batch views samples"]
     lengths: Int[Array, "batch views"]
-    """Valid samples."""
+    """The number of valid samples, which the padding follows."""
     targets: Float[Array, "batch classes"]
     """1 for each label of the example."""
 
 
 def over_batch(function: Callable) -> Callable:
-    """`function(*example, state) -> (output, state)` over the batch: everything but `state` has a leading axis."""
+    """Maps `function(*example, state) -> (output, state)` over the first axis of all arguments but `state`."""
 
     def mapped(*arguments):
         axes = (*(0 for _ in arguments[:-1]), None)
@@ -58,22 +58,22 @@ def over_batch(function: Callable) -> Callable:
 
 
 class Augment(eqx.Module):
-    """What each example goes through on its own, first as a wave, then as features; 0 leaves a part out."""
+    """Random changes of each example, of its wave first and of its features then; 0 switches a change off."""
 
     shift: bool = False
     """Rolls the crop to a random start."""
     gain: float = 0.0
-    """Up to so many decibels louder or quieter."""
+    """The most decibels by which the wave gets louder or quieter."""
     noise: float = 0.0
-    """White noise at a signal-to-noise ratio from so many decibels to 30 more."""
+    """The lowest signal-to-noise ratio of white noise, in decibels; the highest is 30 dB more."""
     resize: float = 1.0
-    """Stretches or shrinks features up to so many times along time and frequency, 1.2 for a fifth; 1 does not."""
+    """The largest factor by which features are stretched or shrunk along time and frequency; 1 for none."""
     frames: int = 0
-    """Largest mask of SpecAugment over time, in frames."""
+    """The largest mask of SpecAugment over time, in frames."""
     bins: int = 0
-    """Largest mask of SpecAugment over frequency, in bins."""
+    """The largest mask of SpecAugment over frequency, in bins."""
     masks: int = 2
-    """Masks of each kind."""
+    """The number of masks over time, and of masks over frequency."""
 
     def __check_init__(self):
         if not 1 <= self.resize < math.inf or min(self.gain, self.noise, self.frames, self.bins, self.masks) < 0:
@@ -81,7 +81,7 @@ class Augment(eqx.Module):
 
     @property
     def moves(self) -> bool:
-        """Whether padding may end up anywhere, for the wave is rolled or its features are resized."""
+        """Whether padding may end up anywhere, because the wave is rolled or its features are resized."""
         return self.shift or adjusts(self.resize, neutral=1)
 
     def wave(
@@ -97,7 +97,7 @@ class Augment(eqx.Module):
     def features(
         self, x: Float[Array, "frames bins"], share: Float[Array, ""], *, mask: bool | Array = True, key: PRNGKeyArray
     ) -> Float[Array, "frames bins"]:
-        """Resized, and masked where `mask` says so; `share` is that of the frames which are valid."""
+        """The features resized, and masked if `mask` is true; `share` is the share of frames that are valid."""
         resize_key, mask_key = jax.random.split(key)
         if adjusts(self.resize, neutral=1):
             x = augment.random_resize(x, time=self.resize, freq=self.resize, key=resize_key)
@@ -113,25 +113,25 @@ class Augment(eqx.Module):
 class Supervised(eqx.Module):
     """Cross-entropy against the labels, averaged over the batch, and in the multilabel case over the classes too.
 
-    Mixup is that of the waves (Zhang et al., 2018, arXiv:1710.09412): example 2i with 2i + 1, which the data's
-    shuffling pairs anew in each epoch, so that it takes no exchange between devices.
+    Mixup (Zhang et al., 2018, arXiv:1710.09412) mixes the waves of the examples 2i and 2i + 1. The shuffling of the
+    data makes new pairs in each epoch, so that devices need not exchange examples.
     """
 
     task: Literal["multiclass", "multilabel"] = "multiclass"
-    """Softmax over the classes, or a sigmoid each."""
+    """A softmax over the classes, or a sigmoid for each class."""
     label_smoothing: float = 0.0
-    """Share of the target that is spread over the classes; with sigmoids, that is drawn to one half."""
+    """The share of the target that is spread over the classes; with sigmoids, the share that is moved to one half."""
     mixup: float = 0.0
-    """Alpha of the Beta distribution that shares are drawn from; 0 for none."""
+    """Alpha of the Beta distribution from which the shares of the mixture are drawn; 0 for no mixup."""
     augment: Augment = Augment()
     margin: float = 0.0
-    """Radians by which the angle to the right class is taken for wider (Deng et al., 2019, arXiv:1801.07698), with a
-    head of cosines; 0 for none."""
+    """The margin in radians that is added to the angle to the right class (Deng et al., 2019, arXiv:1801.07698); it
+    needs a head of cosines; 0 for no margin."""
     class_weights: float = 0.0
-    """How much more rare labels count: a label's weight is the number of its clips to the power of minus this, 1 for
-    the inverse frequency, 0 for equal weights. They are 1 in the mean over the clips; with sigmoids they weigh a
-    label's presence."""
-    counts: tuple[int, ...] = eqx.field(init=False)  # clips of each label, which `counted` puts in
+    """How much more rare labels count. The weight of a label is its number of clips to the power of minus this number:
+    1 is the inverse frequency, 0 gives equal weights. The mean of the weights over the clips is 1. With sigmoids the
+    weight applies to the presence of a label."""
+    counts: tuple[int, ...] = eqx.field(init=False)  # the number of clips of each label, which `counted` fills in
 
     def __post_init__(self):
         self.counts = ()
@@ -145,7 +145,7 @@ class Supervised(eqx.Module):
             raise ValueError(f"class_weights is a power of at least 0, got {self.class_weights}: 1 is the usual one.")
         if not 0 <= self.margin < math.pi / 2 or (self.margin and self.task != "multiclass"):
             raise ValueError(
-                f"The margin is an angle from 0 to below pi / 2, of multiclass models alone, got {self.margin} and "
+                f"The margin is an angle from 0 to below pi / 2, for multiclass models alone, got {self.margin} and "
                 f"{self.task}."
             )
 
@@ -171,15 +171,15 @@ class Supervised(eqx.Module):
 
         def logits(wave, length, key, state):
             mask_key, network_key = jax.random.split(key)
-            heard, known = _padding(model, wave, None if self.augment.moves else length)
-            x = model.listen(wave, **heard)
-            share = known["length"].astype(jnp.float32) / len(x) if known else length / samples
+            wave_options, frame_options = _padding(model, wave, None if self.augment.moves else length)
+            x = model.listen(wave, **wave_options)
+            share = frame_options["length"].astype(jnp.float32) / len(x) if frame_options else length / samples
             x = self.augment.features(x, share, key=mask_key)
-            return model.classify(x, state, key=network_key, **known)
+            return model.classify(x, state, key=network_key, **frame_options)
 
         predictions, state = over_batch(logits)(waves, lengths.astype(jnp.float32), keys, state)
         if adjusts(self.margin):
-            predictions = self._narrower(model, predictions, targets)
+            predictions = self._add_margin(model, predictions, targets)
         return self._loss(predictions, targets), state
 
     def _loss(self, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]) -> Float[Array, ""]:
@@ -194,7 +194,7 @@ class Supervised(eqx.Module):
         return jnp.mean(losses)
 
     def _weights(self, classes: int) -> Float[Array, "1 classes"] | None:
-        """Those of the labels, None where all count the same. Raises ValueError where nobody has counted clips."""
+        """The weights of the labels, None for equal weights. Raises ValueError if the clips were not counted."""
         if not adjusts(self.class_weights):
             return None
         if len(self.counts) != classes:
@@ -203,18 +203,18 @@ class Supervised(eqx.Module):
         weights = jnp.maximum(counts, 1.0) ** -jnp.float32(self.class_weights)
         return (weights * jnp.sum(counts) / jnp.sum(counts * weights))[None]
 
-    def _narrower(
+    def _add_margin(
         self, model: Classifier, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]
     ) -> Float[Array, "batch classes"]:
-        """The logits with the margin added to the angles of the targets, by their shares."""
+        """The logits with the margin added to the angles of the target classes, in proportion to their shares."""
         if not isinstance(model.head, Cosine):
             raise ValueError('A margin between angles takes a head of cosines: {"type": "Classifier", "cosine": 30.0}.')
         cosines = logits / model.head.scale
         sines = jnp.sqrt(jnp.maximum(1.0 - jnp.square(cosines), 1e-9))
-        wider = cosines * jnp.cos(self.margin) - sines * jnp.sin(self.margin)
-        # beyond pi - margin it goes on falling in a straight line, where the cosine of the sum would rise again
-        wider = jnp.where(cosines > -jnp.cos(self.margin), wider, cosines - self.margin * jnp.sin(self.margin))
-        return model.head.scale * (targets * wider + (1.0 - targets) * cosines)
+        sums = cosines * jnp.cos(self.margin) - sines * jnp.sin(self.margin)  # the cosine of angle plus margin
+        # For angles beyond pi - margin that cosine would rise again: it is replaced by a straight line that falls
+        sums = jnp.where(cosines > -jnp.cos(self.margin), sums, cosines - self.margin * jnp.sin(self.margin))
+        return model.head.scale * (targets * sums + (1.0 - targets) * cosines)
 
     def _smooth(self, targets: Float[Array, "batch classes"]) -> Float[Array, "batch classes"]:
         spread = 1 / targets.shape[-1] if self.task == "multiclass" else 0.5
@@ -222,7 +222,7 @@ class Supervised(eqx.Module):
 
 
 def counted(objective: Callable, targets: Float[np.ndarray, "clips classes"]) -> Callable:
-    """The objective for clips with these labels: one with `class_weights` knows how many each label has."""
+    """The objective for clips with these labels: `Supervised` with `class_weights` gets the number of clips a label."""
     if not isinstance(objective, Supervised) or not objective.class_weights:
         return objective
     objective = copy.copy(objective)
@@ -231,15 +231,15 @@ def counted(objective: Callable, targets: Float[np.ndarray, "clips classes"]) ->
 
 
 class Matching(eqx.Module):
-    """COLA (Saeed et al., 2021, arXiv:2010.10915): which of the batch's other crops is of the same clip?
+    """COLA (Saeed et al., 2021, arXiv:2010.10915): which of the other crops in the batch comes from the same clip?
 
-    Cross-entropy over the similarity of each anchor with the positives of the whole global batch. SpecAugment masks the
-    positives only, unless `both`; waves are augmented alike.
+    The loss is the cross-entropy over the similarity of each anchor with the positives of the whole global batch.
+    SpecAugment masks the positives alone, or with `both` the anchors too. The waves of both are augmented.
     """
 
     augment: Augment = Augment()
     both: bool = False
-    """Whether anchors are masked too."""
+    """Whether SpecAugment masks the anchors too."""
     task: ClassVar[str] = "contrastive"
 
     def __call__(
@@ -254,7 +254,7 @@ class Matching(eqx.Module):
 class NTXent(eqx.Module):
     """SimCLR's normalised temperature-scaled cross-entropy (Chen et al., 2020, arXiv:2002.05709).
 
-    Both crops of a clip look for each other among all other crops of the global batch.
+    Each crop of a clip is matched to the other one among all other crops of the global batch.
     """
 
     augment: Augment = Augment()
@@ -274,7 +274,10 @@ class NTXent(eqx.Module):
 
 
 def _padding(model: Classifier, wave: Array, length: Array | None) -> tuple[dict[str, Array], dict[str, Array]]:
-    """What frontend and network are to know of a wave that is padded behind `length`, where the model can tell."""
+    """The options for frontend and network that tell them the length of a wave that has padding behind `length`.
+
+    They are empty for models that take no length.
+    """
     if not getattr(model, "takes_length", False):
         return {}, {}
     if length is None:
@@ -284,14 +287,14 @@ def _padding(model: Classifier, wave: Array, length: Array | None) -> tuple[dict
 
 
 def views(objective: Callable) -> int:
-    """How many crops of a clip the objective compares."""
+    """The number of crops of a clip that the objective compares."""
     return 2 if getattr(objective, "task", None) == "contrastive" else 1
 
 
 def _projections(
     model: COLA | SimCLR, state: eqx.nn.State, batch: Examples, keys: PRNGKeyArray, chain: Augment, *, mask_first: bool
 ) -> tuple[Float[Array, "batch width"], Float[Array, "batch width"], eqx.nn.State]:
-    """The projections of each clip's two views, which go through the network as one batch."""
+    """The projections of the two views of each clip; both views pass the network as one batch."""
     samples = batch.waves.shape[-1]
 
     def project(wave, length, masked, key, state):
@@ -301,11 +304,11 @@ def _projections(
         x = chain.features(x, share, mask=masked, key=mask_key)
         return model.project(x, state, key=network_key)
 
-    def both(leaf):
+    def stack(leaf):
         return jnp.concatenate([leaf[:, 0], leaf[:, 1]])
 
-    keys = both(jax.vmap(lambda key: jax.random.split(key, 2))(keys))
+    keys = stack(jax.vmap(lambda key: jax.random.split(key, 2))(keys))
     masked = jnp.arange(len(keys), dtype=jnp.int32) >= (0 if mask_first else len(batch.waves))
-    z, state = over_batch(project)(both(batch.waves), both(batch.lengths), masked, keys, state)
+    z, state = over_batch(project)(stack(batch.waves), stack(batch.lengths), masked, keys, state)
     first, second = jnp.split(z, 2)
     return first, second, state

@@ -1,14 +1,14 @@
-"""What does a model know? A linear head on embeddings that are computed once, in seconds, and cross-validated.
+"""The probe: a linear head on embeddings of a model that are computed once, trained in seconds and cross-validated.
 
-    clips --zoo.embed--> embeddings.npz --standardised, L-BFGS--> a head for each fold, and one on all clips
+    clips --zoo.embed--> embeddings.npz --standardise, L-BFGS--> a head for each fold, and one for all clips
 
-    embeddings.npz  of this model and these data; the same command takes them from there
-    probe.json      metrics of each fold
-    confusions.png  which label was taken for which, each clip by the head that has not seen it
-    model/          the model with the head of all clips, for `zoo.load`
+    embeddings.npz  the embeddings of these data by this model, which the next call reads
+    probe.json      the metrics of each fold
+    confusions.png  the confusions of labels; each clip is predicted by a head that was not trained on it
+    model/          the model with the head that was trained on all clips, for `zoo.load`
 
-The head is that of multinomial or, for several labels a clip, binary logistic regression with a penalty of
-`l2 / 2 * |weights|^2`, as scikit-learn's with C = 1 / l2. Standardisation becomes part of its weights.
+The head is a multinomial logistic regression, or for several labels a clip a binary one for each label. Its penalty is
+`l2 / 2 * |weights|^2`, that of scikit-learn with C = 1 / l2. Standardisation becomes part of the weights.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ from .split import folds as folds_of
 Task = Literal["multiclass", "multilabel"]
 Rows = Float32[np.ndarray, "clips width"]
 
-STEPS, TOLERANCE = 500, 1e-4  # of L-BFGS, and the gradient's largest number that ends it earlier
+STEPS, TOLERANCE = 500, 1e-4  # of L-BFGS at most, and the largest entry of the gradient at which it stops
 
 
 def probe(
@@ -54,49 +54,53 @@ def probe(
     window: float | None = None,
     l2: float = 1.0,
 ) -> tuple[list[dict[str, float]], str]:
-    """Trains and cross-validates a linear head, writes the folder `out`, and gives metrics of each fold and a report.
+    """Trains and cross-validates a linear head, writes the folder `out`, and returns the metrics of each fold and a
+    report.
 
-    - `model`: anything that `zoo.load` takes; `data`: a prepared folder at its sample rate.
-    - `column`: each of its values is held out in turn; without one, `folds` parts of the recordings.
-    - `task`: "multiclass" where each clip has one label, else "multilabel", unless given.
-    - `window`: seconds that a clip is cut into; the model's native length unless given.
+    - `model`: anything that `zoo.load` takes.
+    - `data`: a prepared folder at the model's sample rate.
+    - `column`: the column of the manifest whose values are held out in turn.
+    - `folds`: the number of sets of recordings that are held out in turn, without a column.
+    - `task`: "multiclass" or "multilabel"; by default "multiclass" if each clip has one label.
+    - `window`: the length in seconds of the windows that a clip is cut into; by default the model's native length.
     - `l2`: the penalty.
 
     Raises ValueError for data that do not fit the model, and for a model whose head is not linear.
     """
     clip, dataset, out = zoo.load(model), Dataset(data), pathlib.Path(out)
-    one_each = bool((dataset.targets.sum(axis=1) == 1).all())
-    task = task or ("multiclass" if one_each else "multilabel")
+    has_single_labels = bool((dataset.targets.sum(axis=1) == 1).all())
+    task = task or ("multiclass" if has_single_labels else "multilabel")
     if not 0 < l2 < np.inf:
         raise ValueError(f"l2 is a penalty of more than 0, got {l2}: 1 is the usual one.")
-    thawed = _thawed(clip, dataset, task, window, pathlib.Path(out).resolve().name)
-    targets = metrics.matched(thawed.entry, dataset, np.arange(len(dataset)))
+    model_with_head, state, entry = _fresh_head(clip, dataset, task, window, pathlib.Path(out).resolve().name)
+    targets = metrics.matched(entry, dataset, np.arange(len(dataset)))
     parts = _parts(dataset, column, folds)
     out.mkdir(parents=True, exist_ok=True)
-    features = _inputs(thawed[0], _cached(clip, dataset, thawed.entry.window, out / "embeddings.npz"))
+    features = _inputs(model_with_head, _embeddings(clip, dataset, entry.window, out / "embeddings.npz"))
     fit = functools.partial(fit_head, features, targets, task=task, l2=l2)
-    predicted, scores = np.zeros_like(targets, np.float64), []
+    predictions, scores = np.zeros_like(targets, np.float64), []
     measure = metrics.multiclass if task == "multiclass" else metrics.multilabel
     for number in range(parts.max() + 1):
-        held = parts == number
-        weight, bias = fit(~held)
-        predicted[held] = probabilities(features[held] @ weight.T + bias, task)
-        scores.append(measure(predicted[held], targets[held]))
-    entry = thawed.entry.replace(metrics=_notes(scores, dataset, column))
-    head = eqx.tree_at(lambda head: (head.weight, head.bias), thawed[0].head, tuple(map(jnp.asarray, fit(None))))
-    trained = eqx.nn.inference_mode(eqx.tree_at(lambda model: model.head, thawed[0], head))
-    zoo.save(out / "model", trained, thawed[1], entry)
+        fold = parts == number
+        weight, bias = fit(~fold)
+        predictions[fold] = probabilities(features[fold] @ weight.T + bias, task)
+        scores.append(measure(predictions[fold], targets[fold]))
+    entry = entry.replace(metrics=_notes(scores, dataset, column))
+    head = eqx.tree_at(lambda head: (head.weight, head.bias), model_with_head.head, tuple(map(jnp.asarray, fit(None))))
+    probe_model = eqx.nn.inference_mode(eqx.tree_at(lambda model: model.head, model_with_head, head))
+    zoo.save(out / "model", probe_model, state, entry)
     with atomic(out / "probe.json") as temporary:
         temporary.write_text(json.dumps({"task": task, "l2": l2, "folds": scores}, indent=2) + "\n", "utf-8")
     labels = dataset.labels
     if task == "multilabel":
-        return scores, per_label_ranked(predicted, targets, labels)
-    draw(confusion_counts(predicted, targets), labels, out / "confusions.png")
-    return scores, f"{per_label(predicted, targets, labels)}\n{confusions(predicted, targets, labels)}"
+        return scores, per_label_ranked(predictions, targets, labels)
+    draw(confusion_counts(predictions, targets), labels, out / "confusions.png")
+    return scores, f"{per_label(predictions, targets, labels)}\n{confusions(predictions, targets, labels)}"
 
 
 def embed(clip: zoo.Pretrained, dataset: Dataset, window: float) -> Rows:
-    """An embedding a clip, as `zoo.embed` gives it, of parts of recordings with what is around them in a window."""
+    """The embedding of each clip, as from `zoo.embed`. A part of a recording that is shorter than a window is embedded
+    with the sound around it."""
     spans = windows_of(dataset, np.arange(len(dataset)), window_size(window, clip.sample_rate)).tolist()
 
     def blocks(span: tuple[int, int, int]) -> Any:
@@ -121,10 +125,13 @@ def fit_head(
     task: Task,
     l2: float = 1.0,
 ) -> tuple[Float32[np.ndarray, "classes width"], Float32[np.ndarray, " classes"]]:
-    """Weights and bias of the head that the `chosen` clips give, all unless given, for features as they are."""
+    """Weights and bias of a head that is trained on the clips that `chosen` marks, by default on all of them.
+
+    They apply to features that are not standardised.
+    """
     shares = np.ones(len(features), np.float32) if chosen is None else chosen.astype(np.float32)
-    counted = features[shares > 0].astype(np.float64)
-    mean, spread = counted.mean(axis=0), counted.std(axis=0)
+    sample = features[shares > 0].astype(np.float64)
+    mean, spread = sample.mean(axis=0), sample.std(axis=0)
     spread = np.where(spread > 1e-9, spread, 1.0)
     inputs = ((features - mean) / spread).astype(np.float32)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax mixes them
@@ -135,7 +142,7 @@ def fit_head(
 
 @functools.partial(jax.jit, static_argnames="task")
 def _minimise(inputs: Array, targets: Array, shares: Array, l2: Array, task: Task) -> tuple[Array, Array]:
-    """L-BFGS from zero; clips with a share of 0 do not count, so that all folds are one program."""
+    """L-BFGS from zero. Clips with a share of 0 do not count, so that all folds run the same program."""
 
     def loss(head: tuple[Array, Array]) -> Array:
         logits = jnp.matmul(inputs, head[0].T, precision="highest") + head[1]
@@ -169,7 +176,7 @@ def probabilities(logits: Float[np.ndarray, "clips classes"], task: Task) -> Flo
 
 
 def draw(counts: Int[np.ndarray, "classes classes"], labels: tuple[str, ...], path: pathlib.Path) -> None:
-    """A picture of the confusions, each row in shares of its clips; a line says so where matplotlib is missing."""
+    """Draws the confusions, with each row in shares of its clips. Without matplotlib it prints a line instead."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
@@ -190,10 +197,12 @@ def draw(counts: Int[np.ndarray, "classes classes"], labels: tuple[str, ...], pa
         figure.savefig(temporary, format="png")
 
 
-def _thawed(clip: zoo.Pretrained, dataset: Dataset, task: Task, window: float | None, name: str) -> Any:
-    """The model with a fresh linear head for the data's labels, behind what it has in front of one."""
+def _fresh_head(
+    clip: zoo.Pretrained, dataset: Dataset, task: Task, window: float | None, name: str
+) -> tuple[Any, eqx.nn.State, zoo.Entry]:
+    """The model with a fresh linear head for the labels of the data, its State and its entry."""
     if not dataset.labels:
-        raise ValueError(f"{dataset.folder} has no labels, and a probe learns from labels: prepare them too.")
+        raise ValueError(f"{dataset.folder} has no labels, and a probe learns from labels: prepare it with labels.")
     thawed = clip.thaw(labels=dataset.labels, task=task, window=window, name=name, key=jax.random.key(0))
     model: Any = thawed[0]
     assert isinstance(model, Classifier)
@@ -201,20 +210,20 @@ def _thawed(clip: zoo.Pretrained, dataset: Dataset, task: Task, window: float | 
         raise ValueError(
             f"{clip.entry.name} has a head that is not linear in its embedding: train one by audax-train finetune."
         )
-    before = clip.model.projection if isinstance(clip.model, Classifier) else None
-    if before is not None:
-        model = eqx.tree_at(lambda model: model.projection, model, before)
-    return type(thawed)(model, thawed[1], thawed.entry)
+    projection = clip.model.projection if isinstance(clip.model, Classifier) else None
+    if projection is not None:  # keeps the pretrained one
+        model = eqx.tree_at(lambda model: model.projection, model, projection)
+    return model, thawed[1], thawed.entry
 
 
 def _inputs(model: Classifier, rows: Rows) -> Rows:
-    """What the head hears of embeddings."""
+    """The inputs of the head for these embeddings."""
     bare = eqx.tree_at(lambda model: model.head, eqx.nn.inference_mode(model), _Identity(model.head_inputs))
     return np.asarray(eqx.filter_jit(lambda model, rows: jax.lax.map(model.logits, rows))(bare, rows))
 
 
 class _Identity(eqx.Module):
-    """A head that gives what it hears."""
+    """A head that returns its input."""
 
     outputs: int = eqx.field(static=True)
 
@@ -222,8 +231,8 @@ class _Identity(eqx.Module):
         return x
 
 
-def _cached(clip: zoo.Pretrained, dataset: Dataset, window: float, path: pathlib.Path) -> Rows:
-    """The embeddings in the file, or those that are then written there."""
+def _embeddings(clip: zoo.Pretrained, dataset: Dataset, window: float, path: pathlib.Path) -> Rows:
+    """The embeddings from the file if it has those of this model and these data; else computes and writes them."""
     origin = f"{fingerprint(clip)} {dataset.digest} {window}"
     with contextlib.suppress(FileNotFoundError, KeyError, ValueError), np.load(path) as file:
         if str(file["origin"]) == origin:
@@ -235,11 +244,11 @@ def _cached(clip: zoo.Pretrained, dataset: Dataset, window: float, path: pathlib
 
 
 def _parts(dataset: Dataset, column: str | None, folds: int) -> Int[np.ndarray, " clips"]:
-    """The number of each clip's part, from 0 on. Raises ValueError for a column that does not divide the data."""
+    """The number of the fold of each clip, from 0 on. Raises ValueError for a column that does not divide the data."""
     if column is None:
         return folds_of(dataset, folds)
     if column not in dataset.columns:
-        dataset.rows(column, held_out=True)  # which raises, and lists the columns
+        dataset.rows(column, held_out=True)  # raises, with a list of the columns
     values, parts = np.unique(dataset.columns[column], return_inverse=True)
     if len(values) < 2:
         raise ValueError(f"{dataset.folder} has one value in its column {column}: name another, or give --folds.")
@@ -247,11 +256,11 @@ def _parts(dataset: Dataset, column: str | None, folds: int) -> Int[np.ndarray, 
 
 
 def _notes(scores: list[dict[str, float]], dataset: Dataset, column: str | None) -> tuple[dict[str, Any], ...]:
-    """The mean over the folds of each metric that is a number, with its source, for the entry."""
+    """The metrics for the entry: the mean over the folds of each finite one, with its source."""
     parts = f"{len(scores)} parts of the recordings" if column is None else f"{len(scores)} values of {column}"
     notes = []
     for name in scores[0]:
-        values = np.array([each[name] for each in scores])
+        values = np.array([score[name] for score in scores])
         if name == "loss" or not np.isfinite(values).all():
             continue
         spread = f"standard deviation {values.std():.3f}"

@@ -1,7 +1,7 @@
 """A recipe: the model and every number that its training depends on, as frozen dataclasses.
 
-A file with one `recipe = Recipe(...)` is a recipe of the command line, `audax-train FILE.py DATA OUT`, as those in
-`train/recipes` are by name; every field is an option there, `--optimizer.learning-rate 1e-3`.
+The command line takes a recipe as a Python file with `recipe = Recipe(...)`, `audax-train FILE.py DATA OUT`, or as the
+name of a file in `train/recipes`. Every field is an option of the command, `--optimizer.learning-rate 1e-3`.
 """
 
 import dataclasses
@@ -26,61 +26,62 @@ from .objectives import Supervised
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What is trained: a model with random weights, or one from the zoo."""
+    """The model that is trained: one with random weights, or one from the zoo."""
 
     frontend: dict = dataclasses.field(default_factory=dict)
-    """`{"type": NAME, ...}` from `audax_eqx.frontends` with its options, as in `zoo.Entry`."""
+    """The frontend, `{"type": NAME, ...}` from `audax_eqx.frontends` with its options, as in `zoo.Entry`."""
     network: dict = dataclasses.field(default_factory=dict)
-    """The same from `audax_eqx.networks`."""
+    """The network in the same form, from `audax_eqx.networks`."""
     head: dict = dataclasses.field(default_factory=lambda: {"type": "Classifier"})
-    """The same from `audax_eqx.models`: what the embedding is trained for."""
+    """The head in the same form, from `audax_eqx.models`: "Classifier", "COLA" or "SimCLR"."""
     dropout: float = 0.0
-    """Rate in front of a classifier's head."""
+    """The rate of dropout before the head of a classifier."""
     start: str | None = None
-    """A name of the zoo, a folder or a Hub repo to start from, with a fresh head, instead of frontend and network."""
+    """The model to start from instead of a frontend and a network: a name of the zoo, a folder or a Hub repo. It gets a
+    fresh head."""
     layers: Literal["last", "weighted"] = "last"
-    """What the head hears of a Transformer that it starts from: the last layer, or a learned sum of all."""
+    """The input of the head behind a Transformer from `start`: the last layer, or a learned sum of all layers."""
     lora: int = 0
-    """Rank of the adapters beside every `Linear` of the network, of which then they alone are trained; 0 for none."""
+    """The rank of the adapters beside every `Linear` of the network, which trains them alone; 0 for no adapters."""
     paper: str | None = None
-    """Where the architecture is described."""
+    """The paper that describes the architecture."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which clips are trained on, and how they become batches."""
+    """The clips that are trained on, and how they become batches."""
 
     seconds: float
-    """Length of a crop; the model's native length."""
+    """The length of a crop, which becomes the native length of the model."""
     batch: int = 256
-    """Examples of a step, over all devices and hosts."""
+    """The number of examples in a step, over all devices and hosts."""
     hold_out: str | None = None
-    """The manifest's column that says which clips are kept for evaluation; None trains on all clips."""
+    """The column of the manifest that decides which clips are held out for evaluation; None trains on all clips."""
     held_out: tuple[str, ...] = ()
-    """That column's values of the clips that are kept; none without a column."""
+    """The values of that column whose clips are held out."""
     hold_out_share: float = 0.0
-    """Instead of a column, the share of the recordings that is kept, of all labels alike and by the files' names."""
+    """Instead of a column, the share of the recordings that is held out: the same of each label, drawn by name."""
     balanced: bool = False
     """Whether rare labels are drawn as often as frequent ones."""
     threads: int | None = None
-    """Threads that decode; None for as many as there are cores."""
+    """The number of threads that decode; None for one on each core."""
 
     def __post_init__(self):
         if not 0 <= self.hold_out_share < 1:
             raise ValueError(f"data.hold_out_share is a share from 0 to below 1, got {self.hold_out_share}.")
-        if self.hold_out_share:  # so that one option does for a recipe that names a column
+        if self.hold_out_share:  # so that this option suffices for a recipe that names a column
             object.__setattr__(self, "hold_out", None)
-        if self.hold_out is None:  # so that one option trains a recipe on all clips
+        if self.hold_out is None:  # so that `--data.hold-out None` suffices to train on all clips
             object.__setattr__(self, "held_out", ())
 
     @property
     def holds_out(self) -> bool:
-        """Whether clips are kept for evaluation."""
+        """Whether clips are held out for evaluation."""
         return self.hold_out is not None or self.hold_out_share > 0
 
     @property
     def clips_held_out(self) -> str:
-        """Which they are, in words."""
+        """The clips that are held out, in words that follow "clips"."""
         if self.hold_out_share:
             return f"of {self.hold_out_share:g} of the recordings, drawn by their names"
         return f"whose {self.hold_out} is {', '.join(self.held_out)}"
@@ -89,64 +90,66 @@ class Data:
 class Optimizer(eqx.Module):
     """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101), or SGD with a momentum of `b1`, and the schedule.
 
-    Weight decay leaves out norms, biases, layer scale, position embeddings and all parameters of a frontend.
+    Weight decay skips norms, biases, layer scale, position embeddings and all parameters of a frontend.
     """
 
     learning_rate: float
-    """The highest rate for a batch of 256; it grows with the batch (Goyal et al., 2017, arXiv:1706.02677)."""
+    """The peak rate for a batch of 256; it is proportional to the batch (Goyal et al., 2017, arXiv:1706.02677)."""
     method: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
-    """After the linear warm-up: a cosine to zero; or times `decay` every `decay_epochs`, at once or continuously."""
+    """The rate after the warm-up: a cosine to zero, or a factor `decay` every `decay_epochs`, in steps or smoothly."""
     warmup: float = 0.0
-    """In epochs."""
+    """The length of the linear warm-up, in epochs."""
     decay: float = 0.1
     decay_epochs: float = 30.0
     weight_decay: float = 0.05
     b1: float = 0.9
     b2: float = 0.999
     clip: float = 1.0
-    """Largest global norm of the gradient; 0 for no clipping."""
+    """The largest global norm of the gradient; 0 for no clipping."""
     ema: float = 0.0
-    """Decay of a moving average of weights and statistics, which is evaluated and saved instead of them; 0 for none.
+    """The decay of a moving average of weights and statistics, which is evaluated and saved; 0 for no average.
 
-    The first steps average less: the decay of step n is at most (1 + n) / (10 + n)."""
+    The decay of step n is at most (1 + n) / (10 + n), so that the average soon forgets the first steps."""
     freeze: tuple[str, ...] = ()
-    """Patterns of field paths that are not trained, as "network.*"; modules under them run in inference mode."""
+    """Patterns of field paths, like "network.*", that are not trained; modules under them run in inference mode."""
     rates: tuple[tuple[str, float], ...] = ()
-    """Factors of the learning rate by pattern, the first that matches counts, as ("head.*", 10.0)."""
+    """Factors of the learning rate by pattern, like ("head.*", 10.0); the first pattern that matches counts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How long, how precisely, and what is kept of it."""
+    """The length of the run, its precision, and what it saves."""
 
     epochs: float = 50.0
+    """The length of the run."""
     steps: int | None = None
-    """Instead of epochs."""
+    """The length of the run in steps, instead of epochs."""
     accumulate: int = 1
-    """Parts of a batch that are computed one after the other; BatchNorm and negatives see one part."""
+    """The number of parts of a batch, computed one after the other; BatchNorm and negatives span one part."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What network and head compute in; parameters, frontend, norms' statistics and losses are float32."""
+    """The precision of network and head; parameters, frontend, statistics of norms and losses are always float32."""
     evaluate: float = 1.0
     """Epochs between evaluations on the clips held out."""
     checkpoint: float = 1.0
-    """Epochs between checkpoints; one is made at the end and at a signal too."""
+    """Epochs between checkpoints; the end of the run and a signal make one too."""
     keep: int = 2
-    """Checkpoints that are kept; the best model by `best` is kept beside them."""
+    """The number of checkpoints that stay on disk; the best model is saved beside them."""
     best: str | None = None
-    """The metric that the best model has the most of: accuracy, mAP, AUC; None for the first that there is."""
+    """The metric by which the best model is chosen: accuracy, mAP or AUC; None for the first of the task's metrics."""
     patience: int = 0
-    """Evaluations in a row without a better `best` after which the run ends; 0 for none, to the end in any case."""
+    """The number of consecutive evaluations without a better `best` after which the run ends; 0 never ends it early."""
     log: int = 50
     """Steps between lines of the log."""
     profile: int = 0
-    """Steps, from the tenth on, to write a profile of for TensorBoard and Perfetto."""
+    """The number of steps, after the first ten, that are profiled for TensorBoard and Perfetto."""
     seed: int = 0
+    """The seed of the initial weights, the order of the clips, and all random keys."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A training run but for the data's folder.
+    """A training run without its data.
 
     `objective(model, state, batch, keys) -> (loss, state)` is one of `train.objectives` or a function of your own.
     """
@@ -167,8 +170,8 @@ class Recipe:
             "run.keep": run.keep,
             "run.steps": 1 if run.steps is None else run.steps,
         }
-        if low := [f"{name} {count}" for name, count in counts.items() if count < 1]:
-            raise ValueError(f"{self.name} has {', '.join(low)}: they count from 1.")
+        if faults := [f"{name} {count}" for name, count in counts.items() if count < 1]:
+            raise ValueError(f"{self.name} has {', '.join(faults)}: the smallest value is 1.")
         if not (0 < self.data.seconds < math.inf and 0 < run.epochs < math.inf and 0 <= ema < 1):
             raise ValueError(
                 f"{self.name} needs crops of some seconds, some epochs and an average's decay from 0 to below 1, got "
@@ -177,7 +180,7 @@ class Recipe:
         if self.data.hold_out is not None and not self.data.held_out:
             raise ValueError(
                 f"{self.name} holds out clips by their column {self.data.hold_out!r} and by no value of it: give "
-                "`data.held_out`, or None as `data.hold_out` to train on all clips."
+                "`data.held_out`, or set `data.hold_out` to None to train on all clips."
             )
         if run.patience < 0 or (run.patience and not self.data.holds_out):
             raise ValueError(
@@ -188,8 +191,8 @@ class Recipe:
             raise ValueError(
                 f"{self.name} has the learning rate {self.optimizer.learning_rate}: it is a number of at least 0."
             )
-        chosen = self.model.frontend or self.model.network or self.model.dropout or self.model.paper
-        if self.model.start is not None and (chosen or self.model.head != Model().head):
+        parts = self.model.frontend or self.model.network or self.model.dropout or self.model.paper
+        if self.model.start is not None and (parts or self.model.head != Model().head):
             raise ValueError(
                 f"{self.name} starts from {self.model.start}, which brings its frontend, network, head, dropout and "
                 "paper: leave them out."
@@ -212,25 +215,25 @@ class Recipe:
 
     @property
     def task(self) -> str:
-        """What the objective teaches: multiclass unless it has another `task`."""
+        """The task of the objective: its attribute `task`, else "multiclass"."""
         return getattr(self.objective, "task", "multiclass")
 
     def total_steps(self, examples: int) -> int:
-        """Steps of the whole run over so many examples an epoch."""
+        """The number of steps of the whole run, for a number of examples an epoch."""
         return self.run.steps or max(1, math.ceil(self.run.epochs * examples / self.data.batch))
 
     def steps(self, epochs: float, examples: int) -> int:
-        """So many epochs in steps, at least one."""
+        """The number of steps in a number of epochs, at least one."""
         return max(1, round(epochs * examples / self.data.batch))
 
     def to_json(self) -> str:
-        """Every number of it: two runs with the same text are the same run."""
-        fields = dataclasses.asdict(self) | {"objective": _described(self.objective)}
+        """The recipe with all its numbers as JSON: two runs with the same text and data are the same run."""
+        fields = dataclasses.asdict(self) | {"objective": _describe(self.objective)}
         return json.dumps(fields, indent=2, default=repr) + "\n"
 
     def entry(self, labels: tuple[str, ...]) -> zoo.Entry:
-        """The zoo's description of the model; `labels` are the data's. Raises ValueError where it is none."""
-        task: Any = self.task  # which an own objective may spell as it likes: Entry tells
+        """The zoo's entry for the model; `labels` are those of the data. Raises ValueError for an invalid entry."""
+        task: Any = self.task  # an objective of one's own may have a wrong one, which Entry refuses
         contrastive = task == "contrastive"
         if self.model.start is not None:
             head = {} if contrastive else {"classes": len(labels), "labels": labels}
@@ -245,28 +248,28 @@ class Recipe:
         )  # fmt: skip
 
 
-def _described(objective: Any) -> Any:
-    """The objective's numbers if it is a dataclass, its source if it is a function: what it computes, in JSON."""
+def _describe(objective: Any) -> Any:
+    """What the objective computes, for JSON: the numbers of a dataclass, or the source of a function."""
     if dataclasses.is_dataclass(objective) and not isinstance(objective, type):
         common = {"type": type(objective).__qualname__, "task": getattr(objective, "task", "multiclass")}
         return common | dataclasses.asdict(objective)
     if isinstance(objective, functools.partial):
-        return {"partial": _described(objective.func), "args": list(objective.args), "keywords": objective.keywords}
+        return {"partial": _describe(objective.func), "args": list(objective.args), "keywords": objective.keywords}
     try:
         return inspect.getsource(objective)
-    except (TypeError, OSError):  # typed in, or made by a class: by its name then
+    except (TypeError, OSError):  # there is no source for an interactive function or for an instance: take its name
         return getattr(objective, "__qualname__", type(objective).__qualname__)
 
 
 def names() -> list[str]:
-    """The recipes that come with the package."""
+    """The names of the recipes that come with the package."""
     return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
 
 
 def find(name: str) -> tuple[Recipe, str]:
-    """The recipe of that name in `train/recipes`, or in the Python file of that path, and what the file says of it.
+    """The recipe of that name in `train/recipes`, or in the Python file at that path, and the docstring of the file.
 
-    Raises ValueError for anything else, and for a file without a `recipe = Recipe(...)`.
+    Raises ValueError for any other name, and for a file without `recipe = Recipe(...)`.
     """
     path = pathlib.Path(name)
     if name in names():

@@ -1,8 +1,8 @@
 """A CSV manifest of sound files becomes sharded TFRecords of FLAC, with an index that finds every example.
 
-A recording is one record, whatever the number of its parts with labels, which the index has as an example each.
-Beside each `shard-00000-of-00006.tfrecord` lies a `.json` that lists its examples and says, by being there, that the
-shard is whole: a run that was killed goes on where it stopped. `dataset.json` comes last.
+A recording is one record. The index lists an example for each part of it that has labels. Beside each
+`shard-00000-of-00006.tfrecord` lies a `.json` with its examples, which is written once the shard is whole, so that a
+run that was killed continues where it stopped. `dataset.json` is written last.
 """
 
 import collections
@@ -27,14 +27,14 @@ import tqdm
 
 from zoo.tools import atomic, locked
 
-from .about import VERSION, finish, write_json
 from .annotations import annotated
 from .events import Negatives, Recording, place, recordings
 from .manifest import read_manifest
 from .sounds import Sound, encode
+from .summary import VERSION, finish, write_json
 
-LARGE = 1 << 20  # bytes of a record of which a part is read alone
-HEADER, FOOTER = 12, 4  # bytes around a TFRecord's data: its length and checksums
+LARGE = 1 << 20  # bytes of a record from which on a crop reads a part of it
+HEADER, FOOTER = 12, 4  # bytes around the data of a TFRecord: its length and checksums
 
 
 def prepare(
@@ -53,23 +53,27 @@ def prepare(
     negatives: float = 0.0,
     negative_label: str | None = None,
 ) -> dict[str, Any]:
-    """Writes the manifest's files to the folder `out`, mono at `sample_rate` Hz, and returns what `dataset.json` says.
+    """Writes the manifest's files to the folder `out`, mono at `sample_rate` Hz, and returns the content of its
+    `dataset.json`.
 
-    The manifest has a column `files`, with paths relative to its own folder, and `labels`, several of them separated by
-    `label_delimiter`, unless clips without labels are wanted, `unlabelled`; all other columns are kept as text. With
-    columns `start` and `end`, in seconds, a label is of that part of its file, and a file may have many. A shard
-    has `shard_size` of its files, in order. `processes` read files, by default one for each core; the bytes written do
-    not depend on them. Shards that an earlier run finished from the same rows and the same files are kept.
-
+    - `manifest`: a CSV with a column `files`, whose paths are relative to the folder of the manifest, a column
+      `labels`, and any other columns, which are stored as text. With columns `start` and `end`, in seconds, a row
+      labels that part of its file, and a file may have many rows.
+    - `delimiter`, `label_delimiter`: the characters between columns, and between the labels of a clip.
+    - `shard_size`: the number of files in a shard. Shards that an earlier run finished from the same rows and files
+      stay as they are.
+    - `processes`: the number of processes that read files, by default one for each core. The bytes that are written do
+      not depend on it.
+    - `strict`: raises ValueError for a file that cannot be read, and for a part that starts behind the end of its
+      file. Without it both are listed and left out.
+    - `unlabelled`: accepts a manifest without labels.
     - `annotations`: a file or folder with selection tables of Raven or label files of Audacity. The manifest then has
-      no labels, or is the folder of the recordings. `label_column` names the labels' column of Raven's tables.
-    - `negatives`: examples of so many seconds are made of all that no part is of, in the recordings that have parts,
-      and in those whose annotations are empty. They have no label, or `negative_label`.
+      no labels, or is the folder of the recordings. `label_column` names the column of Raven's tables with the labels.
+    - `negatives`: the length in seconds of examples that are cut from the unlabelled time of recordings with parts or
+      with empty annotations; 0 for none. They have no label, or `negative_label`.
 
-    Files that cannot be read are listed and left out, and so are parts that start behind the end of their file; with
-    `strict` they raise ValueError. So do a manifest that `read_manifest` refuses and one where no file can be read.
-    Raises FileNotFoundError without a manifest or `out`'s parent, and BlockingIOError where another process prepares
-    `out`.
+    Raises ValueError for a manifest that `read_manifest` refuses and if no file can be read, FileNotFoundError without
+    the manifest or the parent of `out`, and BlockingIOError while another process prepares `out`.
     """
     manifest, out = pathlib.Path(manifest), pathlib.Path(out)
     if not out.parent.is_dir():
@@ -91,7 +95,7 @@ def prepare(
     out.mkdir(exist_ok=True)
     with locked(out):
         _tidy(out, names)
-        indices = [_finished(out, *pair) for pair in zip(names, signatures, strict=True)]
+        indices = [_finished_index(out, *pair) for pair in zip(names, signatures, strict=True)]
         paths = [file.path for shard, index in zip(shards, indices, strict=True) if index is None for file in shard]
         with (
             contextlib.closing(_sounds(paths, sample_rate, processes or os.cpu_count() or 1)) as sounds,
@@ -106,7 +110,9 @@ def prepare(
 
 def _negatives(seconds: float, label: str | None, sample_rate: int) -> Negatives:
     if not (seconds == 0 or 1 / sample_rate <= seconds < math.inf):
-        raise ValueError(f"negatives are of some seconds each, or 0 for none, got {seconds}: give the recipe's crops'.")
+        raise ValueError(
+            f"negatives are of some seconds each, or 0 for none, got {seconds}: give the length of a crop."
+        )
     if label is not None and not (seconds and label.strip()):
         raise ValueError(f"negatives of {seconds:g} s cannot have the label {label!r}: give --negatives and a name.")
     return Negatives(seconds, None if label is None else label.strip())
@@ -114,9 +120,9 @@ def _negatives(seconds: float, label: str | None, sample_rate: int) -> Negatives
 
 @functools.cache
 def tensorflow():
-    """TensorFlow, imported when it is needed, as that takes seconds, and kept off the accelerators, which are JAX's.
+    """Imports TensorFlow on demand, because that takes seconds, and hides the accelerators from it, which JAX uses.
 
-    It says nothing about drivers that are missing there, unless TF_CPP_MIN_LOG_LEVEL asks for it: 0 for all.
+    Its remarks on missing drivers are suppressed unless TF_CPP_MIN_LOG_LEVEL is 0.
     """
     level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if level == "1" else level  # JAX sets 1
@@ -129,9 +135,9 @@ def tensorflow():
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps C++'s remarks on missing drivers off the terminal; TensorFlow writes its first whatever its level is.
+    """Keeps remarks of C++ on missing drivers off the terminal, unless the block raises.
 
-    Shown all the same when the import fails.
+    TensorFlow writes the first of them at any level of its log.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as remarks:
@@ -149,12 +155,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _signature(files: Sequence[Recording], *settings: int | float | str | None) -> str:
-    """What a shard is made from, as one number: it changes with a setting, a row, or the size or date of a file."""
+    """A hash of the source of a shard, which changes with a setting, a row, or the size or date of a file."""
     digest = hashlib.sha256(json.dumps([VERSION, *settings]).encode())
     for recording in files:
         try:
             status = os.stat(recording.path)
-            # Root aside, a file whose permissions have been mended is another one
+            # Other permissions count as another file, because it may have become readable
             file = [status.st_size, status.st_mtime_ns, os.access(recording.path, os.R_OK)]
         except OSError:
             file = None
@@ -167,7 +173,7 @@ def _signature(files: Sequence[Recording], *settings: int | float | str | None) 
 
 
 def _tidy(out: pathlib.Path, names: Sequence[str]) -> None:
-    """Removes what killed runs and other manifests left, and `dataset.json`, which holds only when all is written."""
+    """Removes the remains of killed runs and other manifests, and `dataset.json`, which is written again at the end."""
     for path in out.iterdir():
         temporary = re.fullmatch(r"\.(shard-\d+-of-\d+|dataset)\.\d+(-\d+)?\.(tfrecord|json)", path.name)
         shard = re.fullmatch(r"shard-\d+-of-\d+\.(tfrecord|json)", path.name)
@@ -175,8 +181,8 @@ def _tidy(out: pathlib.Path, names: Sequence[str]) -> None:
             path.unlink()
 
 
-def _finished(out: pathlib.Path, name: str, signature: str) -> dict[str, Any] | None:
-    """The index of a shard that an earlier run finished from the same source, if there is one."""
+def _finished_index(out: pathlib.Path, name: str, signature: str) -> dict[str, Any] | None:
+    """The index of a shard that an earlier run finished from the same source, None without one."""
     try:
         index = json.loads((out / f"{name}.json").read_text("utf-8"))
         size = os.path.getsize(out / f"{name}.tfrecord")
@@ -192,19 +198,19 @@ def _sounds(paths: Sequence[str], sample_rate: int, processes: int) -> Generator
         return
     pool = concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
     try:
-        ahead: collections.deque[concurrent.futures.Future] = collections.deque()
+        queue: collections.deque[concurrent.futures.Future] = collections.deque()
         for path in paths:
-            ahead.append(pool.submit(encode, path, sample_rate))
-            if len(ahead) == 8 * processes:  # bounds the memory that waits to be written
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            queue.append(pool.submit(encode, path, sample_rate))
+            if len(queue) == 8 * processes:  # bounds the memory of sounds that wait to be written
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """A worker leaves interrupts to its parent, and ends with it: after a SIGKILL nobody else would tell it to."""
+    """Makes a worker ignore interrupts, which are its parent's, and end with its parent, even after a SIGKILL."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -226,19 +232,19 @@ def _write(
     signature: str,
     progress: tqdm.tqdm,
 ) -> dict[str, Any]:
-    """Writes one shard, then its index, which it returns."""
-    examples, unreadable, end = [], [], 0
-    clipped, counts = {"files": 0, "samples": 0}, collections.Counter()
+    """Writes one shard and its index, and returns the index."""
+    examples, faults, end = [], [], 0
+    clips, counts = {"files": 0, "samples": 0}, collections.Counter()
     with atomic(out / f"{name}.tfrecord") as temporary:
         with tensorflow().io.TFRecordWriter(os.fsencode(temporary)) as writer:  # pyright: ignore[reportArgumentType]
             for recording in files:
                 sound = next(sounds)
                 progress.update()
                 if isinstance(sound, str):
-                    unreadable.append({"id": recording.id, "reason": sound})
+                    faults.append({"id": recording.id, "reason": sound})
                     continue
-                parts, faults, cut = place(recording, sound.samples, sample_rate, negatives)
-                unreadable += faults
+                parts, part_faults, cuts = place(recording, sound.samples, sample_rate, negatives)
+                faults += part_faults
                 if not parts:
                     continue
                 data = _record(parts, sound, sample_rate)
@@ -250,45 +256,48 @@ def _write(
                 for part in parts:
                     columns = part.pop("columns")
                     examples.append(part | common | {"columns": columns})
-                counts["cut"] += cut
+                counts["cut"] += cuts
                 end += HEADER + len(data) + FOOTER
-                clipped["files"] += sound.clipped > 0
-                clipped["samples"] += sound.clipped
+                clips["files"] += sound.clipped > 0
+                clips["samples"] += sound.clipped
                 counts["rounded"] += sound.rounded
                 counts["beyond"] += sound.beyond
         with open(temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    index = {"signature": signature, "sha256": digest, "bytes": end, "examples": examples, "unreadable": unreadable}
-    index |= {"clipped": clipped, "rounded_to_16_bits": counts["rounded"], "beyond_full_scale": counts["beyond"]}
+    index = {"signature": signature, "sha256": digest, "bytes": end, "examples": examples, "unreadable": faults}
+    index |= {"clipped": clips, "rounded_to_16_bits": counts["rounded"], "beyond_full_scale": counts["beyond"]}
     index["cut"] = counts["cut"]
     write_json(out / f"{name}.json", index, None)
     return index
 
 
 def _record(parts: Sequence[dict[str, Any]], sound: Sound, sample_rate: int) -> bytes:
-    """One `tf.train.Example`: with the labels and columns of the whole recording, or in parallel those of each label of
-    each of its parts, in order, "" for a part that has none, and its start and end in seconds."""
+    """One `tf.train.Example`: the recording with its labels and columns.
+
+    The labels of parts are parallel lists with an element for each label of each part, in order: the label, "" for a
+    part without one, the columns, and start and end in seconds.
+    """
     train = tensorflow().train
 
     def text(*values):
         encoded = [value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape") for value in values]
         return train.Feature(bytes_list=train.BytesList(value=encoded))
 
-    def whole(value):
+    def integer(value):
         return train.Feature(int64_list=train.Int64List(value=[value]))
 
     def real(*values):
         return train.Feature(float_list=train.FloatList(value=values))
 
-    first = parts[0]
-    labels, each = first["labels"], [first]
-    if "start" in first:
-        labels, each = zip(*((label, part) for part in parts for label in part["labels"] or [""]), strict=True)
-    features = {"id": text(first["id"]), "audio": text(sound.flac), "labels": text(*labels)}
-    features |= {"sample_rate": whole(sample_rate), "samples": whole(sound.samples)}
+    example = parts[0]  # which has the fields of all
+    labels, rows = example["labels"], [example]
+    if "start" in example:
+        labels, rows = zip(*((label, part) for part in parts for label in part["labels"] or [""]), strict=True)
+    features = {"id": text(example["id"]), "audio": text(sound.flac), "labels": text(*labels)}
+    features |= {"sample_rate": integer(sample_rate), "samples": integer(sound.samples)}
     features |= {"duration": real(sound.samples / sample_rate)}
     features |= {} if sound.scale is None else {"scale": real(sound.scale)}
-    features |= {f"column/{name}": text(*(part["columns"][name] for part in each)) for name in first["columns"]}
-    if "start" in first:
-        features |= {name: real(*(part[name] / sample_rate for part in each)) for name in ("start", "end")}
+    features |= {f"column/{name}": text(*(part["columns"][name] for part in rows)) for name in example["columns"]}
+    if "start" in example:
+        features |= {name: real(*(part[name] / sample_rate for part in rows)) for name in ("start", "end")}
     return train.Example(features=train.Features(feature=features)).SerializeToString(deterministic=True)

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM end a run with a checkpoint, and it says so at once.
+"""SIGINT and SIGTERM end a run with a checkpoint, and the run says so at once.
 
 Python's own handlers wait until a compilation or a step is over. So a thread reads the number of each signal from a
-socket, to which Python writes it as it comes.
+socket, to which Python writes it immediately.
 """
 
 import os
@@ -18,7 +18,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """A signal came; a checkpoint of the step is there."""
+    """A signal ended the run, after a checkpoint was written."""
 
     def __init__(self, number: int, step: int):
         name = signal.Signals(number).name
@@ -27,12 +27,15 @@ class Stopped(Exception):
 
 
 class Interrupted(Exception):
-    """A signal came during work that need not be finished."""
+    """A signal arrived during work that need not be finished."""
 
 
 class Signals:
-    """Listens while it is entered. A second signal ends the process at once, and so does the first while there is no
-    `progress` since the last checkpoint."""
+    """A context that listens for signals.
+
+    The first signal asks the run to end. It ends the process at once while there is no `progress` to save, and a second
+    signal always does.
+    """
 
     def __init__(self):
         self.number = 0
@@ -41,7 +44,7 @@ class Signals:
         self.alone = jax.process_count() == 1
 
     def __enter__(self) -> "Signals":
-        self.listens = threading.current_thread() is threading.main_thread()  # no other thread may
+        self.listens = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
         if self.listens:
             self.reader, self.writer = socket.socketpair()
             self.writer.setblocking(False)
@@ -63,7 +66,7 @@ class Signals:
         self.number = self.number or number
 
     def _watch(self) -> None:
-        """Answers each signal, whatever the main thread does."""
+        """Answers each signal at once, even while the main thread is busy."""
         with self.reader:
             count = 0
             while numbers := self.reader.recv(1):
@@ -78,10 +81,10 @@ class Signals:
             _say(f"{name}: a checkpoint is written after the step under way; a second signal ends the run without it.")
             return
         _say(f"{name}: ended " + ("before the first step." if first else "without a checkpoint of the last steps."))
-        os._exit(128 + number)  # checkpoints are whole or not there: nothing is to be tidied up
+        os._exit(128 + number)  # without tidying up, because checkpoints are whole or absent
 
     def agreed(self, step: int) -> int:
-        """The signal that came to any host, 0 for none; hosts ask each other at every tenth step."""
+        """The signal that any of the hosts received, 0 for none. Several hosts exchange this at every tenth step."""
         if self.alone:
             return self.number
         if step % 10:
@@ -91,7 +94,7 @@ class Signals:
         return int(multihost_utils.process_allgather(np.int32(self.number)).max())
 
     def check(self) -> None:
-        """Raises `Interrupted` once a signal came; not on several hosts, of which the others would wait for this."""
+        """Raises `Interrupted` after a signal; never on several hosts, because the others would wait for this one."""
         if self.number and self.alone:
             raise Interrupted
 

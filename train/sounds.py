@@ -1,13 +1,15 @@
-"""A sound file becomes FLAC and comes back: in 16 bits, or where these lose more than a share of it, in 24.
+"""Sound files as FLAC, and back: in 16 bits, or in 24 where 16 would lose too much.
 
-    wave --16 bits--> FLAC                                    bit by bit what an int16 file holds
+    wave --16 bits--> FLAC                                    bit by bit the samples of an int16 file
     wave --divided by a power of two--> 24 bits --> FLAC      as precise as float32, however quiet or loud it is
 
-The power of two, the `scale`, lies beside the record. A hydrophone's float samples may be smaller than half a step of
-16 bits: rounded, they would be silence.
+The power of two, the `scale`, lies beside the record. The float samples of a hydrophone may be smaller than half a step
+of 16 bits, which would round them to silence.
 """
 
 import io
+import os
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,16 +20,18 @@ from jaxtyping import Float32, Int16
 import zoo
 from zoo.tools import UNREADABLE
 
-SHARE = 1e-4  # of the energy that 16 bits may lose, -40 dB
-DEEPER = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # than 16 bits
+SHARE = 1e-4  # the share of the energy that 16 bits may lose, -40 dB
+DEEPER = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # subtypes of more than 16 bits
+_thread_local = threading.local()
 
 
 class Sound(NamedTuple):
-    """A file as FLAC, and what was done to it.
+    """A file as FLAC, and the changes that were made to it.
 
-    `scale` is what full scale stands for, None in 16 bits, where it is 1. `clipped` samples are cut off at full scale.
-    `rounded` says whether a source of more than 16 bits has become one of 16, `beyond` whether samples beyond full
-    scale are kept.
+    - `scale`: the level of full scale; None in 16 bits, where it is 1.
+    - `clipped`: the number of samples that are cut off at full scale.
+    - `rounded`: whether a source of more than 16 bits has 16 now.
+    - `beyond`: whether samples beyond full scale are preserved.
     """
 
     flac: bytes
@@ -45,27 +49,28 @@ def encode(path: str, sample_rate: int) -> Sound | str:
         if not len(wave):
             raise ValueError(f"{path} holds no samples at {sample_rate} Hz.")
         deeper, over = _deeper(path), int(np.sum(np.abs(wave) > 1))
-        # int16 files come as n / 32768: scaled by the same they come back bit by bit
+        # int16 files are read as n / 32768: the same factor restores them bit by bit
         samples = np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
-        # Of a deeper source, each tenth of a second counts: a click does not excuse what is lost behind it
+        # In a deeper source each tenth of a second counts, so that a click does not hide a loss in the rest
         if _loss(wave, samples, max(1, sample_rate // 10), each=deeper) <= SHARE:
             return Sound(_flac(samples, sample_rate, "PCM_16"), len(wave), None, over, deeper, False)
-        _, exponent = np.frexp(
-            np.nextafter(np.abs(wave).max(), np.float32(0))
-        )  # of a power of two that one, not twice it
-        whole = np.clip(np.round(np.ldexp(wave, 23 - exponent)), -(2**23), 2**23 - 1).astype(np.int32)
-        return Sound(_flac(whole << 8, sample_rate, "PCM_24"), len(wave), 2.0 ** int(exponent), 0, False, over > 0)
+        peak = np.abs(wave).max()
+        _, exponent = np.frexp(np.nextafter(peak, np.float32(0)))  # gives n, not n + 1, for a peak of 2**n
+        integers = np.clip(np.round(np.ldexp(wave, 23 - exponent)), -(2**23), 2**23 - 1).astype(np.int32)
+        return Sound(_flac(integers << 8, sample_rate, "PCM_24"), len(wave), 2.0 ** int(exponent), 0, False, over > 0)
     except UNREADABLE as error:
         return str(error)
 
 
-def decode(flac: Any, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float, samples: int) -> None:
-    """Fills each of `waves`, int16 or float32 in [-1, 1] times `scale`, with what the FLAC has from its start on.
+def decode(
+    flac: memoryview | io.RawIOBase, waves: Sequence[np.ndarray], starts: Sequence[int], scale: float, samples: int
+) -> None:
+    """Fills each of `waves`, int16 or float32 in [-1, 1] times `scale`, with the FLAC's samples from its start on.
 
-    Raises soundfile.LibsndfileError for what is no FLAC, and EOFError for one that has not so many `samples`, or is cut
-    short.
+    Raises soundfile.LibsndfileError for data that are not FLAC, and EOFError if the number of samples is not `samples`
+    or the FLAC is cut short.
     """
-    with soundfile.SoundFile(flac) as sound:
+    with _open(flac) as sound:
         if len(sound) != samples:
             raise EOFError("it is another example's")
         for number, (wave, start) in enumerate(zip(waves, starts, strict=True)):
@@ -77,17 +82,52 @@ def decode(flac: Any, waves: Sequence[np.ndarray], starts: Sequence[int], scale:
                 wave *= wave.dtype.type(scale)
 
 
+def _open(flac: Any) -> "_Sound":
+    """A sound in memory as a file of the operating system, if that has such files, so that libsndfile reads by itself.
+
+    libsndfile reads some fifty times a clip, and would wait for the interpreter each time to read a Python object.
+    """
+    if not isinstance(flac, bytes | memoryview):
+        return _Sound(flac)
+    if not hasattr(os, "memfd_create"):
+        return _Sound(io.BytesIO(flac))
+    if not hasattr(_thread_local, "memory"):
+        _thread_local.memory = _Memory()
+    number = _thread_local.memory.number
+    os.pwrite(number, flac, 0)
+    os.truncate(number, len(flac))
+    os.lseek(number, 0, os.SEEK_SET)
+    return _Sound(number, closefd=False)
+
+
+class _Sound(soundfile.SoundFile):
+    """A sound file that does not seek after each read, as soundfile does: FLAC would decode its block again."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Memory:
+    """A file in memory that is open as long as this object lives."""
+
+    def __init__(self):
+        self.number = os.memfd_create("flac")
+
+    def __del__(self):
+        os.close(self.number)
+
+
 def _loss(
     wave: Float32[np.ndarray, " samples"], samples: Int16[np.ndarray, " samples"], size: int, *, each: bool
 ) -> float:
-    """The share of the energy that is lost, of the stretch of `size` samples that loses most, or of all together."""
+    """The share of the energy that is lost: with `each` in the worst stretch of `size` samples, else in the whole."""
     energies = np.zeros((-(-len(wave) // size), 2))
     for place in range(len(energies)):
         part = wave[place * size : (place + 1) * size]
         error = part - samples[place * size : (place + 1) * size].astype(np.float32) / 32768
         energies[place] = np.dot(part, part), np.dot(error, error)
-    energy, lost = energies.T if each else energies.sum(axis=0)
-    return float(np.max(lost / np.maximum(energy, np.finfo(np.float64).tiny)))
+    energy, loss = energies.T if each else energies.sum(axis=0)
+    return float(np.max(loss / np.maximum(energy, np.finfo(np.float64).tiny)))
 
 
 def _flac(samples: np.ndarray, sample_rate: int, subtype: str) -> bytes:
@@ -101,5 +141,5 @@ def _deeper(path: str) -> bool:
     try:
         with open(path, "rb") as file:
             return soundfile.info(file).subtype in DEEPER
-    except soundfile.LibsndfileError:  # what the zoo reads and soundfile alone does not
+    except soundfile.LibsndfileError:  # a format that the zoo reads and soundfile does not
         return False

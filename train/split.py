@@ -1,7 +1,8 @@
-"""Which clips are held out where no column says so: whole recordings, drawn by their names, with all labels alike.
+"""The split of clips into those that are held out and those that are trained on.
 
-Recordings stand in a line, label after label and in each by a hash of their names. Every tenth of them is a tenth of
-each label; neither the recipe nor its seed changes which they are, and parts of a recording stay together.
+Without a column that names the split, whole recordings are drawn by their names, the same share of each label. All
+recordings are sorted by label, and within a label by a hash of their names; every tenth of them is then a tenth of each
+label. The draw depends on neither the recipe nor its seed, and parts of one recording stay together.
 """
 
 import hashlib
@@ -14,45 +15,49 @@ from .recipe import Data
 
 
 def held_out(dataset: Dataset, data: Data) -> Bool[np.ndarray, " examples"]:
-    """Which examples a recipe's `data` holds out: those of its column and values, or a share of the recordings.
+    """Marks the examples that a recipe's `data` holds out, by a column and its values or by a share of the recordings.
 
-    Raises ValueError for a column or values that the dataset lacks, and for a share that is no recording or all.
+    Raises ValueError for a column or values that the dataset lacks, and for a share that amounts to no recording or to
+    all of them.
     """
     share = data.hold_out_share
     if not share:
-        chosen = np.zeros(len(dataset), bool)
-        chosen[dataset.rows(data.hold_out, data.held_out, held_out=data.hold_out is not None)] = data.holds_out
-        return chosen
+        mask = np.zeros(len(dataset), bool)
+        mask[dataset.rows(data.hold_out, data.held_out, held_out=data.hold_out is not None)] = data.holds_out
+        return mask
     places = file_places(dataset)
     count = int(places.max()) + 1
     edges = np.floor(np.arange(count + 1) * share + 0.5)
-    drawn = np.diff(edges) > 0
-    if drawn.all() or not drawn.any():
+    draws = np.diff(edges) > 0
+    if draws.all() or not draws.any():
         raise ValueError(
-            f"a share of {share:g} of the {count} recordings of {dataset.folder} holds out {int(drawn.sum())} of them: "
-            "give another, so that some are left on both sides."
+            f"a share of {share:g} of the {count} recordings of {dataset.folder} holds out {int(draws.sum())} of them: "
+            "give another share, so that some are left on both sides."
         )
-    return drawn[places]
+    return draws[places]
 
 
 def folds(dataset: Dataset, count: int) -> Int[np.ndarray, " examples"]:
-    """The number of each example's fold, from 0 on: one of `count` parts of the recordings that are equal but for one.
+    """The number of each example's fold, from 0 on. The folds are `count` sets of recordings, whose sizes differ by at
+    most one.
 
-    Raises ValueError for fewer than two, and for more than there are recordings.
+    Raises ValueError for fewer than two folds, and for more folds than recordings.
     """
     places = file_places(dataset)
     recordings = int(places.max()) + 1
     if not 2 <= count <= recordings:
-        raise ValueError(f"{dataset.folder} has {recordings} recordings, which give 2 to as many folds, got {count}.")
+        raise ValueError(
+            f"{dataset.folder} has {recordings} recordings, which allow 2 to {recordings} folds, got {count}."
+        )
     return places % count
 
 
 def file_places(dataset: Dataset) -> Int[np.ndarray, " examples"]:
-    """The place of each example's recording in the line, from 0 on."""
+    """The place of each example's recording in the sorted list of recordings, from 0 on."""
     names, files = np.unique(np.array(dataset.ids, object).astype(str), return_inverse=True)
     labels = np.zeros((len(names), len(dataset.labels)))
     np.maximum.at(labels, files, dataset.targets)
-    # A recording with several labels stands with the rarest of them
+    # A recording with several labels is sorted by the rarest of them
     counts = np.where(labels > 0, labels.sum(axis=0), np.inf)
     stratum = counts.argmin(axis=1) if len(dataset.labels) else np.zeros(len(names), np.int64)
     stratum = np.where(labels.any(axis=1), stratum, -1)

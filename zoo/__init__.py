@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from audax_eqx._lazy import make_lazy
 from audax_eqx._typecheck import check_modules
 
-check_modules(r"zoo\.(families|_[a-z]\w*)")  # the others take what other libraries bring
+check_modules(r"zoo\.(families|_[a-z]\w*)")  # other modules get objects of other libraries, whose types are not checked
 make_lazy(__name__)
 
 if TYPE_CHECKING:

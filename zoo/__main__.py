@@ -15,13 +15,15 @@ from .commands._signals import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code: 0, 1 when some files could not be read or some models are not what
-    they should be, 2 for what cannot be done, 128 and the number of a signal that ended it.
+    """Runs one command and returns its exit code.
+
+    The code is 0 for success, 1 if some files could not be read or some models failed their check, 2 if the command
+    cannot be carried out, and 128 plus the number of the signal if a signal ended it.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if sys.stdout is None:  # closed
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its encoding does not have costs no result
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name outside its encoding loses no result
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with signals.handled(), warnings.catch_warnings():
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = _parser(arguments[:1]).parse_args(arguments)
             keep_programs()
             return options.run(options)
-    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of our output, for example `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ModuleNotFoundError) as error:
@@ -41,16 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of the command that is the first argument, or of all commands where it is none."""
+    """The parser of the command that the first argument names, or of all commands if it names none."""
     parser = argparse.ArgumentParser(prog="audax-zoo", description="Pretrained audio networks in JAX.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run: Callable, help: str, description: str = "") -> argparse.ArgumentParser:
-        made = subparsers.add_parser(
+        subparser = subparsers.add_parser(
             run.__name__.strip("_"), help=help, description=f"{help[0].upper()}{help[1:]}. {description}"
         )
-        made.set_defaults(run=run)
-        return made
+        subparser.set_defaults(run=run)
+        return subparser
 
     modules = [module for module, names in MODULES.items() if not {*first}.isdisjoint(names)]
     for module in modules or MODULES:

@@ -1,4 +1,4 @@
-"""Recordings read ahead: threads cut a few windows of each of the next ones before they are asked for."""
+"""Recordings read ahead: threads cut the first windows of the next recordings before the caller asks for them."""
 
 import atexit
 import collections
@@ -13,14 +13,14 @@ from ._audio import Window
 
 
 class Ahead:
-    """The windows of one recording, cut by a thread, at most `depth` of them before they are asked for."""
+    """The windows of one recording, which a thread cuts. At most `depth` windows wait for the caller."""
 
     def __init__(self, source: Any, windows: Callable[[Any], Generator], depth: int, stopped: threading.Event):
         self.source, self.windows, self.stopped = source, windows, stopped
         self.items: queue.Queue[Any] = queue.Queue(depth)
 
     def fill(self) -> None:
-        """What the thread does. An error of any kind goes to who asks for the windows."""
+        """Cuts the windows, in a thread. An error of any kind is raised where the windows are iterated."""
         if self.stopped.is_set():
             return
         try:
@@ -31,7 +31,7 @@ class Ahead:
             self._put(error)
 
     def _put(self, item: Any) -> bool:
-        """Waits for room. False once nobody asks any more."""
+        """Waits for room in the queue. False if the caller has stopped."""
         while not self.stopped.is_set():
             with contextlib.suppress(queue.Full):
                 self.items.put(item, timeout=0.2)
@@ -48,13 +48,13 @@ class Ahead:
 def ahead(
     recordings: Iterable[Any], windows: Callable[[Any], Generator], workers: int, depth: int
 ) -> Generator[Ahead, None, None]:
-    """The recordings in order, the next few of which threads have begun to read.
+    """The recordings in order. Threads have already pending to read the next few of them.
 
-    An error of the caller's iterator is raised behind what it gave before.
+    If the caller's iterator raises an error, the recordings before the error come first, and then the error is raised.
     """
-    stopped, begun, sources, failure = threading.Event(), collections.deque(), iter(recordings), None
+    stopped, pending, sources, failure = threading.Event(), collections.deque(), iter(recordings), None
     todo: queue.SimpleQueue[Ahead | None] = queue.SimpleQueue()
-    # Daemons: an interpreter that ends waits for no others, while somebody may still hold an unfinished iterator
+    # Daemon threads: an interpreter that exits would wait for others, even for those of an unfinished iterator
     threads = [
         threading.Thread(target=_work, args=(todo,), name=f"recordings_{n}", daemon=True) for n in range(workers)
     ]
@@ -72,13 +72,13 @@ def ahead(
             thread.start()
         while True:
             try:
-                for source in itertools.islice(sources, 2 * workers - len(begun)):
-                    begun.append(Ahead(source, windows, depth, stopped))
-                    todo.put(begun[-1])
+                for source in itertools.islice(sources, 2 * workers - len(pending)):
+                    pending.append(Ahead(source, windows, depth, stopped))
+                    todo.put(pending[-1])
             except Exception as error:
                 failure, sources = error, iter(())
-            if begun:
-                yield begun.popleft()
+            if pending:
+                yield pending.popleft()
             elif failure is not None:
                 raise failure
             else:

@@ -1,7 +1,8 @@
-"""A zip archive as torch writes it, in which every claim is checked: where entries lie, what they hold and are called.
+"""Reading of a zip archive that torch wrote. Every claim is checked: the places, sizes and names of the entries.
 
-The layout, from the end: a record of the whole, which tells where the list of entries begins; the list, which tells
-where each entry begins; and at each beginning the name again, then the bytes. APPNOTE.TXT of PKWARE, 6.3.10.
+The layout from the end of the file: a record of the whole archive, which says where the list of entries begins; the
+list, which says where each entry begins; and at each of these places the entry's name again, followed by its bytes.
+The specification is PKWARE's APPNOTE.TXT, 6.3.10.
 """
 
 import itertools
@@ -12,21 +13,21 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, no_type_check
 
-ENTRIES = 1 << 16  # of one archive
-RATIO = 100  # by which packed entries may grow, all together; beyond the first SLACK bytes
+ENTRIES = 1 << 16  # at most, in one archive
+RATIO = 100  # all packed entries together may grow by this factor, and by SLACK bytes more
 SLACK = 1 << 20
-ENCRYPTED, DESCRIBED = 0x2041, 0x0008  # flags: any kind of encryption; sizes stand behind the bytes
+ENCRYPTED, DESCRIBED = 0x2041, 0x0008  # flags: any kind of encryption; the sizes follow the bytes
 WHOLE, LONG_WHOLE, PLACE = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
 LISTED, LOCAL = struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s5H3I2H")
-ALL_ONES = 0xFFFFFFFF  # in place of a number that stands elsewhere, in 64 bits
+ALL_ONES = 0xFFFFFFFF  # a mark: the number stands elsewhere, in 64 bits
 
 
 class Fault(ValueError):
-    """What is wrong with a file, as the end of a sentence that begins with its path."""
+    """The fault of a file, as the end of a sentence that begins with the file's path."""
 
 
 class Entry(NamedTuple):
-    """The bytes of an entry, `packed` of them from `start` on, which are `size` when unpacked."""
+    """The place of an entry: `packed` bytes from `start` on, which unpack to `size` bytes."""
 
     start: int
     packed: int
@@ -40,25 +41,25 @@ def broken(reason: str) -> Fault:
 
 
 def entries(data: mmap.mmap) -> Mapping[str, Entry]:
-    """The entries of an archive, by name. Nothing is unpacked. Raises Fault for one that is broken or lies."""
+    """The entries of an archive, by name. Nothing is unpacked. Raises Fault for an archive that is broken or false."""
     try:
         count, start, end = _list(data)
         if count > ENTRIES:
             raise broken(f"it claims {count} entries")
-        listed = {}
+        result = {}
         for name, entry in _listed(data, count, start, end):
-            if name in listed:
+            if name in result:
                 raise broken("two entries have one name")
-            listed[name] = entry
+            result[name] = entry
     except (struct.error, IndexError, OverflowError, UnicodeDecodeError):
         raise broken("its list of entries makes no sense") from None
-    if sum(entry.size for entry in listed.values() if entry.deflated) > RATIO * len(data) + SLACK:
+    if sum(entry.size for entry in result.values() if entry.deflated) > RATIO * len(data) + SLACK:
         raise broken(f"its packed entries grow to more than {RATIO} times its size")
-    return listed
+    return result
 
 
 def unpacked(data: mmap.mmap, entry: Entry) -> memoryview:
-    """The bytes of an entry: those of the file itself, unless they are packed."""
+    """The unpacked bytes of an entry. If the entry is not packed, they are a view of the file itself."""
     stored = memoryview(data)[entry.start : entry.start + entry.packed]
     if not entry.deflated:
         return stored
@@ -73,18 +74,18 @@ def unpacked(data: mmap.mmap, entry: Entry) -> memoryview:
 
 
 def _list(data: mmap.mmap) -> tuple[int, int, int]:
-    """How many entries are listed, and where the list begins and ends."""
+    """The number of entries, and the positions where their list begins and ends."""
     place = data.rfind(b"PK\5\6", max(len(data) - WHOLE.size - 0xFFFF, 0))
     if place < 0:
         raise broken("its end is missing")
-    _, disk, first, here, count, size, start, comment = WHOLE.unpack_from(data, place)
-    if place + WHOLE.size + comment != len(data) or disk or first or here != count:
+    _, disk, first, disk_count, count, size, start, comment = WHOLE.unpack_from(data, place)
+    if place + WHOLE.size + comment != len(data) or disk or first or disk_count != count:
         raise broken("its end makes no sense")
     end = place
     if place >= PLACE.size and data[place - PLACE.size : place - PLACE.size + 4] == b"PK\6\7":
         _, _, end, _ = PLACE.unpack_from(data, place - PLACE.size)
-        mark, rest, *_, here, long_count, long_size, long_start = LONG_WHOLE.unpack_from(data, end)
-        if mark != b"PK\6\6" or end + 12 + rest != place - PLACE.size or here != long_count:
+        mark, rest, *_, disk_count, long_count, long_size, long_start = LONG_WHOLE.unpack_from(data, end)
+        if mark != b"PK\6\6" or end + 12 + rest != place - PLACE.size or disk_count != long_count:
             raise broken("its end makes no sense")
         numbers = ((count, long_count, 0xFFFF), (size, long_size, ALL_ONES), (start, long_start, ALL_ONES))
         if any(short not in (long, elsewhere) for short, long, elsewhere in numbers):
@@ -95,9 +96,9 @@ def _list(data: mmap.mmap) -> tuple[int, int, int]:
     return count, start, end
 
 
-@no_type_check  # here and below, of numbers that struct gives, for each of many entries
+@no_type_check  # here and below: checks of struct's numbers would be slow for many entries
 def _listed(data: mmap.mmap, count: int, start: int, end: int) -> Iterator[tuple[str, Entry]]:
-    """Each entry of the list, which lies between `start` and `end`, as the bytes at its own place confirm it."""
+    """Each entry of the list between `start` and `end`, after a check against the header at the entry's own place."""
     spans, position = [], start
     for _ in range(count):
         fields = LISTED.unpack_from(data, position)
@@ -122,12 +123,12 @@ def _listed(data: mmap.mmap, count: int, start: int, end: int) -> Iterator[tuple
 
 @no_type_check
 def _long(extra: bytes, *numbers: int) -> list[int]:
-    """The numbers of an entry, those that need 64 bits from its extra field: pairs of a kind and so many bytes."""
-    wanted, result = numbers.count(ALL_ONES), list(numbers)
-    while wanted and extra:
+    """The numbers of an entry. Numbers of 64 bits come from its extra field, which is a row of (kind, size, bytes)."""
+    long_count, result = numbers.count(ALL_ONES), list(numbers)
+    while long_count and extra:
         kind, size = struct.unpack_from("<2H", extra)
         if kind == 1:
-            long = iter(struct.unpack_from(f"<{wanted}Q", extra[: 4 + size], 4))
+            long = iter(struct.unpack_from(f"<{long_count}Q", extra[: 4 + size], 4))
             return [next(long) if number == ALL_ONES else number for number in numbers]
         extra = extra[4 + size :]
     return result
@@ -135,7 +136,7 @@ def _long(extra: bytes, *numbers: int) -> list[int]:
 
 @no_type_check
 def _begin(data: mmap.mmap, place: int, name: bytes, flags: int, method: int, packed: int, size: int) -> int:
-    """Where the bytes of the entry begin whose own header is at `place`; it must say what the list says."""
+    """The position of the bytes of an entry. Its own header is at `place` and must agree with the list."""
     mark, _, flags_too, method_too, _, _, _, packed_too, size_too, letters, extra = LOCAL.unpack_from(data, place)
     begin = place + LOCAL.size + letters + extra
     if (
@@ -152,7 +153,7 @@ def _begin(data: mmap.mmap, place: int, name: bytes, flags: int, method: int, pa
 
 @no_type_check
 def _safe(name: str) -> str:
-    """The name of an entry. Nothing is written under it; one that leads elsewhere shows who wrote the archive."""
+    """The name of an entry, unchanged. A name that leads out of the archive shows that torch did not write it."""
     path = pathlib.PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise broken("the name of an entry leads out of it")

@@ -1,4 +1,4 @@
-"""A file's arrays by name, whatever wrote it: safetensors, torch, or Flax."""
+"""The arrays of a file by name, for files of safetensors, torch, TensorFlow and Flax."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +12,14 @@ from ._weights import Arrays, ArraysByName, model_arrays
 
 
 class View(ArraysByName):
-    """Arrays of other mappings under other names: `names` has for each the mapping and the key there."""
+    """Arrays of other mappings under new names. `names` maps each new name to a mapping and a key in it."""
 
     def __init__(self, names: Mapping[str, tuple[ArraysByName, str]]):
         self._names = names
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """By name; nothing is read where the mappings know them."""
+        """The shapes by name. Nothing is read if the mappings know their shapes."""
         known = {id(arrays): shapes_of(arrays) for arrays, _ in self._names.values()}
         return {name: known[id(arrays)][key] for name, (arrays, key) in self._names.items()}
 
@@ -41,9 +41,9 @@ def shapes_of(arrays: ArraysByName) -> dict[str, tuple[int, ...]]:
 
 
 def open_file(path: pathlib.Path) -> tuple[str, ArraysByName]:
-    """Which format a file of weights has, "safetensors", "torch", "tensorflow" or "flax", and its arrays.
+    """The format of a file of weights, "safetensors", "torch", "tensorflow" or "flax", and its arrays.
 
-    Raises FileNotFoundError, and ValueError for a folder and for a file that none of these wrote, or not whole.
+    Raises FileNotFoundError, and ValueError for a folder, for a file of another format, and for an incomplete file.
     """
     try:
         with open(path, "rb") as file:
@@ -62,11 +62,12 @@ def open_file(path: pathlib.Path) -> tuple[str, ArraysByName]:
 
 
 def open_files(file: str | tuple[str, ...], fetch: Callable[[str], pathlib.Path]) -> ArraysByName:
-    """The arrays of one file, or of several: then a name begins with that of its file, without the suffix, and a dot.
+    """The arrays of one file or of several files.
 
-    `fetch` gives a file's path. Raises ValueError for a broken file, and what `fetch` raises.
+    With several files, the name of an array begins with the name of its file, without the suffix, and a dot. `fetch`
+    returns the path of a file. Raises ValueError for a broken file, and the errors of `fetch`.
     """
     if isinstance(file, str):
         return model_arrays(fetch, file)
-    opened = {pathlib.PurePosixPath(each).stem: Arrays(fetch(each)) for each in file}
-    return View({f"{stem}.{key}": (arrays, key) for stem, arrays in opened.items() for key in arrays})
+    arrays_by_file = {pathlib.PurePosixPath(name).stem: Arrays(fetch(name)) for name in file}
+    return View({f"{stem}.{key}": (arrays, key) for stem, arrays in arrays_by_file.items() for key in arrays})

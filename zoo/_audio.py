@@ -1,4 +1,4 @@
-"""Recordings of any kind and length, mono, at the sample rate a model takes, whole or in windows."""
+"""Recordings of any kind and length, read in mono at the sample rate of a model, whole or in windows."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,19 +10,24 @@ from jaxtyping import Float
 
 from ._decode import RATES, Channel, Rate, SoundError, blocks, name_of, warn
 
-SHARE = 10  # a window has at least a tenth of its samples, which no window before it has heard
+SHARE = 10  # at least a tenth of the samples of a window are in no window before it
 NOTHING = np.zeros(0, np.float32)
-SILENT = 1e-4  # of the channels' power, -40 dB: what is left of it in their mean
+SILENT = 1e-4  # -40 dB: the mean of the channels is silent if it has less than this share of their power
 
 
-UNREADABLE = (SoundError, FileNotFoundError, IsADirectoryError, PermissionError)  # all that a recording can be at fault
+UNREADABLE = (
+    SoundError,
+    FileNotFoundError,
+    IsADirectoryError,
+    PermissionError,
+)  # all errors that a recording can cause
 
 
 class Window(NamedTuple):
-    """A window of a recording: its samples, zeros behind the last of them, and where it lies, counted in samples.
+    """A window of a recording: its samples, zeros behind the last of them, and its position, counted in samples.
 
-    `samples` is how many are the recording's. `end` of the last window is the recording's end, even where the window
-    has not heard the last few samples.
+    `samples` is the number of samples that are the recording's. The `end` of the last window is the end of the
+    recording, even if the window leaves out the last few samples.
     """
 
     wave: Float[np.ndarray, " size"]
@@ -34,15 +39,15 @@ class Window(NamedTuple):
 def read(source: Any, sample_rate: Rate, *, channel: Channel = "mean") -> Float[np.ndarray, " samples"]:
     """The whole recording in [-1, 1] as float32, mono, resampled to `sample_rate` Hz by soxr's HQ filter.
 
-    - `source`: a path; the bytes of a file, or an open one in which one can seek; an array with its sample rate,
-      `(array, rate)`, floating-point and of the shape (samples,), or with channels as the shorter axis; a dictionary as
-      the `Audio` feature of Hugging Face's datasets gives it.
-    - `channel`: their mean, or the number of one, from 0 on.
+    - `source`: a path; the bytes of a file; an open file in which one can seek; a pair `(array, rate)` of an array and
+      its sample rate; or a dictionary that the `Audio` feature of Hugging Face's datasets gives. An array has
+      floating-point samples and the shape (samples,), or channels as the shorter of two axes.
+    - `channel`: "mean" for the mean of all channels, or the number of one channel, counted from 0.
 
-    Files are of any format that soundfile reads, and with the extra `ffmpeg` m4a, webm, wma and others, films too, of
-    which the default stream of sound is read; recordings joined end to end are read one behind the other. Raises
-    FileNotFoundError, and ValueError for a file that is not sound, is empty or holds NaN or inf, and for one that is
-    cut short, where its format lets that be known. Warns where channels cancel out in their mean.
+    The file may have any format that soundfile reads. With the extra `ffmpeg` it may also be m4a, webm, wma and others,
+    or a film, whose default stream of sound is read. Recordings that were joined end to end are read one behind the
+    other. Raises FileNotFoundError. Raises ValueError for a file that is not sound, is empty, or holds NaN or inf, and
+    for one that is cut short, if its format shows that. Warns if the channels cancel each other in their mean.
     """
     return np.concatenate([np.zeros(0, np.float32), *stream(source, sample_rate, channel)])
 
@@ -50,17 +55,18 @@ def read(source: Any, sample_rate: Rate, *, channel: Channel = "mean") -> Float[
 def windows(
     source: Any, sample_rate: Rate, seconds: float, *, channel: Channel = "mean"
 ) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
-    """The recording in consecutive windows of `seconds`, each with its number of samples before the last one's zeros.
+    """The recording in consecutive windows of `seconds`, each with the number of its samples that are not padding.
 
-    A rest of less than a tenth of a window makes no window of its own and is not heard. Reads as `read` does and
-    raises the same, in memory that does not grow with the file; ValueError for seconds that are no window.
+    Zeros pad the last window. A rest of less than a tenth of a window makes no window of its own and is left out. The
+    memory does not grow with the length of the file. Raises what `read` raises, and ValueError for a number of seconds
+    that is no window.
     """
     for window in cut(stream(source, sample_rate, channel), window_size(seconds, sample_rate)):
         yield window.wave, window.samples
 
 
 def window_size(seconds: float, sample_rate: Rate) -> int:
-    """The samples of a window. Raises ValueError for a window of less than one sample, or without end."""
+    """The number of samples in a window. Raises ValueError if it is less than one sample, or not finite."""
     if not math.isfinite(seconds) or round(seconds * sample_rate) < 1:
         raise ValueError(
             f"A window takes a finite number of seconds, at least one sample ({1 / sample_rate:.2g} s at "
@@ -77,11 +83,11 @@ def cut(
     rest: int | None = None,
     step: int | None = None,
 ) -> Iterator[Window]:
-    """A recording, given in blocks, in windows of `size` samples, `hop` apart; the last one is padded with zeros.
+    """Cuts the blocks of a recording into windows of `size` samples, `hop` samples apart.
 
-    Samples behind the last window make another one if they are at least `rest`: a tenth of a window unless given. With
-    a `step` the last window is not filled up but begins earlier, at the first multiple of `step` from which on it
-    reaches the end. A recording without samples has no windows.
+    Zeros pad the last window. The samples behind it make another window if there are at least `rest` of them (default:
+    a tenth of a window). With a `step` the last window is not padded but begins earlier, at the first multiple of
+    `step` from which it reaches the end. A recording without samples has no windows.
     """
     hop, rest = hop or size, rest or least_rest(size)
     buffer, first, start, total = np.zeros(0, np.float32), 0, 0, 0  # the buffer begins with the sample `first`
@@ -101,12 +107,12 @@ def cut(
 
 
 def least_rest(size: int) -> int:
-    """How many samples behind a window of `size` make another window."""
+    """The smallest number of samples behind a window of `size` that makes another window."""
     return -(-size // SHARE)
 
 
 def stream(source: Any, sample_rate: Rate, channel: Channel = "mean") -> Iterator[Float[np.ndarray, " samples"]]:
-    """The recording in blocks, as `read` gives it whole."""
+    """The recording in blocks; joined, they are what `read` gives."""
     if not (RATES[0] <= sample_rate <= RATES[1] and sample_rate == int(sample_rate)):
         raise ValueError(f"Sound is read at a whole number of {RATES[0]} to {RATES[1]} Hz, got {sample_rate}.")
     sample_rate = int(sample_rate)
@@ -127,11 +133,11 @@ def stream(source: Any, sample_rate: Rate, channel: Channel = "mean") -> Iterato
         yield block
 
 
-def _mono(source: Any, wanted: int, channel: Channel) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
-    """The mean of the channels, or one of them, in blocks, each with its sample rate."""
+def _mono(source: Any, rate_out: int, channel: Channel) -> Iterator[tuple[Float[np.ndarray, " samples"], int]]:
+    """The mean of the channels, or one channel, in blocks, each with its sample rate."""
     name = name_of(source)
     powers, samples, seconds = np.zeros(2), 0, 0.0
-    for block, rate in blocks(source, wanted):
+    for block, rate in blocks(source, rate_out):
         channels = block.shape[1]
         if channel != "mean" and not 0 <= channel < channels:
             raise SoundError(f"{name} has no channel {channel}: it has {channels}, counted from 0.")

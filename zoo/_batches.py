@@ -1,4 +1,4 @@
-"""Windows in batches of one shape on all devices, by one program."""
+"""Windows in batches of one shape, which one program computes on all devices."""
 
 import collections
 import functools
@@ -19,25 +19,25 @@ from ._pretrained import Pretrained, nameless, takes_length
 from ._result import Rows
 from ._wave import warn_of_scale
 
-UNDER_WAY = 2  # batches on the devices
-BATCH = {"cpu": 2}  # windows on a device at a time: `benchmarks/recordings.py` measures; 32 elsewhere
+UNDER_WAY = 2  # batches on the devices at the same time
+BATCH = {"cpu": 2}  # windows in a batch on one device, as `benchmarks/recordings.py` measured; 32 on other platforms
 DEVICES = "data"
 SHARES = PartitionSpec(DEVICES)
 
 
 def batch_size(devices: Sequence[jax.Device]) -> int:
-    """The windows that all devices hear at a time, unless the caller says how many."""
+    """The number of windows in a batch over all devices, if the caller gives none."""
     return BATCH.get(devices[0].platform, 32) * len(devices)
 
 
 class Batches:
-    """Batches of windows on all local devices: `UNDER_WAY` of them are computed while the host fills another."""
+    """Batches of windows on all local devices: the devices compute `UNDER_WAY` batches while the host fills another."""
 
     def __init__(self, clip: Pretrained, function: Callable, samples: int, batch: int | None, half: bool):
         devices = _devices(clip)
         share = math.ceil((batch or batch_size(devices)) / len(devices))
         self.size, self.samples, self.name = share * len(devices), samples, clip.entry.name
-        self.shortest = clip.model.frontend.min_samples  # of less a recording is padded, as one does for a call
+        self.shortest = clip.model.frontend.min_samples  # a shorter recording is padded, as callers of the model do
         mesh = Mesh(np.array(devices), (DEVICES,))
         leaves, structure = jax.tree.flatten(nameless(tree.half(clip) if half else clip))
         arrays = [leaf if eqx.is_array(leaf) else None for leaf in leaves]
@@ -49,7 +49,7 @@ class Batches:
         self.computed: collections.deque[tuple[Array, list[tuple[Window, Rows]]]] = collections.deque()
 
     def add(self, window: Window, rows: Rows) -> None:
-        """Puts a window into the batch, whose values `rows` are to have. A full batch goes to the devices."""
+        """Puts a window into the batch; its values will go to `rows`. A full batch goes to the devices."""
         warn_of_scale(window.wave, self.name)
         rows.awaited += 1
         self.filled.append((window, rows))
@@ -64,7 +64,7 @@ class Batches:
         self._collect(0)
 
     def close(self) -> None:
-        """Waits for what is under way, whose values nobody wants: a process that ends meanwhile may crash."""
+        """Waits for the batches on the devices and drops their values: a process that ends while they run may crash."""
         for values, _ in self.computed:
             values.block_until_ready()
         self.computed.clear()
@@ -89,10 +89,10 @@ class Batches:
 def _program(
     function: Callable, structure: Any, others: tuple, mesh: Mesh, arrays: list, waves: Array, lengths: Array
 ) -> Array:
-    """`function` of each wave by the clip of this structure, whose leaves are `arrays` and, where None, `others`.
+    """Applies `function` to each wave with the clip of this structure.
 
-    Models that can tell padding are told how many samples of a wave are the recording's. `eqx.filter_jit` would wait
-    for the values.
+    The clip's leaves are `arrays`, and `others` where an array is None. Models that can mask padding get the number of
+    samples of the recording in each wave. `eqx.filter_jit` is not used here because it would wait for the values.
     """
 
     def share(arrays, waves, lengths):
@@ -107,7 +107,7 @@ def _program(
 
 
 def _devices(clip: Pretrained) -> list[jax.Device]:
-    """Where the model was put, as far as that is on this host, or else all devices of this host."""
+    """The devices of this host on which the caller put the model; all devices of this host if it is on none."""
     for leaf in jax.tree.leaves(clip):
         if isinstance(leaf, jax.Array) and leaf.committed:
             return sorted(leaf.sharding.addressable_devices, key=lambda device: device.id)

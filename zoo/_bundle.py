@@ -1,7 +1,7 @@
 """The arrays of a TensorFlow checkpoint, read without TensorFlow and without running anything.
 
-`variables.index` is a table of LevelDB's: blocks of names and messages of protobuf, which say of each array its type,
-its shape and where it lies in `variables.data-00000-of-00001` beside it. Nothing is compressed.
+`variables.index` is a LevelDB table: blocks of names and protobuf messages. The message of an array gives its type, its
+shape and its place in `variables.data-00000-of-00001` beside the table. Nothing is compressed.
 """
 
 import functools
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes  # noqa: F401, which gives NumPy bfloat16
+import ml_dtypes  # noqa: F401, gives NumPy bfloat16
 import numpy as np
 
 from ._files import bounded, line
@@ -20,9 +20,9 @@ from ._torch import ARRAYS, LETTERS, Leaf
 
 MAGIC = 0xDB4775248B80FB57  # the table's last 8 bytes
 FOOTER = 48
-SHARDS, MESSAGE = 1 << 10, 1 << 16  # at most, of files and of bytes of a message
-REPEATED, NAMES = 16, 1 << 24  # bytes of all names: a name is written whole at least once in 16
-TYPES = {  # by TensorFlow's number, those of NumPy: safetensors' name, and ours
+SHARDS, MESSAGE = 1 << 10, 1 << 16  # the largest number of files, and of bytes in a message
+REPEATED, NAMES = 16, 1 << 24  # LevelDB writes every 16th name whole; the largest number of bytes in all names
+TYPES = {  # TensorFlow's number of a type: safetensors' name, and NumPy's
     1: ("F32", "float32"),
     2: ("F64", "float64"),
     3: ("I32", "int32"),
@@ -44,28 +44,28 @@ OTHERS |= {24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4"}
 
 
 class Fault(Exception):
-    """What is wrong with a file."""
+    """The fault of a file."""
 
 
 class Odd(Exception):
-    """The type of an array in a good file that the zoo does not read."""
+    """An array in an intact file has a type that the zoo does not read."""
 
 
 def is_bundle(path: pathlib.Path) -> bool:
-    """Whether a file is called as the table of a checkpoint is."""
+    """Whether a file has the suffix of a checkpoint's table."""
     return path.suffix == ".index"
 
 
 def shards(path: pathlib.Path) -> list[str]:
-    """The names of the files beside the table that hold the arrays. Raises ValueError for what is no such table."""
+    """The names of the files with the arrays, which lie beside the table. Raises ValueError if `path` is no table."""
     return _opened(path)[1]
 
 
 def bundle_file(path: pathlib.Path) -> dict[str, Leaf]:
-    """The arrays of a checkpoint by their names, of which `path` is the table; texts and the like are left out.
+    """The arrays of a checkpoint by their names, without texts and the like. `path` is the table of the checkpoint.
 
-    Raises ValueError with one sentence for what is no such table, for one that contradicts itself or its files, and
-    for a type of numbers that weights do not have. Raises FileNotFoundError for a file that is not beside it.
+    Raises ValueError with one sentence if the file is no such table, if it contradicts itself or its files, and for a
+    type of numbers that weights do not have. Raises FileNotFoundError if a file beside the table is missing.
     """
     table, names = _opened(path)
     files = [path.with_name(name) for name in names]
@@ -91,7 +91,7 @@ def bundle_file(path: pathlib.Path) -> dict[str, Leaf]:
 
 
 def _opened(path: pathlib.Path) -> tuple[dict[str, memoryview], list[str]]:
-    """What the table says, by name, and the names of the files beside it."""
+    """The contents of the table by name, and the names of the files beside it."""
     try:
         table = dict(_table(memoryview(bounded(path).read_bytes())))
         if "" not in table:
@@ -110,7 +110,7 @@ def _broken(path: pathlib.Path, fault: str) -> str:
 
 
 def _leaf(message: dict[int, list[Any]], files: list[pathlib.Path], sizes: list[int]) -> Leaf | None:
-    """The array that a message describes; None for one of texts or of other things that are no numbers."""
+    """The array that a message describes; None if the elements are texts or other objects that are not numbers."""
     kind = _number(message, 1)
     if kind in (7, 20, 21):  # texts, resources, variants
         return None
@@ -137,12 +137,15 @@ def _read(file: pathlib.Path, start: int, dtype: str, shape: tuple[int, ...]) ->
 
 
 def _table(data: memoryview) -> Iterator[tuple[str, memoryview]]:
-    """The names and their contents. What they take together is bounded by the file's size: blocks lie one behind the
-    other, and of names, whose beginnings are left out, there is a limit."""
+    """The names and their contents.
+
+    The size of the file bounds their total size, because blocks may not overlap. The names have a limit of their own,
+    because the file leaves out beginnings that names have in common.
+    """
     if len(data) < FOOTER or struct.unpack("<Q", data[-8:])[0] != MAGIC:
         raise Fault("it does not end as one")
     places, position = [], len(data) - FOOTER
-    for _ in range(4):  # of the table of blocks of another kind, and of that of the blocks
+    for _ in range(4):  # start and size of the table of meta blocks, and of the table of blocks
         number, position = _varint(data, position)
         places.append(number)
     count, letters, end = 0, 0, 0
@@ -160,7 +163,7 @@ def _table(data: memoryview) -> Iterator[tuple[str, memoryview]]:
 
 
 def _block(data: memoryview, start: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
-    """The entries of a block, each of whose names begins as the one before does."""
+    """The entries of a block. The beginning of a name is stored as a number of letters of the name before it."""
     if start + size + 5 > len(data) or size < 4 or data[start + size] != 0:
         raise Fault("a block lies behind its end, or is compressed")
     block = data[start : start + size]
@@ -184,7 +187,7 @@ def _block(data: memoryview, start: int, size: int) -> Iterator[tuple[bytes, mem
 
 
 def _message(data: Any) -> dict[int, list[Any]]:
-    """The fields of a message by their numbers: whole numbers, and bytes. Raises Fault for a number in its place."""
+    """The fields of a message, whole numbers or bytes, by field number. Raises Fault if `data` is a number."""
     if not isinstance(data, bytes | memoryview) or len(data) > MESSAGE:
         raise Fault("a number stands where a message should, or a message is longer than any of an array")
     fields: dict[int, list[Any]] = {}
@@ -209,7 +212,7 @@ def _message(data: Any) -> dict[int, list[Any]]:
 
 
 def _number(message: dict[int, list[Any]], field: int) -> int:
-    """The whole number in a field, 0 where it is left out."""
+    """The whole number in a field; 0 if the field is left out."""
     value = message.get(field, [0])[-1]
     if not isinstance(value, int) or value >= 1 << 62:
         raise Fault("a field holds no number, or too large a one")
@@ -217,7 +220,7 @@ def _number(message: dict[int, list[Any]], field: int) -> int:
 
 
 def _varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
-    """The number that begins there, 7 bits a byte, and the position behind it."""
+    """The number at a position, stored with 7 bits per byte, and the position behind it."""
     number = 0
     for index in range(10):
         if position >= len(data):

@@ -1,11 +1,11 @@
-"""Where compiled programs are kept: in one folder of the user, so that each is compiled once.
+"""The cache of compiled programs: one folder per user, so that each program is compiled once.
 
     Linux    $XDG_CACHE_HOME/audax-eqx/jax, or ~/.cache/audax-eqx/jax
     macOS    ~/Library/Caches/audax-eqx/jax
     Windows  %LOCALAPPDATA%/audax-eqx/jax
 
-JAX_COMPILATION_CACHE_DIR names another folder, and AUDAX_CACHE=off keeps no programs. The folder may be removed at any
-time.
+JAX_COMPILATION_CACHE_DIR names another folder, and AUDAX_CACHE=off turns the cache off. The folder may be removed at
+any time.
 """
 
 import contextlib
@@ -15,19 +15,19 @@ import sys
 
 
 def folder() -> pathlib.Path | None:
-    """The folder of this user; None where there is no home."""
+    """The folder of this user; None if the user has no home."""
     variable, default = {
         "darwin": ("", "~/Library/Caches"),
         "win32": ("LOCALAPPDATA", "~/AppData/Local"),
     }.get(sys.platform, ("XDG_CACHE_HOME", "~/.cache"))
     root = pathlib.Path(os.environ.get(variable, ""))
-    if not root.is_absolute():  # an empty or relative one does not count, says the XDG specification
+    if not root.is_absolute():  # XDG ignores an empty or relative path
         root = pathlib.Path(os.path.expanduser(default))
     return root / "audax-eqx" / "jax" if root.is_absolute() else None
 
 
 def keep_programs() -> None:
-    """Lets JAX keep compiled programs there, and take them from there; nowhere if the folder cannot be written."""
+    """Tells JAX to keep compiled programs in the folder. Does nothing if the folder cannot be written."""
     if os.environ.get("AUDAX_CACHE", "").lower() == "off":
         _configure("jax_enable_compilation_cache", "false")
         return
@@ -41,7 +41,7 @@ def keep_programs() -> None:
 
 
 def _configure(option: str, value: str) -> None:
-    """Sets an option of JAX, which is not imported for it: by then it reads the environment."""
+    """Sets an option of JAX without importing JAX: on its import, JAX reads the option from the environment."""
     if "jax" in sys.modules:
         import jax
 

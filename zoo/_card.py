@@ -1,7 +1,7 @@
-"""A model's card: the README.md by which the Hub lists it, and people understand it.
+"""A model's card: the README.md that the Hub uses to list the model, and that describes it to people.
 
-The front matter is YAML in JSON's subset of it, so that to save a model takes neither a YAML writer nor the Hub's
-client. A card ends with its own digest: one that somebody changed is told apart, and kept.
+The front matter is YAML in the subset that is also JSON, so saving a model needs neither a YAML writer nor the Hub's
+client. A card ends with its own digest. The digest shows whether somebody changed the card; a changed card is kept.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from ._files import GOLDEN
 
 HERE = "path/to/this/folder"
 DATASETS = {"AudioSet": "agkphysics/AudioSet", "SpeechCommands v2": "google/speech_commands"}  # their names on the Hub
-LICENSES = {  # the Hub's names of those that occur; any other is "other", with a name
+LICENSES = {  # the Hub's names of licences; any other licence is "other" with a name
     *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "mpl-2.0", "unlicense", "cc0-1.0"),
     *("gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "openrail"),
     *("cc-by-3.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
@@ -23,21 +23,21 @@ DIGEST = "<!-- written by zoo.save, sha256 of the above: {} -->\n"
 
 
 def card(entry: Entry, parameters: int, *, layout: str = "audax", loss: float | None = None) -> str:
-    """The text of README.md. `loss`: how far the output of float16 weights is from that of the exact ones."""
+    """The text of README.md. `loss` is the difference between the outputs of float16 weights and of exact weights."""
     facts = front_matter(entry) | ({"library_name": layout} if layout != "audax" else {})
     front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in facts.items())
     return _signed(f"---\n{front}---\n\n{_body(entry, parameters, loss)}")
 
 
 def generated(content: bytes) -> bool:
-    """Whether a README.md is a card as it was made here, and not one that somebody wrote or changed."""
+    """Whether a README.md is a card that `card` made, and not one that somebody wrote or changed."""
     text = content.decode("utf-8", errors="replace").replace("\r\n", "\n")
     above, _, _ = text.rpartition("<!--")
     return text == _signed(above)
 
 
 def addressed(content: bytes, address: str) -> bytes:
-    """A generated card whose example loads the model from `address`."""
+    """The generated card, changed so that its example loads the model from `address`."""
     above, _, _ = content.decode("utf-8").rpartition("<!--")
     return _signed(above.replace(HERE, address)).encode("utf-8")
 
@@ -60,12 +60,12 @@ def front_matter(entry: Entry) -> dict:
 
 
 def hub_license(name: str) -> str:
-    """A licence in the Hub's words: its own for those that it knows."""
+    """The Hub's name of a licence, if the Hub has one."""
     return name.lower() if name.lower() in LICENSES else _slug(name)
 
 
 def _result(entry: Entry, task: str, measured) -> dict:
-    """One line of the Hub's table of results. Whose measurement it is stands beside the metric's name."""
+    """One line of the Hub's table of results. The metric's name is followed by the source of the measurement."""
     name = measured["dataset"]
     metric = {"type": measured["metric"], "value": measured["value"]}
     result = {
@@ -134,7 +134,7 @@ clip.{use}(zoo.read("sound.wav", clip.sample_rate))
 
 
 def _base(base: Mapping[str, str]) -> str:
-    """What is known of the model that a fine-tuned one started from."""
+    """The known facts about the model that a fine-tuned model started from."""
     repo = f", [{base['repo']}](https://huggingface.co/{base['repo']})" if "repo" in base else ""
     license = f"Its licence: {base['license']}." if "license" in base else "Its licence is not stated."
     paper = f" The paper of its architecture or its weights: {base['paper']}" if "paper" in base else ""

@@ -1,4 +1,4 @@
-"""A model for Ray Data: batches of rows with recordings in, batches of rows with embeddings out."""
+"""A model for Ray Data. It takes batches of rows with recordings and returns batches of rows with embeddings."""
 
 import dataclasses
 import functools
@@ -17,27 +17,28 @@ ADDED = ("files", "starts", "ends", "embeddings", "errors")
 
 
 class Embedder:
-    """`zoo.embed` as a class for `map_batches` of Ray Data, which makes a pool of these, each in a process of its own.
+    """`zoo.embed` as a class for `map_batches` of Ray Data, which runs a pool of actors, each in its own process.
 
-    Rows of a batch have a recording each: `bytes`, the content of a file, or the `path` of one that can be opened where
-    the actor runs. A `path` beside `bytes` is a name. Names that are not UTF-8 are bytes, as `os.fsencode` gives them.
+    Each row of a batch has one recording: `bytes` is the content of a file, and `path` is the path of a file that the
+    actor can open. If a row has both, `path` is only a name. Names that are not UTF-8 are bytes, as `os.fsencode` gives
+    them.
 
-    Rows that come out have these columns, plain ones of Arrow:
+    The rows of the result have these columns of plain Arrow types:
 
-    - `files`: the path as it came.
+    - `files`: the path, unchanged.
     - `starts`, `ends`: seconds from the start of the recording, float64.
-    - `embeddings`: a list of as many float32 as the embedding is wide.
-    - `errors`: the sentence about a recording that cannot be read, which has one row without the values above; null for
-      others.
-    - All columns that came but `bytes` and `path`, repeated for each row of a recording.
+    - `embeddings`: the embedding, a list of float32 of fixed length.
+    - `errors`: the error message of a recording that cannot be read; null for other recordings. Such a recording has
+      one row, in which the three columns above are null.
+    - All columns of the batch except `bytes` and `path`, repeated for each row of a recording.
 
-    With `num_gpus=1` Ray gives each of the pool a GPU of its own.
+    With `num_gpus=1` Ray gives each actor of the pool its own GPU.
     """
 
     def __init__(self, name: str | os.PathLike, **options: Any):
-        """Loads the model `name` as `zoo.load` does; `options` are those of `zoo.embed`, but `errors`.
+        """Loads the model `name` as `zoo.load` does. `options` are the options of `zoo.embed` except `errors`.
 
-        Raises as `zoo.load` and `zoo.embed` do, and ModuleNotFoundError without the extra `cluster`.
+        Raises what `zoo.load` and `zoo.embed` raise, and ModuleNotFoundError without the extra `cluster`.
         """
         if "errors" in options:
             raise TypeError("Embedder keeps what cannot be read as rows with an error: leave the option errors out.")
@@ -46,16 +47,16 @@ class Embedder:
         except ModuleNotFoundError:
             raise ModuleNotFoundError('Embedder needs pyarrow: pip install "audax-eqx[cluster]".') from None
         self._embed = functools.partial(embed, load(name), errors="keep", **options)
-        (nothing,) = self._embed([b""])  # checks the options, and tells the width
+        (nothing,) = self._embed([b""])  # checks the options and shows the embedding's width
         self._missing = dataclasses.replace(nothing, error="The row has neither bytes nor a path.")
 
     def __call__(self, batch: Any) -> Any:
-        """The rows of a batch, in their order, as a table of Arrow.
+        """The result for a batch, an Arrow table whose rows keep the order of the batch.
 
-        The batch maps the names of columns to NumPy arrays, as Ray gives it, or is a table (`batch_format="pyarrow"`),
-        which keeps the types of columns whose values may be missing.
+        The batch maps names of columns to NumPy arrays, as Ray gives it, or is a table (`batch_format="pyarrow"`). A
+        table keeps the types of columns in which values are missing.
 
-        Raises TypeError or ValueError for columns that are no recordings, or have a name of one that is added.
+        Raises TypeError or ValueError if the columns hold no recordings, or if a column has the name of an added one.
         """
         columns = _columns(batch)
         size = len(next(iter(columns.values())))
@@ -90,7 +91,7 @@ def _columns(batch: Any) -> dict[str, Any]:
 
 
 def _values(name: str, column: Any) -> list:
-    """The values of a column, with None for those that are missing."""
+    """The values of a column, with None for missing values."""
     if name == "bytes" and isinstance(column, np.ndarray) and column.dtype.kind == "S":
         raise TypeError("Bytes in an array of NumPy's type S lose the zeros at their end: give it dtype=object.")
     values = column.tolist() if isinstance(column, np.ndarray) else column.to_pylist()
@@ -98,7 +99,7 @@ def _values(name: str, column: Any) -> list:
 
 
 def _source(content: Any, path: Any) -> Any:
-    """A row's recording as `zoo.read` takes it, or None."""
+    """The recording of a row in a form that `zoo.read` takes; None if the row has no recording."""
     for name, value, kinds in (("bytes", content, (bytes,)), ("path", path, (str, bytes))):
         if value is not None and not isinstance(value, kinds):
             raise TypeError(
@@ -110,11 +111,11 @@ def _source(content: Any, path: Any) -> Any:
 
 
 def _table(results: Sequence[Result], nothing: Result, paths: Sequence[Any], others: Mapping[str, Any]) -> Any:
-    """All rows as a table, whose types are the same whatever became of the recordings."""
+    """All rows as a table. The types of its columns are the same for recordings with and without errors."""
     import pyarrow as arrow
 
     def joined(field: str) -> np.ndarray:
-        """The values of all results, with zeros where one has none."""
+        """The values of all results, with zeros for results that have an error."""
         empty = getattr(nothing, field)
         zeros = np.zeros((1, *empty.shape[1:]), empty.dtype)
         parts = (zeros if result.error else getattr(result, field) for result in results)
@@ -138,7 +139,7 @@ def _table(results: Sequence[Result], nothing: Result, paths: Sequence[Any], oth
 
 
 def _array(values: np.ndarray) -> Any:
-    """An array of Arrow, with lists of one length for each axis but the first."""
+    """An Arrow array. Each axis except the first becomes lists of a fixed length."""
     import pyarrow as arrow
 
     array = arrow.array(values.reshape(-1))
@@ -148,7 +149,7 @@ def _array(values: np.ndarray) -> Any:
 
 
 def _names(paths: Sequence[Any]) -> Any:
-    """The column `files`: bytes where paths are, or text."""
+    """The column `files`: bytes if any path is bytes, otherwise text."""
     import pyarrow as arrow
 
     if any(isinstance(path, bytes) for path in paths):

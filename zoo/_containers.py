@@ -1,9 +1,9 @@
-"""What a sound file holds, against what its headers say of it.
+"""The sound in a file, where the headers of the file may be wrong about it.
 
-A header's length is a claim: writers that cannot go back leave a placeholder or 0, recorders die before they fill it
-in, copies end early, and recordings are joined end to end. libsndfile believes the header, and stops where the first
-recording should end. So a file is divided into links, each of which libsndfile decodes whole; where a claim is wrong
-the link has the right one in its place.
+The length in a header is only a claim. Writers that cannot go back leave a placeholder or 0, recorders die before they
+fill the length in, copies end early, and recordings are joined end to end. libsndfile trusts the header, and stops at
+the end that the first header claims. This module therefore divides a file into links, and libsndfile decodes each link
+whole. If a claim is wrong, the link has the right length in its place.
 """
 
 import itertools
@@ -17,12 +17,12 @@ from . import _mpeg
 from ._flac import flac_links
 from ._view import File, Link, Part, View, bytes_at, find, numbers_at
 
-UNSEEN = 8  # bytes behind the sound that are padding
-ZEROS = 1 << 16  # bytes that are looked at together
+UNSEEN = 8  # up to this number of bytes behind the sound are padding
+ZEROS = 1 << 16  # bytes that are read at once
 
 
 def links(file: File) -> list[Link]:
-    """The stretches of sound in a seekable file, one behind the other. What is not known is one link, as it is."""
+    """The stretches of sound in a seekable file, in order. A file of an unknown format is one link, unchanged."""
     start, end = behind_id3(file), file.seek(0, os.SEEK_END)
     result: list[Link] = []
     while container := _container(file, start):
@@ -41,7 +41,7 @@ def _container(file: File, start: int) -> "Container | None":
 
 
 def behind_id3(file: File) -> int:
-    """Where a file begins without the tags at its head."""
+    """The position behind the ID3 tags at the head of a file."""
     start = 0
     while size := _mpeg.id3_size(bytes_at(file, start, 10)):
         start += size
@@ -49,15 +49,15 @@ def behind_id3(file: File) -> int:
 
 
 class Chunks(NamedTuple):
-    """How a container writes its chunks: a name, a size, and so many bytes."""
+    """How a container writes its chunks: a name, a size, and as many bytes as the size says."""
 
-    first: int  # where the first chunk begins
-    size: str  # the size, as `struct` has it
-    sound: tuple[bytes, ...]  # the names of the chunk with the sound
-    total: int | None = 4  # where the size of the whole lies
-    name: int = 4  # bytes of a name
-    counted: int = 0  # bytes of name and size that the size counts
-    align: int = 2  # chunks begin at multiples of it
+    first: int  # the position of the first chunk
+    size: str  # the format of the size in `struct`
+    sound: tuple[bytes, ...]  # the possible names of the chunk with the sound
+    total: int | None = 4  # the position of the size of the whole
+    name: int = 4  # number of bytes in a name
+    counted: int = 0  # bytes of the name and the size that the size includes
+    align: int = 2  # chunks begin at multiples of this number
 
 
 RIFF = Chunks(12, "<I", (b"data",))
@@ -72,7 +72,7 @@ def _chunked(kind: Chunks) -> Callable[[File, int, int], list[Link]]:
 
 
 def _chunk_links(file: File, start: int, end: int, kind: Chunks) -> list[Link]:
-    """One link, or several where the sound is larger than a size of the container can be."""
+    """One link, or several if the sound is larger than the largest size that the container can express."""
     chunks = {name: (place, size) for name, place, size in _walk(file, start + kind.first, end, kind)}
     sound = next((name for name in kind.sound if name in chunks), None)
     if sound is None:
@@ -81,18 +81,22 @@ def _chunk_links(file: File, start: int, end: int, kind: Chunks) -> list[Link]:
     place, claim = chunks[sound]
     field, form, limit = place - width, kind.size, 1 << 8 * width
     total = None if kind.total is None else numbers_at(file, start + kind.total, form)[0]
-    if b"ds64" in chunks:  # RF64's sizes of 64 bits
+    if b"ds64" in chunks:  # RF64 has its sizes in 64 bits here
         field, form, limit = chunks[b"ds64"][0] + 8, "<Q", 1 << 64
         total, claim = numbers_at(file, field - 8, "<QQ")
     actual = end - place
-    last = None if total is None else start + total + (0 if kind.name == 16 else 8)
+    claimed_end = None if total is None else start + total + (0 if kind.name == 16 else 8)
     unknown = _placeholder(claim, limit)
     if claim > actual and not unknown:
-        stated = None if total == 0 or (total is not None and _placeholder(total, limit)) else last
-        return [Link(View(file, [(start, end)]), cut=stated is None or stated > end)]
-    if last is not None and 0 <= last - place - claim < kind.align and _is_silent(file, place + claim, end):
-        return [Link(View(file, [(start, end)]))]  # both sizes are those of the sound, and room was left behind it
-    limits = max(end, last or 0) if total is not None and not _placeholder(total, limit) else end
+        known_end = None if total == 0 or (total is not None and _placeholder(total, limit)) else claimed_end
+        return [Link(View(file, [(start, end)]), cut=known_end is None or known_end > end)]
+    if (
+        claimed_end is not None
+        and 0 <= claimed_end - place - claim < kind.align
+        and _is_silent(file, place + claim, end)
+    ):
+        return [Link(View(file, [(start, end)]))]  # both sizes fit the sound; the space behind it is unused
+    limits = max(end, claimed_end or 0) if total is not None and not _placeholder(total, limit) else end
     if not unknown and _is_rest(file, place + claim, end, limits, kind):
         return [Link(View(file, [(start, end)]))]
     doubt = "" if claim == 0 or unknown else _more(actual - claim, claim)
@@ -102,14 +106,14 @@ def _chunk_links(file: File, start: int, end: int, kind: Chunks) -> list[Link]:
     result = []
     for begin in range(place, end, step):
         size = min(step, end - begin)
-        counted = kind.counted if form == kind.size else 0
-        heads[1] = struct.pack(form, size + counted)
+        header_bytes = kind.counted if form == kind.size else 0
+        heads[1] = struct.pack(form, size + header_bytes)
         result.append(Link(View(file, [*heads, (begin, begin + size)]), doubt=doubt if begin == place else ""))
     return result
 
 
 def _walk(file: File, at: int, end: int, kind: Chunks) -> Iterator[tuple[bytes, int, int]]:
-    """(name, where its bytes begin, how many they are) of each chunk up to the sound, whose size may be wrong."""
+    """The name, the position of the content and its size, for each chunk up to the sound, whose size may be wrong."""
     head = kind.name + struct.calcsize(kind.size)
     while at + head <= end:
         content = bytes_at(file, at, head)
@@ -123,14 +127,14 @@ def _walk(file: File, at: int, end: int, kind: Chunks) -> Iterator[tuple[bytes, 
 
 @no_type_check
 def _is_rest(file: File, at: int, end: int, last: int, kind: Chunks) -> bool:
-    """Whether what lies behind the sound is chunks, tags or padding, rather than sound that no header counts.
+    """Whether the bytes behind the sound are chunks, tags or padding, and not sound that no header counts.
 
-    Chunks end by `last`, which lies behind the file's end where it is cut.
+    Chunks end at `last` or before it. If the file is cut, `last` lies behind the end of the file.
     """
     if end - at <= UNSEEN:
         return True
     head = kind.name + struct.calcsize(kind.size)
-    for place in {at, at + (-at % kind.align), at + 1}:  # some writers leave out the padding, some pad what is even
+    for place in {at, at + (-at % kind.align), at + 1}:  # some writers leave out the padding, some pad even sizes
         content = bytes_at(file, place, head)
         if re.match(rb"TAG|ID3[\x02-\x04]|APETAGEX|LYRICSBEGIN", content):
             return True
@@ -142,13 +146,13 @@ def _is_rest(file: File, at: int, end: int, last: int, kind: Chunks) -> bool:
 
 
 def _is_silent(file: File, at: int, end: int) -> bool:
-    """Whether all bytes there are zero."""
+    """Whether all bytes between the two positions are zero."""
     return all(not any(bytes_at(file, start, min(ZEROS, end - start))) for start in range(at, end, ZEROS))
 
 
 @no_type_check
 def _placeholder(claim: int, limit: int) -> bool:
-    """Whether the size is one that writers put where they do not know it: near the largest number, or half of it."""
+    """Whether a writer that does not know the size writes this one: near the largest number, or near half of it."""
     return claim < 0 or any(abs(claim - edge) <= 1 << 16 for edge in (limit, limit // 2))
 
 
@@ -157,14 +161,14 @@ def _more(rest: int, claim: int) -> str:
 
 
 def _block(file: File, chunks: dict[bytes, tuple[int, int]]) -> int:
-    """The bytes that belong together: one of each channel, or a block of a compressed WAV file."""
+    """The number of bytes that belong together: one sample of each channel, or a block of a compressed WAV file."""
     if b"fmt " not in chunks:
         return 1
     return max(numbers_at(file, chunks[b"fmt "][0] + 12, "<H")[0], 1)
 
 
 def _aiff(file: File, start: int, end: int) -> list[Link]:
-    """As other chunks, without the number of frames that the COMM chunk claims, too."""
+    """The links as for other chunks. They also lose the number of frames that the COMM chunk claims."""
     result = _chunk_links(file, start, end, FORM)
     common = {name: place for name, place, _ in _walk(file, start + FORM.first, end, FORM)}.get(b"COMM")
     if common is None:
@@ -173,7 +177,7 @@ def _aiff(file: File, start: int, end: int) -> list[Link]:
 
 
 def _replaced(view: View, position: int, content: bytes) -> View:
-    """The view with other bytes at a position of the file."""
+    """A view in which `content` replaces the bytes at a position of the file."""
     parts: list[Part] = []
     for part in view.parts:
         if isinstance(part, bytes) or not part[0] <= position < part[1]:
@@ -201,19 +205,19 @@ def _au(order: str) -> Callable[[File, int, int], list[Link]]:
 
 
 def _nist(file: File, start: int, end: int) -> list[Link]:
-    """A SPHERE file: libsndfile reads all that is there; its text says how much should be."""
+    """A SPHERE file: libsndfile reads all of its sound; the text of its header says how much there should be."""
     header = bytes_at(file, start, 1 << 14)
     size = re.match(rb"NIST_1A\s+(\d{1,9})\s", header)
     fields = dict(re.findall(rb"(sample_count|sample_n_bytes|channel_count) -i (\d{1,18})", header))
     if size is None or b"sample_count" not in fields:
         return []
     count = int(fields[b"sample_count"]) * int(fields.get(b"channel_count", 1))
-    promised = int(size[1]) + count * int(fields.get(b"sample_n_bytes", 1))
-    return [Link(View(file, [(start, end)]), cut=promised > end - start)]
+    claimed_size = int(size[1]) + count * int(fields.get(b"sample_n_bytes", 1))
+    return [Link(View(file, [(start, end)]), cut=claimed_size > end - start)]
 
 
 def _ogg(file: File, start: int, end: int) -> list[Link]:
-    """A link begins with the pages that begin its streams, and ends where others begin."""
+    """A link begins with the pages that begin its streams, and ends where the pages of the next link begin."""
     starts, at, beginning, ended, cut = [], start, False, True, False
     while at < end:
         head = bytes_at(file, at, 27 + 255)
@@ -235,7 +239,7 @@ def _ogg(file: File, start: int, end: int) -> list[Link]:
 
 
 class Container(NamedTuple):
-    """A format: how its files begin, how they are divided, and their size by their header, where others may follow."""
+    """A format: its first bytes, the function that divides a file, and the size by the header, if others may follow."""
 
     magic: bytes
     divide: Callable[[File, int, int], list[Link]]
@@ -247,7 +251,7 @@ def _field(form: str, at: int, more: int) -> Callable[[File, int], int]:
 
 
 def _caf_size(file: File, start: int) -> int:
-    """Up to the end of the sound, behind which others may follow."""
+    """The size up to the end of the sound, behind which other files may follow."""
     chunks = _walk(file, start + CAF.first, file.seek(0, os.SEEK_END), CAF)
     return max((place + size - start for _, place, size in chunks), default=0)
 
@@ -255,7 +259,7 @@ def _caf_size(file: File, start: int) -> int:
 CONTAINERS = (
     Container(rb"RIFF....WAVE", _chunked(RIFF), _field("<I", 4, 8)),
     Container(rb"RIFX....WAVE", _chunked(RIFX), _field(">I", 4, 8)),
-    Container(rb"RF64....WAVE", _chunked(RIFF), _field("<Q", 20, 8)),  # of the ds64 chunk, which comes first
+    Container(rb"RF64....WAVE", _chunked(RIFF), _field("<Q", 20, 8)),  # in the ds64 chunk, which comes first
     Container(rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb", _chunked(W64), _field("<Q", 16, 0)),
     Container(rb"FORM....(8SVX|16SV)", _chunked(FORM), _field(">I", 4, 8)),
     Container(rb"FORM....AIF[FC]", _aiff, _field(">I", 4, 8)),

@@ -1,4 +1,4 @@
-"""A file of weights that others wrote to a folder of ours."""
+"""Conversion of a file of weights from another library to a folder that `zoo.load` reads."""
 
 import dataclasses
 import os
@@ -22,7 +22,7 @@ from ._weights import ArraysByName
 
 TASKS, MODELS = ("multiclass", "multilabel"), ("COLA", "SimCLR")
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "backbone")
-DEPTH = 4  # of wrappers in each other
+DEPTH = 4  # the largest depth of nested wrappers
 
 
 def convert(
@@ -37,30 +37,33 @@ def convert(
     frontend: Mapping[str, Any] | None = None,
     network: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
-    """Reads a file of weights, safetensors, torch's or audax's "path/to/checkpoint_123", and writes a folder for
-    `zoo.load`, which it returns: `folder`, or a new one beside the file, named as that and `_audax_eqx`.
+    """Reads a file of weights, writes a folder for `zoo.load`, and returns the folder.
 
-    One of `zoo.families` recognises the model by the keys and shapes of the arrays, which lie at the top of the file or
-    under "model", "state_dict", "module" and the like. What no array tells is yours to say:
+    The file is safetensors, a torch file, or a checkpoint of audax, "path/to/checkpoint_123". One of `zoo.families`
+    recognises the model by the keys and shapes of the arrays, which lie at the top of the file or under "model",
+    "state_dict", "module" and the like. The caller gives what the arrays do not show:
 
-    - `sample_rate`: in Hz. `window`: the native length in seconds.
-    - `labels`: one a class. AudioSet's are fetched where the classes are its 527, and its names for a file's labels
-      that are its codes.
-    - `task`: "multiclass" or "multilabel", of a classifier. `model`: "SimCLR" for audax's models that look like COLA.
-    - `frontend`, `network`: options in place of those that were recognised, `frontend={"bins": 64}` say; with a "type"
-      the whole frontend or network.
+    - `folder`: default: a new folder beside the file, with the file's name and `_audax_eqx`.
+    - `sample_rate`: in Hz.
+    - `window`: the native length in seconds.
+    - `labels`: one per class. AudioSet's labels are fetched if the model has its 527 classes. AudioSet's names are also
+      fetched if the file's labels are AudioSet's codes.
+    - `task`: "multiclass" or "multilabel", for a classifier.
+    - `model`: "SimCLR" for a SimCLR model of audax, which otherwise looks like COLA.
+    - `frontend`, `network`: options that replace the recognised ones, for example `frontend={"bins": 64}`. With a
+      "type" they replace the whole frontend or network.
 
-    The folder has the licence and the paper of the published model that has the same arrays, and no metrics: nothing
-    tells whether the file is that one.
+    The folder has the licence and the paper of the published model with the same arrays. It has no metrics, because
+    the file may hold other weights than the published model.
 
-    Raises FileNotFoundError, and ValueError for what is no such file or not whole, for options that contradict it, and
-    for NaN in its arrays.
+    Raises FileNotFoundError. Raises ValueError if the file has another format or is incomplete, if options contradict
+    it, and if its arrays hold NaN.
     """
     path = pathlib.Path(source)
     folder = path.with_name(f"{path.name}_audax_eqx") if folder is None else pathlib.Path(folder)
-    for what, given, choices in (("task", task, TASKS), ("model", model, MODELS)):
-        if given is not None and given not in choices:
-            raise ValueError(f"convert takes the {what} {' or '.join(map(repr, choices))}, got {given!r}.")
+    for what, choice, choices in (("task", task, TASKS), ("model", model, MODELS)):
+        if choice is not None and choice not in choices:
+            raise ValueError(f"convert takes the {what} {' or '.join(map(repr, choices))}, got {choice!r}.")
     format, arrays = open_file(path)
     options: dict[str, Any] = {"sample_rate": sample_rate, "window": window, "model": model}
     options["settings"] = getattr(arrays, "settings", {})
@@ -80,7 +83,7 @@ def convert(
 
 
 def _recognise(source: Source) -> tuple[Source, Recognised]:
-    """The part of the file that a family knows, and what it makes of it. Raises ValueError where none does."""
+    """The part of the file that a family recognises, and the result. Raises ValueError if no family recognises one."""
     parts = [source]
     for _ in range(DEPTH):
         for part in parts:
@@ -96,14 +99,14 @@ def _recognise(source: Source) -> tuple[Source, Recognised]:
 
 
 def _inside(source: Source, prefix: str) -> Source | None:
-    """The arrays whose keys begin with `prefix`, without it; None where there are none."""
+    """The arrays whose keys begin with `prefix`, under keys without the prefix; None if there are none."""
     names = {key[len(prefix) :]: (source.arrays, key) for key in source.shapes if key.startswith(prefix)}
     shapes = {name: source.shapes[key] for name, (_, key) in names.items()}
     return dataclasses.replace(source, arrays=View(names), shapes=shapes) if names else None
 
 
 def _arrays(source: Source, recognised: Recognised) -> ArraysByName:
-    """The arrays for the rules."""
+    """The arrays to which the rules apply."""
     arrays = source.arrays
     if recognised.files:
         arrays = open_files(recognised.files, source.path.parent.joinpath)
@@ -113,7 +116,7 @@ def _arrays(source: Source, recognised: Recognised) -> ArraysByName:
 
 
 def _entry(entry: Entry, source: Source, name: str, labels: Sequence[str], task: str | None) -> Entry:
-    """The recognised entry with what its owner says, and without metrics, which are of certain weights."""
+    """The recognised entry with the caller's options, and without metrics, which hold for published weights."""
     if source.model not in (None, entry.model["type"]):
         kind = entry.model["type"]
         raise ValueError(f"{source.path} holds a {kind}, not the {source.model} that was asked for: leave `model` out.")
@@ -121,8 +124,8 @@ def _entry(entry: Entry, source: Source, name: str, labels: Sequence[str], task:
         raise ValueError(f"{source.path} is a {entry.model['type']} without classes: leave the task {task!r} out.")
     parts = {}
     for part in ("frontend", "network"):
-        own = dict(getattr(source, part))
-        parts[part] = own if "type" in own else dict(getattr(entry, part)) | own
+        options = dict(getattr(source, part))
+        parts[part] = options if "type" in options else dict(getattr(entry, part)) | options
     rate = parts["frontend"].setdefault("sample_rate", source.sample_rate)
     if source.sample_rate not in (None, rate):
         raise ValueError(
@@ -137,13 +140,13 @@ def _entry(entry: Entry, source: Source, name: str, labels: Sequence[str], task:
 
 
 def _known_labels(entry: Entry) -> tuple[str, ...]:
-    """The entry's labels, or those in a file on the Hub; none, with a warning, where it cannot be had."""
+    """The entry's labels, or labels from a file on the Hub. None, with a warning, if that file is not available."""
     checkpoint = entry.checkpoint
     if entry.labels:
         return with_names(entry.labels, entry.name)
     if checkpoint is None or not (checkpoint.label_file or "").endswith(".csv"):
         return ()
-    from ._repo import download_once  # whose client of the Hub takes long to import
+    from ._repo import download_once  # imported late, because it imports the Hub's client, which takes long
 
     try:
         return read_labels(download_once(checkpoint.label_repo or checkpoint.repo, str(checkpoint.label_file)))

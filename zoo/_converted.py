@@ -1,8 +1,9 @@
-"""Safetensors in a pull request: the Hub's bot converted many repos of torch files, and most requests stay open.
+"""Safetensors in a pull request: the Hub's bot converted many repos of torch files, and most of its requests stay open.
 
-Anybody can open a pull request, so one counts only where all of this holds: it is open, it is the bot's and has its
-title, it is one commit on top of main's newest, and it adds weights in safetensors and changes nothing else. That is
-the rule of transformers, and the last condition more. Its commit is taken, not its branch, which may move.
+Anybody can open a pull request. The zoo accepts a request only if all of these conditions hold: it is open; the bot
+wrote it and gave it its title; it is one commit on top of main's newest; it adds weights in safetensors and changes
+nothing else. These are the conditions of transformers and the last one in addition. The zoo takes the commit of the
+request, not its branch, because a branch may move.
 """
 
 import contextlib
@@ -14,14 +15,14 @@ from ._weights import atomic
 
 TITLE, BOT = "Adding `safetensors` variant of this model", "SFconvertbot"
 TORCH = frozenset(file for file in INSTEAD if not SAFETENSORS.fullmatch(file))
-MANAGED = ".gitattributes"  # in which the Hub itself notes that a file is large
-CANDIDATES = 3  # that are looked at
+MANAGED = ".gitattributes"  # the Hub itself marks large files in it
+CANDIDATES = 3  # at most this number of requests is examined
 
 
 def converted(repo: str, commit: str) -> str | None:
-    """The commit that adds safetensors to `commit`, main's newest; None where there is none, or nobody can tell.
+    """The commit that adds safetensors to `commit`, main's newest; None if there is none or if it cannot be determined.
 
-    One that was pinned needs no request. A repo whose torch file is in the cache is not asked for another one.
+    A pinned commit needs no query to the Hub. If the repo's torch file is in the cache, no other file is searched.
     """
     with contextlib.suppress(OSError, ValueError):
         pin_text = (own_folder(repo) / commit).read_text(encoding="utf-8")
@@ -29,13 +30,13 @@ def converted(repo: str, commit: str) -> str | None:
             return pin_text
     if any(cached_path(repo, file, commit) for file in TORCH):
         return None
-    with contextlib.suppress(Exception):  # whatever it is: the torch file loads without the answer
+    with contextlib.suppress(Exception):  # of any kind: the torch file loads without the Hub's answer
         return _search(repo, commit)
     return None
 
 
 def pin(repo: str, commit: str, addition: str) -> None:
-    """Writes into the cache that `addition` adds safetensors to `commit`, if the cache can be written."""
+    """Records in the cache that `addition` adds safetensors to `commit`, if the cache can be written."""
     with contextlib.suppress(OSError):
         own_folder(repo).mkdir(parents=True, exist_ok=True)
         with atomic(own_folder(repo) / commit) as temporary:
@@ -43,7 +44,7 @@ def pin(repo: str, commit: str, addition: str) -> None:
 
 
 def _search(repo: str, commit: str) -> str | None:
-    """The same by the Hub's answers. Raises KeyError, ValueError and TypeError for answers of another form."""
+    """Searches the Hub for such a commit. Raises KeyError, ValueError and TypeError for unexpected answers."""
     discussions = api_answer(repo, "discussions", author=BOT, type="pull_request", status="open")["discussions"]
     numbers = sorted((int(each["num"]) for each in discussions if _is_by_bot(each)), reverse=True)[:CANDIDATES]
     files = _blobs(repo, commit) if numbers else {}
@@ -57,13 +58,13 @@ def _search(repo: str, commit: str) -> str | None:
 
 
 def _is_by_bot(discussion: Any) -> bool:
-    """Whether a discussion is an open pull request of the bot, with its title."""
+    """Whether a discussion is an open pull request by the bot with the bot's title."""
     request = discussion["isPullRequest"] is True and discussion["status"] == "open"
     return request and discussion["title"] == TITLE and (discussion.get("author") or {}).get("name") == BOT
 
 
 def _blobs(repo: str, commit: str) -> dict[str, str]:
-    """The files of a commit, and for each the name of its content. Raises ValueError where the Hub does not tell it."""
+    """The files of a commit with the hash of each content. Raises ValueError if the Hub leaves a hash out."""
     files = api_answer(repo, "revision", commit, blobs="true")["siblings"]
     blobs = {each["rfilename"]: each["blobId"] for each in files}
     if not all(isinstance(each, str) for each in blobs.values()):

@@ -1,12 +1,12 @@
-"""The embeddings of a corpus: a folder of Parquet parts, to which the same command adds until all recordings have rows.
+"""The embeddings of a corpus: a folder of Parquet parts. The same command adds parts until all recordings have rows.
 
-    part-000012.parquet          rows as in `_rows.py`; whole, or not there
+    part-000012.parquet          rows as in `_rows.py`; the file is either whole or absent
     _failures.csv                the recordings that could not be read, and why
     _run.json                    the model and the options that all rows have in common
 
-A recording has all its rows in one part, so a process that is killed at any moment leaves whole recordings behind, and
-the next one embeds the others. A part is closed often at first and more rarely later on: what a kill costs is a
-fiftieth of the time that the process had run. Shards of the same corpus write parts of their own:
+All rows of a recording are in one part, so a process that is killed at any moment leaves whole recordings behind, and
+the next process embeds the others. The process closes parts often at first and more rarely later: a kill loses at most
+a fiftieth of the time that the process has run. Shards of the same corpus write their own parts, such as
 `part-0-of-8-000012.parquet`.
 """
 
@@ -35,17 +35,17 @@ from ._search import Shard
 from ._weights import atomic
 
 NOTE = "_run.json"
-PART = 1 << 26  # bytes of rows at which a part is closed,
-SECONDS, SHARE = 2.0, 50  # or after so many seconds, or that share of the time that has passed if it is longer
+PART = 1 << 26  # bytes of rows at which a part is closed
+SECONDS, SHARE = 2.0, 50  # a part is also closed after 2 s, or after a fiftieth of the run's time if that is longer
 
 
 class Corpus:
-    """The rows of one process, and of all before it. `done` are the recordings that have rows."""
+    """The rows of this process and of all earlier ones. `done` is the set of recordings that have rows."""
 
     def __init__(self, folder: pathlib.Path, shard: Shard):
         self.folder, self.shard = folder, shard
         for name in (f".part{shard.suffix}-*.parquet", f"._failures{shard.suffix}.*.csv"):
-            for temporary in folder.glob(name):  # of a process that was killed
+            for temporary in folder.glob(name):  # left by a process that was killed
                 temporary.unlink(missing_ok=True)
         parts = sorted(folder.glob("part-*.parquet"))
         self.done = {file for part in parts for file in _files(part)}
@@ -56,7 +56,7 @@ class Corpus:
         self.skipped = 0
 
     def missing(self, files: Iterable[str]) -> Iterator[str]:
-        """Those of the files that have no rows yet, each once; `skipped` counts the others."""
+        """The files that have no rows yet, without repetitions; `skipped` counts the files that have rows."""
         before, seen = frozenset(self.done), set()
         for file in files:
             if (name := utf8(file)) in seen:
@@ -68,7 +68,7 @@ class Corpus:
                 yield file
 
     def write(self, parts: Iterable[Part | tuple[str, str]]) -> None:
-        """Adds the rows of recordings, and the failures, each a file and its error."""
+        """Adds the rows of recordings, and the failures. A failure is a pair of a file and its error."""
         size, since = 0, None
         try:
             for part in parts:
@@ -86,13 +86,13 @@ class Corpus:
             self._close_part()
 
     def _close_part(self) -> None:
-        """Writes what waits. Raises OSError that says what the folder holds if it cannot be written."""
+        """Writes the waiting rows. If the folder cannot be written, raises OSError that says what the folder holds."""
         parts, self.waiting = self.waiting, []
         try:
             if parts:
                 self._write_part(parts)
             for part in parts:
-                self.failures.pop(utf8(part.file), None)  # it could not be read before
+                self.failures.pop(utf8(part.file), None)  # an earlier process could not read it
             if self.failures != self.failures_on_disk:
                 self._write_failures()
         except OSError as error:
@@ -132,10 +132,10 @@ class Corpus:
 
 @contextlib.contextmanager
 def opened(folder: pathlib.Path, note: dict[str, Any], shard: Shard) -> Iterator[Corpus]:
-    """The corpus in a folder, new or begun by the same command, for this process alone.
+    """Opens the corpus in a folder for this process alone. The folder is new, or the same command began it.
 
-    Raises ValueError for a folder of other files, or of rows of another model or other options, and BlockingIOError
-    where another process writes the same shard.
+    Raises ValueError if the folder holds other files, or rows of another model or of other options. Raises
+    BlockingIOError if another process writes the same shard.
     """
     import_parquet()
     try:
@@ -155,14 +155,16 @@ def _check(folder: pathlib.Path, note: dict[str, Any]) -> None:
     path = folder / NOTE
     if not path.exists():
         _write_once(path, json.dumps(note, indent=2) + "\n")
-    before = parse_json(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(before, dict):
+    old_note = parse_json(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(old_note, dict):
         raise ValueError(f"{path} is no note of a corpus: name another folder.")
     note = {name: value for name, value in note.items() if name != "source"}  # the same weights may lie elsewhere
-    if note == {name: value for name, value in before.items() if name != "source"}:
+    if note == {name: value for name, value in old_note.items() if name != "source"}:
         return
     changes = [
-        f"{name} {before.get(name)!r} instead of {value!r}" for name, value in note.items() if before.get(name) != value
+        f"{name} {old_note.get(name)!r} instead of {value!r}"
+        for name, value in note.items()
+        if old_note.get(name) != value
     ]
     raise ValueError(
         f"{folder} holds rows of {' and '.join(changes)}: give the options of its {NOTE}, or name another folder."
@@ -170,16 +172,16 @@ def _check(folder: pathlib.Path, note: dict[str, Any]) -> None:
 
 
 def fingerprint(clip: Pretrained) -> str:
-    """The hash of a model's arrays: models of one name and other weights differ in it."""
+    """The hash of a model's arrays. It differs between models that have the same name and different weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, leaf in sorted(named_leaves(clip.model, clip.state).items()):
         digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)  # NumPy gives no buffer of bfloat16
     return digest.hexdigest()
 
 
 def _write_once(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is not there. Another shard may do so at the same moment: the first one counts."""
+    """Writes a file that does not exist. Another shard may write it at the same moment: the first file stays."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -188,7 +190,7 @@ def _write_once(path: pathlib.Path, text: str) -> None:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OSError(f"{path.parent} cannot be written: {reason(error)}.") from None
-        with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:  # no links here
+        with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:  # no file system links
             file.write(text)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Models of entries: what an entry names is looked up and called with its options."""
+"""Construction of models: each class that an entry names is looked up and called with the entry's options."""
 
 import inspect
 import types
@@ -18,12 +18,12 @@ from ._register import Model, constructor_of, constructors
 
 
 def create(entry: Entry, *, key: PRNGKeyArray) -> tuple[Model, eqx.nn.State]:
-    """The entry's model with random weights, in training mode, and its State."""
+    """The entry's model with random weights, in training mode, and the model's State."""
     return eqx.nn.make_with_state(_build)(entry, key)
 
 
 def skeleton(entry: Entry) -> tuple[Model, eqx.nn.State]:
-    """What `create` makes, with `jax.ShapeDtypeStruct` leaves: nothing is computed or allocated."""
+    """The result of `create` with `jax.ShapeDtypeStruct` leaves. Nothing is computed or allocated."""
     return eqx.filter_eval_shape(create, entry, key=jax.random.key(0))
 
 
@@ -43,7 +43,7 @@ def _build(entry: Entry, key: PRNGKeyArray) -> Model:
 
 
 def _network(description: Mapping[str, Any], name: str, key: PRNGKeyArray) -> AbstractNetwork:
-    """The network, and first the one in it, if it has one."""
+    """The network. If it contains another network, that one is built first."""
     inner = description.get("network")
     if not isinstance(inner, Mapping):
         return _construct(networks, description, name, key=key)
@@ -60,9 +60,10 @@ def _construct(
     known: Mapping[str, Callable] | None = None,
     **keywords,
 ):
-    """What the description's type makes of its options; `key`, `task` and no dropout go to those that take them.
+    """Calls the constructor of the description's type with the description's options and with `keywords`.
 
-    The type is one of those `known`, or of all that the library and the user have.
+    `key`, `task` and a dropout of 0 go only to constructors that take them. The type is a key of `known`; if `known` is
+    None, it is a class of the library or one that the user registered.
     """
     options = dict(description)
     kind = options.pop("type", None)
@@ -78,8 +79,8 @@ def _construct(
     signature = inspect.signature(constructor)
     spare = ("key", "task") if keywords.get("dropout") else ("key", "task", "dropout")
     keywords = {key: value for key, value in keywords.items() if key not in spare or key in signature.parameters}
-    if taken := sorted(set(options) & set(keywords)):
-        raise ValueError(f"{name} gives {kind} {', '.join(taken)}, which the entry itself decides: leave it out.")
+    if conflicts := sorted(set(options) & set(keywords)):
+        raise ValueError(f"{name} gives {kind} {', '.join(conflicts)}, which the entry itself decides: leave it out.")
     try:
         signature.bind(**options, **keywords)
     except TypeError as error:
@@ -87,10 +88,10 @@ def _construct(
     try:
         return constructor(**options, **keywords)
     except (TypeError, ArithmeticError, LookupError) as error:
-        given, own = line(str(options), 1000), getattr(library, kind, None) is not constructor
-        cause = f" ({type(error).__name__}: {line(str(error))})" if own else ""
-        raise ValueError(f"{name} gives {kind} an option that makes no sense to it{cause}: {given}.") from (
-            error if own else None
+        options_text, is_custom = line(str(options), 1000), getattr(library, kind, None) is not constructor
+        cause = f" ({type(error).__name__}: {line(str(error))})" if is_custom else ""
+        raise ValueError(f"{name} gives {kind} an option that makes no sense to it{cause}: {options_text}.") from (
+            error if is_custom else None
         )
     except ValueError as error:
         raise ValueError(f"{name}: {line(str(error), 1000).rstrip('.')}.") from None

@@ -1,4 +1,4 @@
-"""An entry of the zoo: all that rebuilds a model and tells where it comes from, as pure data."""
+"""An entry of the zoo: pure data from which a model is rebuilt, with the model's origin."""
 
 import dataclasses
 import json
@@ -23,12 +23,13 @@ HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\
 class Checkpoint:
     """A foreign checkpoint on the Hub: its files, and the rename table of a family that reads the weights.
 
-    `file` has the weights. Of several each array's key begins with the name of its file, without the suffix, and a dot.
+    `file` has the weights. If there are several files, the key of each array begins with the name of its file, without
+    the suffix, and a dot.
 
-    `label_file` is a CSV with the columns `index` and `display_name`, or "config.json" where the repo describes its
-    model itself, labels included, or `file` where that is torch's and has a `label_dict`; None for none. It lies in
-    `label_repo`, or in `repo` if that is None. `license` is what the repo's card states, where that is another licence
-    than the entry's.
+    `label_file` is a CSV with the columns `index` and `display_name`. It is "config.json" where the repo describes its
+    own model, labels included, and it equals `file` where that is a torch file with a `label_dict`. None means no
+    labels. The file lies in `label_repo`, or in `repo` if `label_repo` is None. `license` is the licence that the
+    repo's card states, if that differs from the entry's.
     """
 
     repo: str
@@ -41,9 +42,10 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Acceptance:
-    """What a model's authors say that it makes of a recording on the Hub; a data set's repo is "datasets/owner/name".
+    """The output for a recording on the Hub that a model's authors published.
 
-    `logits` are those of the first classes; `classes`, all whose probability exceeds `threshold`.
+    The `repo` of a data set is "datasets/owner/name". `logits` are those of the first classes; `classes` are all
+    classes whose probability exceeds `threshold`.
     """
 
     repo: str
@@ -57,19 +59,21 @@ class Acceptance:
 class Entry:
     """A model as data. `config.json` in a model's folder holds these fields.
 
-    - `frontend`, `network`, `model`: `{"type": NAME, ...}`, a name from `audax_eqx.frontends`, `.networks` or `.models`
-      or one that `zoo.register` made known, and its options; a network in a network, as `WeightedLayers` and `XVector`
-      have one, is an option "network" of the same form, and the network for texts that `CLAP` has is its option "text".
-      A `Classifier` takes `classes` and `dropout` too, other models have no classes.
-    - `task`: "multiclass" (softmax over labels), "multilabel" (a sigmoid each); or, without labels, "contrastive"
-      (`COLA`, `SimCLR`, `CLAP`) or "embedding" (`Encoder`).
-    - `window`: the native length in seconds: what it was trained on, and how long recordings are cut.
-    - `labels`: one a class; empty where they are in the checkpoint's repo, or, as ImageNet's, name no sounds.
-    - `metrics`: `{"dataset", "metric", "value", "source"}` each; `source` says whose measurement it is.
+    - `frontend`, `network`, `model`: `{"type": NAME, ...}`, which is a name and its options. The name is from
+      `audax_eqx.frontends`, `.networks` or `.models`, or was registered by `zoo.register`. `WeightedLayers` and
+      `XVector` contain another network, which is their option "network" in the same form. `CLAP` has a network for
+      texts, which is its option "text". A `Classifier` also takes `classes` and `dropout`; other models have no
+      classes.
+    - `task`: "multiclass" (one softmax over all labels) or "multilabel" (one sigmoid per label); without labels,
+      "contrastive" (`COLA`, `SimCLR`, `CLAP`) or "embedding" (`Encoder`).
+    - `window`: the native length in seconds. The model was trained on this length, and recordings are cut into it.
+    - `labels`: one per class; empty if they are in the checkpoint's repo, or if they name no sounds, like ImageNet's.
+    - `metrics`: a mapping with the keys "dataset", "metric", "value" and "source" for each measurement; `source` says
+      who measured.
     - `checkpoint`: where foreign weights lie; None for weights in this project's own layout.
-    - `base`: of a fine-tuned model the one that it started from: its "name", and where they are known its "repo" on the
-      Hub, "license" and "paper". Then `license` and `metrics` are the fine-tuned model's own.
-    - `origin`: the Hub repo that it was loaded from; in no file.
+    - `base`: the model that a fine-tuned model started from: its "name" and, if known, its "repo" on the Hub, its
+      "license" and its "paper". `license` and `metrics` of the entry are then the fine-tuned model's own.
+    - `origin`: the Hub repo that the model was loaded from; it is written to no file.
     """
 
     name: str
@@ -99,7 +103,7 @@ class Entry:
                 f"{rate}, {self.classes} and {self.window}."
             )
         kind = self.model.get("type")
-        own = isinstance(kind, str) and kind not in dir(models)  # whether there is one is asked when it is built
+        own = isinstance(kind, str) and kind not in dir(models)  # `create` checks that this class exists
         fits = self.task in (get_args(Task) if own else TASKS.get(str(kind), ("contrastive",)))
         if not fits or self.classifies != (self.task in TASKS["Classifier"]):
             raise ValueError(
@@ -128,26 +132,26 @@ class Entry:
 
     @property
     def classifies(self) -> bool:
-        """Whether it has classes to tell apart; others give embeddings alone."""
+        """Whether the model has classes to tell apart. Other models give embeddings alone."""
         return self.classes > 0
 
     @property
     def sample_rate(self) -> int:
-        """In Hz."""
+        """The sample rate of the frontend, in Hz."""
         return self.frontend["sample_rate"]
 
     @property
     def repo(self) -> str | None:
-        """The Hub repo "owner/name" of its weights, or of a fine-tuned model its base's; None where it is not known."""
+        """The Hub repo "owner/name" of the weights; for a fine-tuned model, of its base's weights. None if unknown."""
         if self.base is not None:
             return self.base.get("repo")
         if self.checkpoint is not None:
-            return self.checkpoint.repo if "/" in self.checkpoint.repo else None  # a folder's name has none
+            return self.checkpoint.repo if "/" in self.checkpoint.repo else None  # the name of a folder has no slash
         page = HUB_PAGE.fullmatch(self.source or "")
         return page and page[1]
 
     def replace(self, **fields: Any) -> "Entry":
-        """The same with other fields, as metrics that were measured since."""
+        """A copy of the entry with other fields, for example metrics that were measured later."""
         return dataclasses.replace(self, **fields)
 
     def finetuned(
@@ -160,12 +164,12 @@ class Entry:
         layers: str = "last",
         name: str | None = None,
     ) -> "Entry":
-        """The entry of a model that is trained on from this one, as `Pretrained.thaw` makes it.
+        """The entry of a model whose training starts from this model, as `Pretrained.thaw` makes it.
 
-        With `classes` or `labels` it has a new head, which is "multiclass" unless `task` says "multilabel"; without, it
-        keeps labels and task. It keeps the window unless one is given, and the licence. It has no metrics, and this
-        model is its `base`. With layers="weighted" the new head hears a `WeightedLayers` of the network. Raises
-        ValueError for what does not go together.
+        With `classes` or `labels` the new model has a new head, which is "multiclass" unless `task` says "multilabel".
+        Without them it keeps the labels and the task. It keeps the licence, and it keeps the window unless the caller
+        gives another. It has no metrics, and its `base` is this model. With layers="weighted" the input of the new head
+        is a `WeightedLayers` of the network. Raises ValueError for arguments that contradict each other.
         """
         if task not in (None, *get_args(Task)):
             raise ValueError(f"task is one of {', '.join(get_args(Task))}, got {task!r}.")
@@ -202,7 +206,7 @@ class Entry:
 
 
 def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
-    """The names of classes. Raises ValueError for what has no order, and for names that are none or come twice."""
+    """The names of classes. Raises ValueError for labels without an order, and for names that are empty or repeated."""
     if isinstance(labels, set | frozenset | Mapping):
         raise ValueError(
             f"labels are in the order of the head's outputs, which a {type(labels).__name__} has not: give a list, "
@@ -212,13 +216,13 @@ def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
     if isinstance(labels, str) or not names or not all(isinstance(each, str) and each.strip() for each in names):
         raise ValueError(f'labels are the names of all classes, as ("rain", "clock"), got {line(repr(labels))}.')
     names = tuple(map(str, names))  # NumPy's strings too
-    if twice := {each for each in names if names.count(each) > 1}:
-        raise ValueError(f"labels name each class once, got {line(', '.join(sorted(twice)))} several times.")
+    if repeated := {each for each in names if names.count(each) > 1}:
+        raise ValueError(f"labels name each class once, got {line(', '.join(sorted(repeated)))} several times.")
     return names
 
 
 def to_json(entry: Entry) -> str:
-    """The text of `config.json`: every field that is set. Raises ValueError for an option that JSON does not hold."""
+    """The text of `config.json`: every field that is set. Raises ValueError for an option that JSON cannot hold."""
     fields = {key: value for key, value in dataclasses.asdict(entry).items() if value not in (None, (), [])}
     fields.pop("origin", None)
     try:
@@ -247,8 +251,8 @@ def from_json(text: str, where: str) -> Entry:
     try:
         return Entry(**_tuples(fields))
     except (TypeError, AttributeError):
-        given = str({name: value for name, value in fields.items() if name != "labels"})[:1000]
-        raise ValueError(f"{where} has a field of the wrong type; zoo.Entry documents them: {given}.") from None
+        values = str({name: value for name, value in fields.items() if name != "labels"})[:1000]
+        raise ValueError(f"{where} has a field of the wrong type; zoo.Entry documents them: {values}.") from None
     except ValueError as error:
         raise ValueError(line(f"{where}: {error}", 1000)) from None
 
@@ -257,6 +261,6 @@ def _tuples(value: Any) -> Any:
     """JSON's lists as tuples, at every depth."""
     if isinstance(value, dict):
         return {key: _tuples(each) for key, each in value.items()}
-    if isinstance(value, list):  # without a call for each of a thousand labels
+    if isinstance(value, list):  # strings are copied without a call: a model may have a thousand labels
         return tuple(_tuples(each) if isinstance(each, list | dict) else each for each in value)
     return value

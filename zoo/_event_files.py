@@ -1,4 +1,4 @@
-"""Events as text: CSV, JSON lines, labels of Audacity, and selection tables of Raven.
+"""Files of events: CSV, JSON lines, labels of Audacity, and selection tables of Raven.
 
 https://manual.audacityteam.org/man/importing_and_exporting_labels.html
 https://ravensoundsoftware.com/knowledge-base/selection-tables/
@@ -24,42 +24,45 @@ RAVEN = (
 Found = Iterable[tuple[Result, list[Event]]]
 
 
-def write_csv(file: TextIO, found: Found, sample_rate: int) -> None:
-    """A row for each event, with the seconds from the start of its recording."""
+def write_csv(file: TextIO, detections: Found, sample_rate: int) -> None:
+    """Writes a row for each event. Its times are seconds from the start of its recording."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for event in _events(file, found):
+    for event in _events(file, detections):
         times = f"{event.start:.3f}", f"{event.end:.3f}"
         writer.writerow((_name(event.source), event.label, *times, f"{event.score:.4f}"))
 
 
-def write_json(file: TextIO, found: Found, sample_rate: int) -> None:
-    """One object a line for each event."""
-    for event in _events(file, found):
+def write_json(file: TextIO, detections: Found, sample_rate: int) -> None:
+    """Writes one line for each event, with one JSON object."""
+    for event in _events(file, detections):
         name = os.fsdecode(event.source)
         values = (name, event.label, round(event.start, 3), round(event.end, 3), round(event.score, 4))
         print(json.dumps(dict(zip(COLUMNS, values, strict=True))), file=file)
 
 
-def write_audacity(file: TextIO, found: Found, sample_rate: int) -> None:
-    """Labels of one recording: start, end and label, with tabs between them."""
-    for event in _events(file, found):
+def write_audacity(file: TextIO, detections: Found, sample_rate: int) -> None:
+    """Writes the labels of one recording: start, end and label, with tabs between them."""
+    for event in _events(file, detections):
         print(f"{event.start:.6f}", f"{event.end:.6f}", _cell(event.label), sep="\t", file=file)
 
 
-def write_raven(file: TextIO, found: Found, sample_rate: int) -> None:
-    """A selection for each event. Raven opens several recordings as one: times count from the start of the first, and
-    "File Offset (s)" from the start of each."""
+def write_raven(file: TextIO, detections: Found, sample_rate: int) -> None:
+    """Writes a selection for each event.
+
+    Raven opens several recordings as one: its times count from the start of the first recording, and
+    "File Offset (s)" counts from the start of the event's own recording.
+    """
     print(*RAVEN, sep="\t", file=file)
-    before, selection = 0.0, 0
-    for result, events in found:
+    offset, selection = 0.0, 0
+    for result, events in detections:
         for event in events:
             selection += 1
-            times = f"{before + event.start:.6f}", f"{before + event.end:.6f}"
+            times = f"{offset + event.start:.6f}", f"{offset + event.end:.6f}"
             place = _cell(_name(event.source)), f"{event.start:.6f}"
             row = (selection, "Spectrogram 1", 1, *times, 0, sample_rate / 2, *place, _cell(event.label))
             print(*row, f"{event.score:.4f}", sep="\t", file=file)
-        before += result.duration
+        offset += result.duration
         file.flush()
 
 
@@ -70,7 +73,7 @@ FORMATS = {
 
 
 def format_of(path: pathlib.Path) -> str:
-    """The suffix of `FORMATS` that a file's name has. Raises ValueError for another one."""
+    """The key of `FORMATS` with which the file's name ends. Raises ValueError for other names."""
     for suffix in FORMATS:
         if path.name.endswith(suffix):
             return suffix
@@ -79,8 +82,8 @@ def format_of(path: pathlib.Path) -> str:
     )
 
 
-def _events(file: TextIO, found: Found) -> Iterator[Event]:
-    for _, events in found:
+def _events(file: TextIO, detections: Found) -> Iterator[Event]:
+    for _, events in detections:
         yield from events
         file.flush()
 
@@ -90,5 +93,5 @@ def _name(source: str | os.PathLike) -> str:
 
 
 def _cell(text: str) -> str:
-    """Without tabs and the ends of lines, which would end the cell."""
+    """The text with spaces in place of tabs and ends of lines, which would end the cell."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,4 +1,4 @@
-"""When does it sound: events, from scores over time, by two thresholds.
+"""Events, the times at which a label sounds. Two thresholds find them in scores over time.
 
 score  release ....____....../^^^^\\.....     an event begins where the score reaches `threshold`
               /             /      \\         and ends where it falls below `release`
@@ -22,7 +22,7 @@ ROUNDING = 1e-6  # seconds between the end of a row and the start of the next; a
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """A sound of a recording: its label, where it begins and ends, in seconds, and its highest score."""
+    """A sound in a recording: its label, its start and end in seconds, and its highest score."""
 
     source: Any
     label: str
@@ -50,19 +50,19 @@ def detect(
     precision: str = "float32",
     errors: str = "raise",
 ) -> Iterator[Event]:
-    """The events of recordings, recording by recording in the order given, and in each by their start.
+    """The events of recordings, in the order of the recordings, and within a recording in the order of their starts.
 
-    - `labels`: which classes; all unless given.
-    - `threshold`: the score at which an event begins, of all labels or by label; labels left out have 0.5.
-    - `release`: the score below which it ends; the threshold unless given.
-    - `smooth`: seconds over which scores are averaged first.
-    - `max_gap`, `min_duration`: seconds. Gaps up to `max_gap` between events of a label are closed, and then events
+    - `labels`: the classes to detect; default: all.
+    - `threshold`: the score at which an event begins, for all labels or by label; labels left out have 0.5.
+    - `release`: the score below which an event ends; default: the threshold.
+    - `smooth`: scores are first averaged over this number of seconds.
+    - `max_gap`, `min_duration`: in seconds. Gaps up to `max_gap` between events of a label are closed, and then events
       shorter than `min_duration` are left out.
-    - `each`, `window`, `hop`: scores are those of windows, half a window apart unless `hop` says otherwise, averaged
-      where they overlap; or of frames, as in `zoo.tag`.
+    - `each`, `window`, `hop`: the scores are of windows, or of frames as in `zoo.tag`. Windows are half a window apart
+      unless `hop` says otherwise, and their scores are averaged where they overlap.
 
-    All else is as in `zoo.tag`. With errors="keep" a recording that cannot be read has no events. Raises ValueError as
-    `zoo.tag` does, and for labels that the model does not have, with the nearest one.
+    The other arguments are those of `zoo.tag`. With errors="keep" a recording that cannot be read has no events. Raises
+    ValueError as `zoo.tag` does, and for a label that the model does not have; the message names the nearest label.
     """
     pairs = detections(
         clip, recordings, labels=labels, threshold=threshold, release=release, smooth=smooth, min_duration=min_duration,
@@ -87,7 +87,7 @@ def detections(
     hop: float | None,
     **options: Any,
 ) -> Iterator[tuple[Result, list[Event]]]:
-    """Each recording's scores, as `zoo.tag` gives them, and its events, as `detect` does."""
+    """The scores of each recording, as `zoo.tag` gives them, with its events, as `detect` gives them."""
     if isinstance(labels, str) or (labels is not None and not len(labels)):
         raise ValueError(f"labels={labels!r} names no labels: give a list of them, {list(clip.labels[:1])!r} say.")
     if each not in ("window", "frame"):
@@ -120,9 +120,10 @@ def detections(
 
 
 def timeline(result: Result) -> tuple[Float[np.ndarray, " edges"], Float[np.ndarray, "steps width"]]:
-    """Values over time without overlap: the seconds between which a step lies, and the mean of the rows that cover it.
+    """Values over time without overlap: the edges of the steps in seconds, and for each step the mean of its rows.
 
-    The edges are all starts and ends of rows. Those that rounding alone keeps apart are one edge.
+    The edges are the starts and ends of all rows; a row counts for every step that it covers. Edges that differ by
+    rounding alone are merged.
     """
     edges = np.unique(np.concatenate([result.start, result.end]))
     edges = edges[np.diff(edges, prepend=-np.inf) > ROUNDING]
@@ -150,7 +151,7 @@ def find_events(
     source: Any, labels: Sequence[str], edges: np.ndarray, scores: np.ndarray, starts: np.ndarray, ends: np.ndarray,
     max_gap: float = 0.0, min_duration: float = 0.0,
 ) -> list[Event]:  # fmt: skip
-    """The events in scores between `edges`, a column a label, each label with its threshold and its release."""
+    """The events in scores between `edges`. A column has a label, a threshold in `starts` and a release in `ends`."""
     events = []
     for label, column, start, end in zip(labels, scores.T, starts, ends, strict=True):
         spans: list[tuple[int, int]] = []
@@ -172,7 +173,7 @@ def find_events(
 
 
 def _stretches(mask: np.ndarray) -> list[tuple[int, int]]:
-    """Where a mask is true: from, and to before."""
+    """The stretches in which a mask is true: the first index, and the index behind the last."""
     changes = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(low), int(high)) for low, high in changes.reshape(-1, 2)]
 
@@ -181,7 +182,7 @@ def _by_label(
     clip: Pretrained, labels: Sequence[str], value: float | Mapping[str, float], default: float | None, name: str,
     others: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """One number a label; for labels that a mapping leaves out the default, or that of `others`."""
+    """One number per label. A label that the mapping leaves out has the default, or its number in `others`."""
     for label in (*labels, *(value if isinstance(value, Mapping) else ())):
         if label not in clip.labels:
             near = difflib.get_close_matches(label, clip.labels, n=1, cutoff=0.0)[0]

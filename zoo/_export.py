@@ -1,4 +1,4 @@
-"""A model to one file that others run: StableHLO by jax alone, ONNX by the runtimes of ONNX."""
+"""Export of a model to one file for other programs: StableHLO runs with jax alone, ONNX in the runtimes of ONNX."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ PROGRAMS: dict[str, Callable[..., Array]] = {
 }
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 SUFFIXES = (".stablehlo", ".onnx")
-BOUND = 1e-4  # of the largest value, between ONNX Runtime's and ours
+BOUND = 1e-4  # the allowed difference between ONNX Runtime and JAX, relative to the largest value
 
 
 def export(
@@ -40,21 +40,24 @@ def export(
     window: float | None = None,
     batch: int | None = None,
 ) -> None:
-    """Writes the model with its weights as one file: waves `batch samples`, float32, in; values `batch ...` out.
+    """Writes the model with its weights as one file.
 
-    - `path`: "model.stablehlo", for `jax.export.deserialize`, on CPU, CUDA, ROCm and TPU, or "model.onnx".
-    - `values`: "scores" (probabilities) of a classifier and "embedding" of others unless given; or "logits", which are
-      what a call gives, and "frames".
-    - `window`: the length of the waves in seconds, the model's native one unless given.
-    - `batch`: how many waves; unless given any number in StableHLO, and one in ONNX, whose shapes are fixed.
+    The program in the file takes float32 waves of the shape `batch samples` and returns values of the shape
+    `batch ...`.
 
-    A file of ONNX names its input "wave" and its output as `values`, and has the model's name, the sample rate and the
-    labels, one a line, as metadata. It is run once, and must give what the model gives, to 1e-4 of the largest value.
-    StableHLO has no place for metadata.
+    - `path`: "model.stablehlo" or "model.onnx". `jax.export.deserialize` reads StableHLO on CPU, CUDA, ROCm and TPU.
+    - `values`: "scores" (probabilities), "logits" (the result of a call), "embedding" or "frames"; default: "scores"
+      for a classifier, "embedding" for other models.
+    - `window`: the length of the waves in seconds; default: the model's native length.
+    - `batch`: the number of waves; default: any number in StableHLO, and one in ONNX, whose shapes are fixed.
+
+    An ONNX file names its input "wave", and its output has the name that `values` gives. Its metadata are the model's
+    name, the sample rate and the labels, one per line. The file is run once, and its output must equal the model's
+    within 1e-4 of the largest value. StableHLO has no place for metadata.
 
     Raises ValueError for another suffix, for scores of a model without classes, for a window that is too short, and for
-    a model that the converter to ONNX cannot write; ModuleNotFoundError without the extra `export` or `onnx`; and
-    OSError when the file cannot be written.
+    a model that the converter to ONNX cannot write. Raises ModuleNotFoundError without the extra `export` or `onnx`,
+    and OSError if the file cannot be written.
     """
     path = pathlib.Path(path)
     if path.suffix not in SUFFIXES:
@@ -73,7 +76,9 @@ def export(
         def one(wave):
             return PROGRAMS[values](clip, wave)
 
-        return one(waves[0])[None] if batch == 1 else jax.vmap(one)(waves)  # a batch of one is plainer without vmap
+        return (
+            one(waves[0])[None] if batch == 1 else jax.vmap(one)(waves)
+        )  # the program for a batch of one is simpler without vmap
 
     program.__name__ = program.__qualname__ = clip.entry.name.rpartition("/")[2]
     with atomic(path) as temporary:
@@ -86,7 +91,7 @@ def export(
 
 def _write_stablehlo(path: pathlib.Path, program: Callable[..., Array], batch: int | None, samples: int) -> None:
     try:
-        import flatbuffers  # noqa: F401, which jax.export serialises by
+        import flatbuffers  # noqa: F401, jax.export needs it to serialise
     except ModuleNotFoundError:
         raise ModuleNotFoundError('StableHLO needs flatbuffers: pip install "audax-eqx[export]".') from None
     (count,) = jax.export.symbolic_shape("batch") if batch is None else (batch,)
@@ -115,7 +120,7 @@ def _write_onnx(
                 input_names=["wave"],
                 output_names=[values],
             )
-    except Exception as error:  # whatever the converter meets with, an operator that it lacks above all
+    except Exception as error:  # the converter raises errors of any kind, mostly for an operator that it lacks
         raise ValueError(
             f"{name} cannot be written as ONNX because jax2onnx does not convert one of its operators "
             f"({type(error).__name__}: {line(str(error))}): write .stablehlo, or take a newer jax2onnx."
@@ -128,9 +133,9 @@ def _write_onnx(
     onnx.save(model, path)
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, shape).astype(np.float32)
     with jax.default_matmul_precision("highest"):
-        wanted = np.asarray(jax.jit(program)(wave))
-    found = _run(path, wave)
-    error = np.abs(found - wanted).max() / (np.abs(wanted).max() or 1)
+        expected = np.asarray(jax.jit(program)(wave))
+    actual = _run(path, wave)
+    error = np.abs(actual - expected).max() / (np.abs(expected).max() or 1)
     if not error <= BOUND:
         raise ValueError(
             f"{name} as ONNX gives other {values} than the model, by {error:.1e} of the largest where {BOUND:g} are "
@@ -139,7 +144,7 @@ def _write_onnx(
 
 
 def _run(path: pathlib.Path, wave: np.ndarray) -> Any:
-    """What ONNX Runtime makes of the waves."""
+    """The output of ONNX Runtime for the waves."""
     import onnxruntime  # pyright: ignore[reportMissingImports]
 
     onnxruntime.set_default_logger_severity(3)

@@ -1,7 +1,7 @@
-"""What libsndfile does not read, by PyAV, the binding of FFmpeg's libraries, which the extra `ffmpeg` brings.
+"""Decoding of files that libsndfile does not read, by PyAV, the binding of FFmpeg. The extra `ffmpeg` installs it.
 
-FFmpeg reads one open file, as the format that its first bytes say, and nothing else: it neither guesses the format nor
-opens another file or an address, as a playlist would make it do.
+FFmpeg reads one open file in the format that the first bytes of the file show. It neither guesses the format nor opens
+another file or an address, which a playlist could otherwise request.
 """
 
 import importlib.util
@@ -16,24 +16,24 @@ from ._media import Media
 from ._view import File, View
 
 Frames = Iterator[tuple[Float[np.ndarray, "samples channels"], int]]
-SLACK = 4096  # samples by which a decoder may give less than a header counts
+SLACK = 4096  # a decoder may give this number of samples less than the header counts
 EXTRA = 'pip install "audax-eqx[ffmpeg]"'
 
 
 class Fault(ValueError):
-    """Why a file cannot be read, in words that go on from its name."""
+    """The reason why a file cannot be read, as the end of a sentence that begins with its name."""
 
 
 def installed() -> bool:
-    """Whether PyAV is there."""
+    """Whether PyAV is installed."""
     return importlib.util.find_spec("av") is not None
 
 
 def frames(file: File, start: int, media: Media, warn: Callable[[str], None]) -> Frames:
-    """The sound of a seekable file that begins at `start`, frame by frame in [-1, 1], each with its sample rate.
+    """The sound of a seekable file from the position `start` on: frames in [-1, 1], each with its sample rate.
 
-    Raises `Fault`, and OSError where the file cannot be read any further. What is doubtful goes to `warn`, in words
-    that go on from the file's name.
+    Raises `Fault`, and OSError if the file cannot be read any further. Warnings go to `warn`, as the end of a sentence
+    that begins with the file's name.
     """
     try:
         import av
@@ -66,24 +66,24 @@ def frames(file: File, start: int, media: Media, warn: Callable[[str], None]) ->
 
 
 def cut_short(samples: int, doubt: str = "") -> str:
-    """What is said of a file that ends early."""
-    left = f", {samples} samples are left" if samples else ""
-    return f"is cut short{doubt}{left}: copy or record it again."
+    """The error message for a file that ends early, without the file's name."""
+    remainder = f", {samples} samples are left" if samples else ""
+    return f"is cut short{doubt}{remainder}: copy or record it again."
 
 
 class _DamageError(Exception):
-    """A packet is not whole."""
+    """A packet is incomplete."""
 
 
 class _Input(View):
     def read(self, size: int) -> bytes:
-        """Up to so many bytes, as PyAV asks for them."""
+        """At most `size` bytes, which PyAV requests."""
         buffer = bytearray(size)
         return bytes(buffer[: self.readinto(buffer)])
 
 
 def _stream(container: Any, warn: Callable[[str], None]) -> Any:
-    """The stream of sound that the file marks as its default, or its first."""
+    """The stream of sound that the file marks as its default; if it marks none, its first."""
     from av.stream import Disposition
 
     streams = container.streams.audio
@@ -94,12 +94,12 @@ def _stream(container: Any, warn: Callable[[str], None]) -> Any:
         raise Fault("holds sound in an encoding that FFmpeg does not know: convert it.")
     if len(streams) > 1:
         warn(f"holds {len(streams)} streams of sound, of which number {streams.index(stream) + 1} alone is read")
-    stream.codec_context.thread_count = 1  # recordings are decoded side by side
+    stream.codec_context.thread_count = 1  # several recordings are decoded in parallel
     return stream
 
 
 def _decoded(container: Any, stream: Any, media: Media) -> Frames:
-    """All frames, the last of them without the encoder's padding, where the header says how long the sound is."""
+    """All frames. The encoder's padding is cut from the last frame if the header gives the length of the sound."""
     last, rate, count, length = np.zeros((0, 1), np.float32), 0, 0, None
     convert = _Converter()
     for packet in container.demux(stream):
@@ -116,22 +116,23 @@ def _decoded(container: Any, stream: Any, media: Media) -> Frames:
             length = packet.duration and round(packet.duration * packet.time_base * rate)
     count -= len(last) - len(last := last[: length or None])
     surplus = count - _samples(stream)
-    if rate // 1000 < surplus < len(last):  # the header counts samples, or else milliseconds
+    if rate // 1000 < surplus < len(last):  # the header counts samples or milliseconds
         last = last[: len(last) - surplus]
     if len(last):
         yield last, rate
 
 
 class _Converter:
-    """Frames of any kind of samples as arrays of float32 in [-1, 1].
+    """Converts frames with samples of any kind to float32 arrays in [-1, 1].
 
-    By FFmpeg's own conversion: PyAV's `to_ndarray` reads wild memory where a frame has 8 channels or more.
+    FFmpeg's own conversion does this, because PyAV's `to_ndarray` reads invalid memory if a frame has 8 channels or
+    more.
     """
 
     def __init__(self):
         self.kind, self.resampler = None, None
 
-    @no_type_check  # of each frame, for which a check takes longer than all else
+    @no_type_check  # a check for each frame would take longer than everything else
     def __call__(self, frame: Any) -> Float[np.ndarray, "samples channels"]:
         from av import AudioResampler
 
@@ -146,5 +147,5 @@ class _Converter:
 
 
 def _samples(stream: Any) -> int:
-    """How many there are by the header; 0 if it says nothing."""
+    """The number of samples that the header claims; 0 if it claims none."""
     return round((stream.duration or 0) * (stream.time_base or 0) * stream.codec_context.sample_rate)

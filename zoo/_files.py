@@ -1,4 +1,4 @@
-"""The files of a model: what they are called, and how they are read when others may have written them."""
+"""The files of a model: their names, and safe reading of files that other people may have written."""
 
 import json
 import os
@@ -8,22 +8,27 @@ from typing import Any
 
 CONFIG, WEIGHTS, EXTRACTOR = "config.json", "model.safetensors", "preprocessor_config.json"
 GOLDEN, CARD = "golden.safetensors", "README.md"
-TOKENIZER = "tokenizer.json"  # of models with words
-INSTEAD = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")  # by transformers
+TOKENIZER = "tokenizer.json"  # in models with words
+INSTEAD = (
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)  # written by transformers
 SAFETENSORS = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
-)  # in one or more files
-ARRAYS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # what files of arrays end in
-SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")  # of a TensorFlow checkpoint
-FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # what `zoo.save` writes
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of characters, which no file can hold
+)  # weights in one or more files
+ARRAYS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # the suffixes of files of arrays
+SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")  # a file of arrays in a TensorFlow checkpoint
+FILES = (CONFIG, WEIGHTS, EXTRACTOR, GOLDEN, CARD)  # the files that `zoo.save` writes
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # includes surrogates, which no file can hold
 
 
-STAGING, SAVED = ".saving", ".saved"  # folders in a model's folder: of files being written, and of those that are whole
+# Folders in a model's folder: the first holds files that are being written, the second holds whole files
+STAGING, SAVED = ".saving", ".saved"
 
 
 def settle(folder: pathlib.Path) -> None:
-    """Moves the files of a save that was killed when all were written to where they belong."""
+    """Finishes a save that was killed after it had written all files: moves them to where they belong."""
     saved = folder / SAVED
     if saved.is_dir() and not saved.is_symlink():
         for path in saved.iterdir():
@@ -31,20 +36,20 @@ def settle(folder: pathlib.Path) -> None:
         saved.rmdir()
 
 
-def line(text: str, most: int = 200) -> str:
-    """What others wrote, as an error may show it: without control characters, and no more than `most` of it."""
-    text = CONTROL.sub(" ", text[: most + 1])
-    return text if len(text) <= most else f"{text[:most]} ..."
+def line(text: str, max_letters: int = 200) -> str:
+    """Text of other people for an error message: at max_letters `max_letters` letters, without control characters."""
+    text = CONTROL.sub(" ", text[: max_letters + 1])
+    return text if len(text) <= max_letters else f"{text[:max_letters]} ..."
 
 
 def most_bytes(file: str) -> int:
-    """The size up to which the zoo takes a file of this name: weights are read array by array, all others whole."""
+    """The largest size that the zoo reads of a file with this name. Weights are read by array, other files whole."""
     weights = (file.endswith(ARRAYS) and file != GOLDEN) or SHARD.search(file)
     return 1 << 35 if weights else 1 << 24
 
 
 def plain(file: str) -> str:
-    """The name of a file below a model's folder; raises ValueError for one that leads out of it."""
+    """The name of a file in a model's folder, unchanged. Raises ValueError for a name that leads out of the folder."""
     parts = pathlib.PurePosixPath(file).parts
     if not parts or "\\" in file or "\0" in file or parts[0] == "/" or ".." in parts:
         raise ValueError(f"{file!r} is not the name of a file inside of a model's folder: name it relative to that.")
@@ -52,9 +57,9 @@ def plain(file: str) -> str:
 
 
 def existing(folder: pathlib.Path, file: str) -> pathlib.Path:
-    """The path of a file of a model's folder. Raises FileNotFoundError, and ValueError for what must not be read."""
+    """The path of a file in a model's folder. Raises FileNotFoundError, and ValueError for a file unsafe to read."""
     path = folder / plain(file)
-    if (folder / SAVED / file).is_file():  # a save was killed between writing and moving: these are the newest
+    if (folder / SAVED / file).is_file():  # a save was killed before it moved its files: this one is newer
         path = folder / SAVED / file
     if not path.is_file():
         inside = [str(each.parent) for each in sorted(folder.glob(f"*/{CONFIG}"))[:3]] if file == CONFIG else []
@@ -73,7 +78,7 @@ def existing(folder: pathlib.Path, file: str) -> pathlib.Path:
 
 
 def no_folder(path: pathlib.Path) -> str:
-    """The sentence about a path that should be a model's folder, and is something else: what it is, and what to do."""
+    """The error message for a path that is no model's folder: it says what the path is, and what to do."""
     if not path.is_file():
         return f"{path} is {'a broken link' if path.is_symlink() else 'no folder'}: name the folder of a model."
     with open(path, "rb") as file:
@@ -93,15 +98,15 @@ def no_folder(path: pathlib.Path) -> str:
 
 
 def is_torch(head: bytes) -> bool:
-    """Whether a file that begins with these 512 bytes may be torch's: a zip archive, a row of pickles, or a tar."""
+    """Whether a file with these first 512 bytes may be a torch file: a zip archive, a row of pickles, or a tar."""
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    if head[4:9] == b"\0\0\0\0{":  # safetensors, whose first bytes are the size of its header: 640 begins as a pickle
+    if head[4:9] == b"\0\0\0\0{":  # safetensors: a size of 640 begins like a pickle
         return False
     return pickled or head[:4] in (b"PK\3\4", b"PK\5\6") or head[257:262] == b"ustar"
 
 
 def bounded(path: pathlib.Path) -> pathlib.Path:
-    """The path as it is; raises ValueError when the file is too large to be what it is called."""
+    """The path, unchanged. Raises ValueError if the file is too large for its name."""
     size = path.stat().st_size
     if size > most_bytes(path.name):
         raise ValueError(too_large(str(path), path.name, size))
@@ -109,7 +114,7 @@ def bounded(path: pathlib.Path) -> pathlib.Path:
 
 
 def too_large(where: str, file: str, size: int) -> str:
-    """The sentence about a file of so many bytes."""
+    """The error message for a file of `size` bytes, which is too large."""
     return (
         f"{where} has {size / 1e6:.0f} MB, and the zoo reads {file} up to {most_bytes(file) / 1e6:.0f} MB: this is no "
         "model of the zoo."
@@ -117,7 +122,7 @@ def too_large(where: str, file: str, size: int) -> str:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """Raises ValueError for what is not UTF-8."""
+    """The text of a file. Raises ValueError if it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -125,19 +130,19 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Raises ValueError that names `where` for what is not JSON, or JSON that no one writes."""
+    """The value of a JSON text. Raises ValueError that names `where` for invalid JSON or too many lists and objects."""
     if text.count("[") + text.count("{") > 10_000:
         raise ValueError(f"{where} holds more than 10000 lists and objects, as no description of a model does.")
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits is a ValueError too
+    except (ValueError, RecursionError) as error:  # a number of 5000 digits also raises ValueError
         raise ValueError(f"{where} is not JSON ({str(error) or type(error).__name__}).") from None
 
 
 def _in_hub_cache(link: pathlib.Path) -> bool:
-    """Whether it is what the Hub's client puts into `models--owner--name/snapshots/<commit>`: a link into `blobs`."""
+    """Whether a path is a link into `blobs`, as the Hub's client puts into `models--owner--name/snapshots/<commit>`."""
     snapshot = link.parent
     if not link.is_symlink() or snapshot.parent.name != "snapshots":
         return False
     target = pathlib.Path(os.path.normpath(snapshot / os.readlink(link)))
-    return target.parent == snapshot.parents[1] / "blobs" and link.resolve() == target  # which is no further link
+    return target.parent == snapshot.parents[1] / "blobs" and link.resolve() == target  # the target is not another link

@@ -1,4 +1,4 @@
-"""What tells the weights of two models apart, for suites that keep what a model of some name has made of a sound."""
+"""Hashes that tell models apart, for suites that store the outputs of a model under the model's name."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from ._pretrained import Pretrained
 
 
 def fingerprint(clip: Pretrained) -> str:
-    """Eight letters that depend on every number of the model and on how recordings are cut for it."""
+    """Eight letters that depend on every number of the model, on its entry's options and on its window."""
     digest = hashlib.sha256(f"{clip.entry.frontend} {clip.entry.network} {clip.entry.window}".encode())
     for leaf in jax.tree.leaves(eqx.filter((clip.model, clip.state), eqx.is_array)):
         digest.update(np.asarray(leaf).tobytes())
@@ -18,5 +18,5 @@ def fingerprint(clip: Pretrained) -> str:
 
 
 def parameters(clip: Pretrained) -> int:
-    """How many numbers a model has, without its running statistics."""
+    """The number of parameters of a model, without its running statistics."""
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(clip.model, eqx.is_array)))

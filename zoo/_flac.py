@@ -1,4 +1,4 @@
-"""FLAC files: how many samples they hold, by their last frame, whatever their first block says."""
+"""FLAC files: the number of samples is read from the last frame, because the first block may be wrong about it."""
 
 import functools
 import re
@@ -6,13 +6,13 @@ from typing import no_type_check
 
 from ._view import File, Link, Part, View, bytes_at, find
 
-TOTAL = 18  # where the number of samples lies, the last 36 of these 64 bits
+TOTAL = 18  # position of 8 bytes, whose last 36 bits are the number of samples
 MASK = (1 << 36) - 1
-TAIL = 1 << 18, 1 << 22  # bytes at the end of the file that hold two frames: usually, at most
+TAIL = 1 << 18, 1 << 22  # bytes at the end of the file that hold two frames: usually, and at most
 
 
 def flac_links(file: File, start: int, end: int) -> list[Link]:
-    """Joined FLAC files are several links: each begins with the marker and its STREAMINFO block."""
+    """The links of FLAC files that were joined: each link begins with the marker and a STREAMINFO block."""
     starts, at = [start], start
     while (at := find(file, b"fLaC", at + 4, end)) >= 0:
         if bytes_at(file, at + 4, 4) in (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22"):
@@ -31,22 +31,22 @@ def _link(file: File, start: int, end: int) -> Link:
 
 
 def _samples(file: File, start: int, end: int) -> int:
-    """How many samples lie before the end of the last frame, 0 where no frame is found."""
+    """The number of samples up to the end of the last frame; 0 if there is no frame."""
     block, largest = (int.from_bytes(bytes_at(file, start + at, size), "big") for at, size in ((8, 2), (15, 3)))
     begin = max(start + 42, end - min(2 * largest + 16 or TAIL[0], TAIL[1]))
     tail = bytes_at(file, begin, end - begin)
     heads = (tail[match.start() : match.start() + 16] for match in re.finditer(rb"\xff[\xf8\xf9]", tail))
     frames = [stretch for head in heads if (stretch := _stretch(head, block))]
-    ends = {0, *(last for _, last in frames)}  # what is a frame begins where another one ends
+    ends = {0, *(last for _, last in frames)}  # a true frame begins where another one ends
     return max((last for first, last in frames if first in ends), default=0)
 
 
 @no_type_check
 def _stretch(head: bytes, block: int) -> tuple[int, int] | None:
-    """The first sample of a frame, and the first behind it; None for what is no head of a frame."""
+    """The index of a frame's first sample, and the index behind its last. None if the bytes are no head of a frame."""
     if len(head) < 16 or head[2] >> 4 == 0 or head[2] & 15 == 15 or head[3] >> 4 > 10 or head[3] & 1:
         return None
-    ones = 8 - (head[4] ^ 0xFF).bit_length()  # a number as in UTF-8: so many leading bits are bytes
+    ones = 8 - (head[4] ^ 0xFF).bit_length()  # a number as in UTF-8: the leading ones count its bytes
     if ones in (1, 8):
         return None
     at = 4 + max(ones, 1)
@@ -67,7 +67,7 @@ def _stretch(head: bytes, block: int) -> tuple[int, int] | None:
 @functools.cache
 @no_type_check
 def _shifted(byte: int) -> int:
-    """One byte of FLAC's check sum of a frame's head: 8 bits, polynomial 0x107."""
+    """One step of the checksum over a frame's head: 8 bits, polynomial 0x107."""
     for _ in range(8):
         byte = byte << 1 ^ (0x107 if byte & 0x80 else 0)
     return byte

@@ -4,20 +4,20 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes  # noqa: F401, which gives NumPy bfloat16
+import ml_dtypes  # noqa: F401, gives NumPy bfloat16
 import msgpack
 import numpy as np
 
 
 def read_train_state(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of the trained model in a train state, `encoder/Conv_0/kernel` and so on.
+    """The arrays of the trained model in a train state, under names such as `encoder/Conv_0/kernel`.
 
-    Raises ValueError for a file that holds none.
+    Raises ValueError for a file that holds no train state.
     """
     try:
         tree = msgpack.unpackb(path.read_bytes(), ext_hook=_array, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException):
-        # The error's own text may hold all that was read.
+        # The text of the original error may contain the whole file.
         raise ValueError(
             f"{path} is not a whole audax checkpoint, which is a train state in Flax's msgpack, and no safetensors or "
             "torch file either: name another file, or copy it again."
@@ -29,7 +29,7 @@ def read_train_state(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _array(code: int, data: bytes) -> Any:
-    """Flax's extension types: 1 is an array and 3 a scalar, packed as shape, name of the dtype, bytes."""
+    """An array (1) or a scalar (3), Flax's extension types. Both are packed as shape, name of the dtype and bytes."""
     if code not in (1, 3):
         return None  # complex numbers, which no audax model holds
     shape, dtype, buffer = msgpack.unpackb(data)

@@ -1,4 +1,4 @@
-"""What a family needs to read the `config.json` of others, and their files of weights."""
+"""Tools with which a family reads the `config.json` and the files of weights of other libraries."""
 
 import dataclasses
 import pathlib
@@ -20,12 +20,12 @@ BOOKKEEPING = """_attn_implementation _attn_implementation_autoset _commit_hash 
     tf_legacy_loss tie_word_embeddings torch_dtype torchscript transformers_version use_cache"""
 EXTRACTING = """_commit_hash _name_or_path auto_map feature_extractor_type feature_size padding_side padding_value
     processor_class return_attention_mask"""
-"""Fields of transformers' config.json and preprocessor_config.json on which no output depends."""
+"""Fields of transformers' config.json and preprocessor_config.json. No output depends on them."""
 TRAINING = (
     r".*(dropout|layerdrop|_token_ids?)|(no_)?mask_.*|(init|initializer)_.*|gradient_checkpointing|apply_spec_augment"
 )
-"""A pattern of fields of speech models that matter in training and to a decoder alone."""
-UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # which transformers leaves out
+"""A pattern of fields of speech models that matter only in training or to a decoder."""
+UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves these out of the file
 ENCODER: dict[str, Any] = {"model": {"type": "Encoder"}, "classes": 0, "task": "embedding"}
 """The fields of an `Entry` for a model without a head."""
 ACTIVATIONS = {  # transformers' names to ours
@@ -40,12 +40,13 @@ ACTIVATIONS = {  # transformers' names to ours
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file of weights to convert, and what its owner says of it; None and nothing is what nobody said.
+    """A file of weights to convert, with its owner's options. None or an empty mapping means that the owner gave none.
 
     - `format`: "safetensors", "torch", "tensorflow" or "flax".
-    - `arrays`: by key, each read when it is asked for; `shapes`: known without reading them.
-    - `settings`: what stands beside the arrays of a torch file, as `zoo.arrays` gives it; of the whole file.
-    - `frontend`, `network`: options that stand in place of those that the family finds.
+    - `arrays`: by key. An array is read when it is accessed.
+    - `shapes`: the shapes by key, which are known without reading the arrays.
+    - `settings`: the objects beside the arrays of a torch file, as `zoo.arrays` gives them, for the whole file.
+    - `frontend`, `network`: options that replace the ones that the family finds.
     """
 
     path: pathlib.Path
@@ -60,7 +61,7 @@ class Source:
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def count(self, path: str) -> int:
-        """How many numbers there are in place of {} in keys that begin with `path`: "blocks.{}." say."""
+        """The number of different indices that stand for {} in keys that begin with `path`, such as "blocks.{}."."""
         before, _, after = path.partition("{}")
         numbers = {key[len(before) :].partition(".")[0] for key in self.shapes if key.startswith(before)}
         return sum(any(key.startswith(f"{before}{each}{after}") for key in self.shapes) for each in numbers)
@@ -68,11 +69,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Recognised:
-    """What a family makes of a file: the entry, and the rules for its arrays.
+    """The result of a family for a file: the entry, and the rules for its arrays.
 
-    - `files`: where the model lies in several files of one folder, the names of all of them; then the rules are for
-      keys that begin with the name of a file, as those of `Checkpoint.file` are.
-    - `names`: where it is given the rules are for its keys, each of which stands for the file's own key.
+    - `files`: the names of all files, if the model lies in several files of one folder. The rules then apply to keys
+      that begin with the name of a file, like the keys of `Checkpoint.file`.
+    - `names`: a mapping to the file's own keys, or None. If it is given, the rules apply to the keys of this mapping.
     """
 
     entry: Entry
@@ -83,11 +84,12 @@ class Recognised:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A model of ours as a family's models are on the Hub.
+    """A model of the zoo in the form that a family's models have on the Hub.
 
-    - `config`, `extractor`: what its config.json and its preprocessor_config.json say.
-    - `arrays`: ours, which the rules of `table` make of theirs; of several keys those with the words `prefer`.
-    - `undo`: by the ends of their keys the inverse of what moves an array, where the move alone does not tell it.
+    - `config`, `extractor`: the contents of its config.json and its preprocessor_config.json.
+    - `arrays`: the zoo's arrays. The rules of `table` turn the family's arrays into these.
+    - `prefer`: words. If an array may have several keys, the one with these words is written.
+    - `undo`: inverses of moves of arrays, by the ends of the arrays' keys, for moves that do not define their inverse.
     """
 
     config: Mapping[str, Any]
@@ -98,13 +100,13 @@ class Layout:
     undo: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def require(options: Mapping[str, Any], name: str, **wanted: Any) -> None:
-    """Raises ValueError for an option of a model `name` that transformers cannot be told."""
-    for option, value in wanted.items():
+def require(options: Mapping[str, Any], name: str, **values: Any) -> None:
+    """Raises ValueError for an option of a model `name` that transformers has no field for."""
+    for option, value in values.items():
         if options[option] != value:
-            given = line(repr(options[option]))
+            text = line(repr(options[option]))
             raise ValueError(
-                f"transformers computes {name} with the {option} {value!r} alone, and this model has {given}: save it "
+                f"transformers computes {name} with the {option} {value!r} alone, and this model has {text}: save it "
                 "without layout."
             )
 
@@ -121,38 +123,39 @@ def labelled(entry: Entry) -> dict[str, Any]:
 
 
 def projected(entry: Entry, arrays: ArraysByName, width: int) -> tuple[ArraysByName, int]:
-    """The arrays of a classifier with a projection, and its width; one without gets one that changes nothing."""
+    """The arrays of a classifier with a projection, and its width. Without a projection, an identity is added."""
     if entry.model["projection"] is not None:
         return arrays, entry.model["projection"]
-    own = {"projection.weight": np.eye(width, dtype=np.float32), "projection.bias": np.zeros(width, np.float32)}
-    return dict(arrays) | own, width
+    identity = {"projection.weight": np.eye(width, dtype=np.float32), "projection.bias": np.zeros(width, np.float32)}
+    return dict(arrays) | identity, width
 
 
 def their_activation(name: str) -> str:
-    """transformers' name of an activation. Raises ValueError for one that the zoo does not read from there."""
-    theirs = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    if name not in theirs:
+    """transformers' name of an activation. Raises ValueError for an activation without such a name."""
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    if name not in names:
         raise ValueError(f"transformers has no activation {name!r} there: save the model without layout.")
-    return theirs[name]
+    return names[name]
 
 
 def like(published: Entry, classes: int) -> Entry:
-    """The entry of a file that has the arrays of a published model, but for the classes: with others it was trained on
-    by somebody else, whose licence and labels are not known.
+    """The entry of a file that has the arrays of a published model, but perhaps other classes.
+
+    If the number of classes differs, somebody else fine-tuned the model, and its licence and labels are unknown.
     """
     if classes == published.classes:
         return published
-    own = {"license": None, "source": None, "checkpoint": None, "labels": ()}
-    return dataclasses.replace(published, classes=classes, task="multiclass", **own)
+    changes = {"license": None, "source": None, "checkpoint": None, "labels": ()}
+    return dataclasses.replace(published, classes=classes, task="multiclass", **changes)
 
 
 def refuse(
     name: str, fields: Mapping[str, Any], *, used: str, unused: str, known: Mapping[str, tuple] | None = None
 ) -> None:
-    """Raises ValueError that names a field on which the output may depend, and which the zoo does not honour.
+    """Raises ValueError that names a field which the zoo ignores although the output may depend on it.
 
-    The entry is made of the fields `used`; in inference no output depends on those `unused`. Both are names with spaces
-    between. A field in `known` must have one of these values, which are what the zoo computes.
+    The entry is made of the fields `used`. In inference no output depends on the fields `unused`. Both are names
+    separated by spaces. A field in `known` must have one of its values there, which the zoo computes.
     """
     known = known or {}
     for field in sorted(map(str, fields)):
@@ -166,15 +169,15 @@ def refuse(
             )
 
 
-def activation(name: str, theirs: Any) -> str:
-    """Our name of an activation. Raises ValueError for one that the zoo's Transformers do not have."""
-    if theirs not in ACTIVATIONS:
-        raise ValueError(f"{name} has the activation {line(repr(theirs))}: the zoo has {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[theirs]
+def activation(name: str, value: Any) -> str:
+    """The zoo's name of an activation. Raises ValueError for an activation that the zoo's Transformers lack."""
+    if value not in ACTIVATIONS:
+        raise ValueError(f"{name} has the activation {line(repr(value))}: the zoo has {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[value]
 
 
 def multilabel(name: str, config: Mapping[str, Any], default: bool = False) -> bool:
-    """Whether a classifier's labels are told by a sigmoid each; `default` where its config.json does not say.
+    """Whether a classifier has a sigmoid per label; `default` if its config.json does not say.
 
     Raises ValueError for a model that is no classifier.
     """
@@ -188,7 +191,7 @@ def multilabel(name: str, config: Mapping[str, Any], default: bool = False) -> b
 
 
 def projected_head(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an `Entry` for a classifier of transformers' speech models: a projection, and a head behind it."""
+    """The fields of an `Entry` for transformers' classifier on a speech model: a projection and a head behind it."""
     labels = id2label(name, config.get("id2label", UNNAMED))
     task = "multilabel" if multilabel(name, config) else "multiclass"
     model = {"type": "Classifier", "projection": config.get("classifier_proj_size", 256)}
@@ -196,33 +199,33 @@ def projected_head(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def architecture(name: str, config: Mapping[str, Any], known: Iterable[str]) -> str:
-    """Which class of transformers a model is of. Raises ValueError for one that is not among those `known`."""
-    theirs = config.get("architectures") or [next(iter(known))]  # transformers leaves out what is the default
-    if theirs[0] not in known:
-        raise ValueError(f"{name} is a {line(repr(theirs[0]))}: the zoo reads {', '.join(known)}.")
-    return theirs[0]
+    """The transformers class of a model. Raises ValueError for a class that is not in `known`."""
+    classes = config.get("architectures") or [next(iter(known))]  # transformers leaves out the default
+    if classes[0] not in known:
+        raise ValueError(f"{name} is a {line(repr(classes[0]))}: the zoo reads {', '.join(known)}.")
+    return classes[0]
 
 
 def matching(pattern: str, fields: Iterable[str]) -> str:
-    """The fields that match the whole pattern, with spaces between, as `refuse` takes them."""
+    """The fields that match the whole pattern, separated by spaces, as `refuse` takes them."""
     return " ".join(field for field in fields if re.fullmatch(pattern, field))
 
 
-def agree(name: str, ours: tuple[str, Any], theirs: tuple[str, Any]) -> None:
-    """Raises ValueError where config.json and preprocessor_config.json say different things of one size."""
-    if ours[1] != theirs[1]:
+def agree(name: str, field: tuple[str, Any], other: tuple[str, Any]) -> None:
+    """Raises ValueError if config.json and preprocessor_config.json disagree about one size."""
+    if field[1] != other[1]:
         raise ValueError(
-            f"{name} has the {ours[0]} {line(repr(ours[1]))} in its config.json, and the {theirs[0]} "
-            f"{line(repr(theirs[1]))} in its preprocessor_config.json: they must be equal, for the model takes what "
+            f"{name} has the {field[0]} {line(repr(field[1]))} in its config.json, and the {other[0]} "
+            f"{line(repr(other[1]))} in its preprocessor_config.json: they must be equal, for the model takes what "
             "the extractor makes."
         )
 
 
 def id2label(name: str, labels: Mapping[str, Any]) -> tuple[str, ...]:
-    """The values of transformers' `id2label`, by number. Raises ValueError for other keys than 0, 1, ..."""
+    """The values of transformers' `id2label`, by number. Raises ValueError if its keys are not 0, 1, ..."""
     if not labels or labels.keys() != {str(index) for index in range(len(labels))}:
-        given = line(str(sorted(labels)))
-        raise ValueError(f"{name} needs labels 0, 1, ... in the id2label of its config.json, got {given}.")
+        keys = line(str(sorted(labels)))
+        raise ValueError(f"{name} needs labels 0, 1, ... in the id2label of its config.json, got {keys}.")
     return tuple(str(labels[str(index)]) for index in range(len(labels)))
 
 

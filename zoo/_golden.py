@@ -1,4 +1,4 @@
-"""A golden output: what the saved weights made of a wave, to be held against what they make of it elsewhere."""
+"""A golden output: the output of the saved weights for a wave. It is compared with their output on other machines."""
 
 import pathlib
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from ._wave import check_process
 from ._weights import Arrays
 
 SECONDS = 1.0
-LONGEST = 2.0  # seconds of a wave that somebody else saved
-BOUND = 1e-4  # of the largest output
+LONGEST = 2.0  # seconds; the longest wave that `verify` accepts
+BOUND = 1e-4  # the allowed difference, relative to the largest output
 
 
 def golden(clip: Pretrained) -> dict[str, np.ndarray]:
@@ -29,19 +29,19 @@ def golden(clip: Pretrained) -> dict[str, np.ndarray]:
 
 
 def difference(arrays: Mapping[str, np.ndarray], clip: Pretrained) -> float:
-    """How far the golden output is from the one of the model before its weights were rounded: max|a-b| / max|b|."""
+    """The distance of the golden output from the output of the unrounded weights, max|a-b| / max|b|."""
     exact = computed(clip, arrays["wave"])
     return float(np.abs(arrays["output"] - exact).max() / (np.abs(exact).max() or 1))
 
 
 def verify(clip: Pretrained, path: pathlib.Path) -> None:
-    """Raises ValueError when the model's output is not the one in the golden file."""
+    """Raises ValueError if the model's output differs from the golden file."""
     arrays = Arrays(path)
     kinds = {name: (arrays[name].ndim, arrays[name].dtype) for name in arrays}
     if kinds != dict.fromkeys(("wave", "output"), (1, np.float32)) or not np.isfinite(arrays["wave"]).all():
         raise ValueError(f"{path} does not hold the float32 arrays wave and output: save the model again.")
-    wave, wanted = arrays["wave"], arrays["output"]
-    if not np.isfinite(wanted).all():
+    wave, expected = arrays["wave"], arrays["output"]
+    if not np.isfinite(expected).all():
         raise ValueError(
             f"{clip.entry.name} does not give its golden output, for {path} holds NaN or infinite ones: its training "
             "had diverged when it was saved, so do not use it."
@@ -50,17 +50,17 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
         raise ValueError(f"{path} holds a wave of {len(wave)} samples, too short for this model: save the model again.")
     if len(wave) > max(LONGEST * clip.sample_rate, clip.model.frontend.min_samples):
         raise ValueError(f"{path} holds a wave of {len(wave)} samples, longer than any saved: save the model again.")
-    found = computed(clip, wave)
-    if found.shape != wanted.shape:
+    actual = computed(clip, wave)
+    if actual.shape != expected.shape:
         raise ValueError(
-            f"{path} holds {wanted.size} outputs and the model gives {found.size}: they do not belong together."
+            f"{path} holds {expected.size} outputs and the model gives {actual.size}: they do not belong together."
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(actual).all():
         raise ValueError(
             f"{clip.entry.name} does not give its golden output, but NaN or infinite ones: fetch it again, or do not "
             "trust it."
         )
-    error, scale = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
+    error, scale = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
     if error > BOUND * scale:
         relative = error / scale if scale else np.inf
         raise ValueError(
@@ -70,9 +70,9 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
 
 
 def computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " outputs"]:
-    """The model's output for a wave, as exactly as the machine can. Raises ValueError where memory is too small."""
+    """The model's output for a wave, in the machine's highest precision. Raises ValueError if memory is too small."""
     check_process(clip.entry.name)
-    # On accelerators the default precision of a product is coarser than the bound
+    # The default precision of products on accelerators is coarser than the bound
     try:
         with jax.default_matmul_precision("highest"):
             return np.asarray(_output(clip.model, clip.state, jnp.asarray(wave)))
@@ -85,4 +85,4 @@ def computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.
 
 @eqx.filter_jit
 def _output(model: Model, state: eqx.nn.State, wave: Array) -> Array:
-    return model(wave, state)[0]  # without the entry, whose metrics change in training while the program does not
+    return model(wave, state)[0]  # without the entry, whose metrics would compile the program anew as they change

@@ -1,4 +1,4 @@
-"""The steps of a network over a whole recording, on one grid, whatever windows they were heard in."""
+"""The steps of a network over a whole recording, on one grid that does not depend on the windows."""
 
 import dataclasses
 import math
@@ -15,10 +15,10 @@ from ._pretrained import Pretrained, takes_length
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The frames of a recording, `stride` samples apart, the first centred at `first`.
+    """The frames of a recording. They are `stride` samples apart, and the centre of the first is at `first`.
 
-    Windows begin on the grid and overlap by part of a stride. `count` frames of a window have their centre in it;
-    `valid` says how many of them are made of so many samples of a recording.
+    Windows begin on the grid and overlap by part of a stride. `count` frames of a window have their centre in the
+    window. `valid(samples)` is how many of them a window has that holds this number of samples of the recording.
     """
 
     first: float
@@ -48,11 +48,11 @@ class Grid:
 
     @property
     def rest(self) -> int:
-        """Samples behind a window that bring one more centre."""
+        """The number of samples behind a window that add one more centre."""
         return max(math.floor(self.first + self.count * self.stride) - self.size + 1, 1)
 
     def joined(self, starts: list[int], values: list[np.ndarray]) -> np.ndarray:
-        """One row a step. Of the frames that two windows have, each has those which lie deeper in it."""
+        """One row per step. A frame of two windows comes from the window in which it lies farther from the edge."""
         parts, before = [], None
         for start, rows in zip((start // self.stride for start in starts), values, strict=True):
             rows = rows[: self.count]

@@ -1,4 +1,4 @@
-"""The head that a model gets when it is to learn other classes."""
+"""The head of a model that will learn other classes."""
 
 import operator
 from typing import Any
@@ -18,7 +18,7 @@ from ._register import Model
 
 
 def check_layers(model: Classifier, state: eqx.nn.State) -> None:
-    """Raises ValueError for a sum of layers that have several sizes."""
+    """Raises ValueError if the model sums layers of different sizes."""
     if isinstance(model.network, WeightedLayers):
         samples = max(model.frontend.sample_rate, model.frontend.min_samples)
         wave = jax.ShapeDtypeStruct((samples,), jnp.float32)
@@ -26,22 +26,25 @@ def check_layers(model: Classifier, state: eqx.nn.State) -> None:
 
 
 def classifier(model: Model, network: AbstractNetwork, entry: Entry, fresh: bool, key: PRNGKeyArray) -> Classifier:
-    """A classifier for the entry on the model's frontend and this network, with its norm, its hidden layers and, unless
-    `fresh`, its projection and its head."""
+    """A classifier for the entry, built of the model's frontend and `network`.
+
+    It keeps the norm and the hidden layers of a model that is a classifier and, unless `fresh`, its projection and its
+    head.
+    """
     assert entry.task in ("multiclass", "multilabel"), f"{entry.name} has no classes"
-    before = model if isinstance(model, Classifier) else None
-    norm = before and before.norm
-    projection = before and before.projection
-    hidden = before and before.hidden
-    head: Any = before and before.head
-    made = Classifier(
+    previous = model if isinstance(model, Classifier) else None
+    norm = previous and previous.norm
+    projection = previous and previous.projection
+    hidden = previous and previous.hidden
+    head: Any = previous and previous.head
+    result = Classifier(
         model.frontend,
         network,
         entry.classes,
-        dropout=before.dropout.p if before else entry.dropout,
+        dropout=previous.dropout.p if previous else entry.dropout,
         norm=norm and norm.eps,
         projection=projection and projection.outputs,
-        activation=before and before.activation,
+        activation=previous and previous.activation,
         hidden=hidden and [layer.linear.outputs for layer in hidden.layers],
         cosine=head.scale if isinstance(head, Cosine) else None,
         prototypes=head.count if isinstance(head, Prototypes) else None,
@@ -53,5 +56,5 @@ def classifier(model: Model, network: AbstractNetwork, entry: Entry, fresh: bool
         parts |= {"projection": projection, "head": head}
     for name, part in parts.items():
         if part is not None:
-            made = eqx.tree_at(operator.attrgetter(name), made, part)
-    return made
+            result = eqx.tree_at(operator.attrgetter(name), result, part)
+    return result

@@ -1,4 +1,4 @@
-"""Files from the Hugging Face Hub, or from its cache, and to it."""
+"""Downloads from the Hugging Face Hub or its cache, and uploads to the Hub."""
 
 import contextlib
 import dataclasses
@@ -33,44 +33,44 @@ try:
     VERSION = importlib.metadata.version("audax-eqx")
 except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
     VERSION = "0"
-LIBRARY = "audax-eqx"  # by which the Hub counts who asks
-WAIT = 5  # seconds for an answer that can be done without
+LIBRARY = "audax-eqx"  # the Hub counts requests under this name
+WAIT = 5  # seconds to wait for an answer that is not needed
 COMMIT = re.compile("[0-9a-f]{40}")
 REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """A repo as the Hub tells of it: the commit, its files, and the licences on its card in the Hub's words."""
+    """What the Hub says of a repo: its commit, its files, and the licences on its card, as the Hub names them."""
 
     commit: str | None
     files: frozenset[str]
     licenses: tuple[str, ...]
 
 
-# Files, which lie in the client's cache
+# Files in the client's cache
 
 
 def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     """The path of a file in the cache, downloaded first if the Hub has a newer one and answers.
 
-    Where the cache cannot be written, an older file in it is as good, with a warning. A data set's repo is
+    If the cache cannot be written, this warns and returns the older file in it. The repo of a data set is called
     "datasets/owner/name", as in its address.
 
     Raises OSError with one sentence: FileNotFoundError when the Hub says there is no such repo, revision or file,
     PermissionError for a gated repo, ConnectionError when the file is not cached and the Hub does not answer. Raises
-    ValueError for a file of more bytes than one of its name may have, before it is downloaded.
+    ValueError, before the download, for a file that is larger than a file of its name may be.
     """
     cached, is_commit = cached_path(repo, plain(file), revision), COMMIT.fullmatch(revision or "") is not None
-    if is_commit and cached is not None:  # which does not change
+    if is_commit and cached is not None:  # the files of a commit never change
         return bounded(cached)
     if is_commit and _is_known_to_be_missing(repo, file, revision):
         raise _unreachable(repo, file, revision)
     try:
         newest = _file_metadata(repo, file, revision)
-    except (HfHubHTTPError, *REFUSALS):  # an answer, which the download meets too, and tells
+    except (HfHubHTTPError, *REFUSALS):  # the download gets the same answer, and reports it
         newest = None
-    except Exception as error:  # of the HTTP client, which differs by version: no answer, and a download would insist
+    except Exception as error:  # the HTTP client's, which differ by version: the Hub does not answer
         if cached is None:
             raise _unreachable(repo, file, revision) from error
         return bounded(cached)
@@ -83,7 +83,7 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
 
 
 def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path | None) -> pathlib.Path:
-    """The path of a file that the client downloads, or of the `cached` one where it cannot; raises as `download`."""
+    """Downloads a file and returns its path, or the `cached` one if the client cannot; raises as `download` does."""
     try:
         path = huggingface_hub.hf_hub_download(
             **_place(repo, file, revision), library_name=LIBRARY, library_version=VERSION
@@ -94,7 +94,7 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
     except REFUSALS as error:
         raise _refused(error, repo, file, revision) from None
     except OSError as error:
-        if error.strerror is not None and not isinstance(error, ConnectionError):  # of this machine: a full disk, say
+        if error.strerror is not None and not isinstance(error, ConnectionError):  # this machine's, such as a full disk
             cache = huggingface_hub.constants.HF_HUB_CACHE
             if cached is None:
                 raise OSError(
@@ -106,13 +106,13 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
                 "this is the older version in the cache.",
             )
             return cached
-        if type(error) is OSError:  # the client's own, after the last byte
+        if type(error) is OSError:  # the client raises it after the last byte
             raise ConnectionError(
                 f"{file} of {repo}{_at(revision)} came with another size than the Hub told: load it again, and if it "
                 "stays so, tell the owner of the repo."
             ) from None
         cause = error
-    except Exception as error:  # of the HTTP client: a broken connection, a proxy
+    except Exception as error:  # the HTTP client's: a broken connection, a proxy
         cause = error
     if cached is None:
         raise _unreachable(repo, file, revision) from cause
@@ -120,19 +120,19 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
 
 
 def count_download(repo: str, file: str, revision: str | None) -> None:
-    """Lets the Hub know that `repo` is used, by one request for `file`. Nothing depends on the answer."""
+    """Sends one request for `file`, which the Hub counts as a use of `repo`. The answer is ignored."""
     with contextlib.suppress(Exception):
         _file_metadata(repo, file, revision, WAIT)
 
 
 def cached_path(repo: str, file: str, revision: str | None = None) -> pathlib.Path | None:
-    """The path of a file in the cache, as the revision was when it was downloaded; None where there is none."""
+    """The path of a file in the cache, as the revision was at the time of the download; None if it is not cached."""
     path = _cache(repo, file, revision)
     return pathlib.Path(path) if isinstance(path, str) else None
 
 
 def _is_known_to_be_missing(repo: str, file: str, revision: str | None) -> bool:
-    """Whether the Hub said that there is no such file when it was asked for it."""
+    """Whether the Hub has answered an earlier request with the news that there is no such file."""
     return _cache(repo, file, revision) is huggingface_hub._CACHED_NO_EXIST
 
 
@@ -145,12 +145,12 @@ def _cache(repo: str, file: str, revision: str | None) -> Any:
 
 
 def commit_of(path: pathlib.Path, file: str) -> str:
-    """The commit that a path in the cache is of: `snapshots/<commit>/<file>`."""
+    """The commit of a path in the cache, which ends in `snapshots/<commit>/<file>`."""
     return path.parents[len(pathlib.PurePosixPath(file).parts) - 1].name
 
 
 def own_folder(repo: str) -> pathlib.Path:
-    """The folder in the cache of a model's repo that is the zoo's, and that the client leaves alone."""
+    """The zoo's own folder within a model's folder in the cache; the client leaves it alone."""
     cache = pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE)
     return cache / repo_folder_name(repo_id=repo, repo_type="model") / "audax"
 
@@ -158,14 +158,14 @@ def own_folder(repo: str) -> pathlib.Path:
 def _file_metadata(
     repo: str, file: str, revision: str | None, timeout: float | None = None
 ) -> huggingface_hub.HfFileMetadata:
-    """The commit and the size of a file on the Hub. Raises what the client does, within `timeout` seconds."""
+    """The commit and the size of a file on the Hub. Waits `timeout` seconds, and raises what the client raises."""
     url = huggingface_hub.hf_hub_url(**_place(repo, file, revision))
     timeout = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT if timeout is None else timeout
     return huggingface_hub.get_hf_file_metadata(url, timeout=timeout, library_name=LIBRARY, library_version=VERSION)
 
 
 def _place(repo: str, file: str, revision: str | None) -> dict[str, Any]:
-    """The client's words for a file."""
+    """The client's arguments for a file."""
     kind = "dataset" if repo.startswith("datasets/") and repo.count("/") == 2 else "model"
     name = repo.removeprefix("datasets/") if kind == "dataset" else repo
     return {"repo_id": name, "repo_type": kind, "filename": file, "revision": revision}
@@ -176,7 +176,7 @@ def _at(revision: str | None) -> str:
 
 
 def _unreachable(repo: str, file: str, revision: str | None) -> OSError:
-    """The sentence about a file that is not in the cache when the Hub does not answer."""
+    """The error for a file that is not in the cache when the Hub does not answer."""
     if _is_known_to_be_missing(repo, file, revision):
         return FileNotFoundError(f"The Hub's repo {repo} has no {file}{_at(revision)}.")
     return ConnectionError(
@@ -186,7 +186,7 @@ def _unreachable(repo: str, file: str, revision: str | None) -> OSError:
 
 
 def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OSError | ValueError:
-    """The sentence about an answer of the Hub that is one of `REFUSALS`."""
+    """The error for an answer of the Hub that is one of `REFUSALS`."""
     at = f" at revision {revision}" if revision else " on its main branch"
     match error:
         case GatedRepoError():
@@ -201,29 +201,29 @@ def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OS
             return FileNotFoundError(f"The Hub's repo {repo} has no {file}{at}.")
 
 
-# What the Hub tells of a model that is not fetched
+# What the Hub says of a model without a download
 
 
 def metadata(repo: str, revision: str | None = None) -> Metadata:
-    """What the Hub knows of a model's repo now, by one request. Raises OSError and ValueError as `download` does."""
+    """Asks the Hub, in one request, about a model's repo. Raises OSError and ValueError as `download` does."""
     api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
     with _plain_errors(repo, revision=revision):
         answer = api.model_info(repo, revision=revision, timeout=10)
     card = answer.card_data or huggingface_hub.ModelCardData()
     licenses = card.get("license") or ()
-    licenses = [licenses] if isinstance(licenses, str) else [str(each) for each in licenses]
-    names = [str(card.get("license_name") or each) if each == "other" else each for each in licenses]
-    return Metadata(answer.sha, frozenset(each.rfilename for each in answer.siblings or ()), tuple(names))
+    licenses = [licenses] if isinstance(licenses, str) else [str(name) for name in licenses]
+    names = [str(card.get("license_name") or name) if name == "other" else name for name in licenses]
+    return Metadata(answer.sha, frozenset(file.rfilename for file in answer.siblings or ()), tuple(names))
 
 
 def reach(repo: str, file: str) -> None:
-    """Asks for a file, and not for its content. Raises OSError and ValueError as `download` does, cached or not."""
+    """Checks that the Hub has a file, cached or not, without a download. Raises as `download` does."""
     with _plain_errors(repo, file):
         _file_metadata(repo, file, None, WAIT)
 
 
 def safetensors_header(repo: str, file: str, revision: str | None) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """The shape of each array of a safetensors file, and their types, from its first 100 kB or so.
+    """The shape of each array of a safetensors file, and the set of their types, read from about its first 100 kB.
 
     Raises OSError and ValueError as `download` does, and ValueError for a file that is not safetensors.
     """
@@ -231,18 +231,18 @@ def safetensors_header(repo: str, file: str, revision: str | None) -> tuple[dict
     with _plain_errors(repo, file, revision):
         arrays = api.parse_safetensors_file_metadata(repo, file, revision=revision).tensors
         try:
-            shapes = {name: tuple(map(int, each.shape)) for name, each in arrays.items()}
+            shapes = {name: tuple(map(int, array.shape)) for name, array in arrays.items()}
         except (TypeError, ValueError):
             raise SafetensorsParsingError from None
-    return shapes, {str(each.dtype) for each in arrays.values()}
+    return shapes, {str(array.dtype) for array in arrays.values()}
 
 
 def api_answer(repo: str, *place: str, **options: str) -> Any:
-    """What the Hub's API says of a model at `place`, the first page of it. Raises what the client does, within seconds.
+    """The first page of what the Hub's API says of a model at `place`. Raises what the client raises, within seconds.
 
-    The client's own methods wait for the Hub without an end, and ask for all pages.
+    The client's own methods have no time limit, and ask for all pages.
     """
-    parts = [huggingface_hub.constants.ENDPOINT, "api/models", repo, *(urllib.parse.quote(each, "") for each in place)]
+    parts = [huggingface_hub.constants.ENDPOINT, "api/models", repo, *(urllib.parse.quote(step, "") for step in place)]
     headers = build_hf_headers(library_name=LIBRARY, library_version=VERSION)
     response = get_session().get("/".join(parts), params=options, headers=headers, timeout=WAIT)
     hf_raise_for_status(response)
@@ -250,7 +250,7 @@ def api_answer(repo: str, *place: str, **options: str) -> Any:
 
 
 def range_content(repo: str, file: str, commit: str, start: int, stop: int) -> bytes:
-    """The bytes of a file from `start` up to `stop`. Raises ValueError where others come, and what the client does."""
+    """The bytes of a file from `start` up to `stop`. Raises ValueError if others come, and what the client raises."""
     headers = build_hf_headers(library_name=LIBRARY, library_version=VERSION)
     headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     url = huggingface_hub.hf_hub_url(**_place(repo, file, commit))
@@ -262,13 +262,13 @@ def range_content(repo: str, file: str, commit: str, start: int, stop: int) -> b
 
 
 def progress_bar(file: str, size: int) -> Any:
-    """A bar as the client shows for what it downloads, for so many bytes; `update` moves it, leaving it ends it."""
+    """The client's progress bar for a download of `size` bytes: `update` moves it, and its `with` block ends it."""
     return tqdm(desc=file, total=size, unit="B", unit_scale=True)
 
 
 @contextlib.contextmanager
 def _plain_errors(repo: str, file: str = CONFIG, revision: str | None = None) -> Iterator[None]:
-    """Turns what goes wrong with a request into one sentence."""
+    """Turns each error of a request into one with one plain sentence."""
     try:
         yield
     except OfflineModeIsEnabled:
@@ -277,7 +277,7 @@ def _plain_errors(repo: str, file: str = CONFIG, revision: str | None = None) ->
         raise _refused(error, repo, file, revision) from None
     except SafetensorsParsingError:
         raise ValueError(f"{file} of {repo} does not begin as a safetensors file does: it cannot be loaded.") from None
-    except Exception as error:  # of the HTTP client, which differs by version
+    except Exception as error:  # the HTTP client's, which differ by version
         detail = " ".join((getattr(error, "server_message", None) or str(error) or type(error).__name__).split())
         raise ConnectionError(f"{repo} cannot be reached on the Hub ({detail[:120]}): try again.") from None
 
@@ -290,34 +290,34 @@ def upload(
     private: bool,
     revision: str | None,
 ) -> tuple[str, bool]:
-    """Makes `files` one commit in `repo`, which it creates where needed; gives the commit's URL and whether it is new.
+    """Uploads `files` in one commit to `repo`, which is created if needed; returns the commit's URL and if it is new.
 
-    A card that was written by hand on the Hub stays, unless `files` bring one that was written by hand too.
+    A card that was written by hand on the Hub stays, unless the card in `files` was written by hand too.
     """
     api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
     with _plain_upload_errors(repo):
         api.create_repo(repo, private=private, exist_ok=True)
         if revision not in (None, "main"):
             api.create_branch(repo, branch=revision, exist_ok=True)
-        before = api.model_info(repo, revision=revision)
-        if private and not before.private:
+        parent = api.model_info(repo, revision=revision)
+        if private and not parent.private:
             raise ValueError(f"{repo} is public already: make it private on its page first, or choose another name.")
-        theirs, ours = _card(api, repo, revision), files[CARD]
-        ours = ours if isinstance(ours, bytes) else ours.read_bytes()
-        if theirs is not None and generated(ours) and not generated(theirs):
-            files = {name: each for name, each in files.items() if name != CARD}
-        adding = [huggingface_hub.CommitOperationAdd(name, each) for name, each in files.items()]
+        hub_card, new_card = _card(api, repo, revision), files[CARD]
+        new_card = new_card if isinstance(new_card, bytes) else new_card.read_bytes()
+        if hub_card is not None and generated(new_card) and not generated(hub_card):
+            files = {name: content for name, content in files.items() if name != CARD}
+        additions = [huggingface_hub.CommitOperationAdd(name, content) for name, content in files.items()]
         commit = api.create_commit(
-            repo, adding, commit_message=message, revision=revision, parent_commit=before.sha
-        )  # the Hub refuses it if another came between, whose card was not seen
-    return commit.commit_url, commit.oid != before.sha
+            repo, additions, commit_message=message, revision=revision, parent_commit=parent.sha
+        )  # the Hub refuses it if somebody has committed since, perhaps another card
+    return commit.commit_url, commit.oid != parent.sha
 
 
 def _card(api: huggingface_hub.HfApi, repo: str, revision: str | None) -> bytes | None:
     """The card that the repo has."""
     try:
         return pathlib.Path(api.hf_hub_download(repo, CARD, revision=revision)).read_bytes()
-    except LocalEntryNotFoundError:  # an EntryNotFoundError too, of a Hub that does not answer
+    except LocalEntryNotFoundError:  # also an EntryNotFoundError, but the Hub did not answer
         raise
     except EntryNotFoundError:
         return None
@@ -325,7 +325,7 @@ def _card(api: huggingface_hub.HfApi, repo: str, revision: str | None) -> bytes 
 
 @contextlib.contextmanager
 def _plain_upload_errors(repo: str) -> Iterator[None]:
-    """Turns what goes wrong with an upload into one sentence."""
+    """Turns each error of an upload into one with one plain sentence."""
     try:
         yield
     except OfflineModeIsEnabled:
@@ -341,10 +341,10 @@ def _plain_upload_errors(repo: str) -> Iterator[None]:
             ) from None
         detail = " ".join((error.server_message or str(error)).split())
         raise OSError(f"The Hub did not take {repo}: {detail}.") from None
-    except ValueError as error:  # of the card's metadata, on several lines
+    except ValueError as error:  # about the card's metadata, on several lines
         raise ValueError(" ".join(str(error).split())) from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror is not None:
-            raise  # of this machine
-        # Of the HTTP client, which differs by version
+            raise  # this machine's
+        # The HTTP client's errors differ by version
         raise ConnectionError(f"{repo} is not published, for the Hub cannot be reached ({error}): try again.") from None

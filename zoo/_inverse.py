@@ -1,4 +1,4 @@
-"""Rename tables read backwards: how our arrays become those of a foreign checkpoint."""
+"""Applies rename tables backwards: turns our arrays into those of a foreign checkpoint."""
 
 import itertools
 import re
@@ -8,7 +8,7 @@ import numpy as np
 
 from ._rules import Rule, flat, hwio, only, same, taps_first, time_first
 
-GROUP = re.compile(r"\((\?:)?((?:[^()]|\([^()]*\))*)\)(\??)")  # with groups in it, but no deeper
+GROUP = re.compile(r"\((\?:)?((?:[^()]|\([^()]*\))*)\)(\??)")  # may hold groups, but no deeper nesting
 INVERSES: dict[Callable, Callable[[np.ndarray], np.ndarray]] = {
     same: same,
     taps_first: taps_first,
@@ -19,7 +19,7 @@ INVERSES: dict[Callable, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def keys(pattern: str, start: int = 1) -> Iterator[str]:
-    """All keys that a rule's pattern stands for, each a template with \\1, \\2, ... for what its groups match."""
+    """All keys that a rule's pattern matches, each a template with \\1, \\2, ... in place of its groups."""
     group = GROUP.search(pattern)
     if group is None:
         yield pattern.replace("\\.", ".")
@@ -33,9 +33,9 @@ def keys(pattern: str, start: int = 1) -> Iterator[str]:
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """What the bars outside of groups divide."""
+    """The alternatives that the bars outside of groups separate."""
     inner = [match.span() for match in GROUP.finditer(pattern)]
-    bars = [at for at, each in enumerate(pattern) if each == "|" and not any(low < at < high for low, high in inner)]
+    bars = [at for at, char in enumerate(pattern) if char == "|" and not any(low < at < high for low, high in inner)]
     return [pattern[low + 1 : high] for low, high in itertools.pairwise([-1, *bars, len(pattern)])]
 
 
@@ -47,11 +47,11 @@ def unnamed(
 ) -> dict[str, np.ndarray]:
     """Our arrays by the keys from which `rules` would read them.
 
-    Of several keys for one array the one is taken that has most of the words `prefer` in it, and then the shortest.
-    `undo` has the inverse of a rule's move for keys that end with a word; others are in `INVERSES`. Raises ValueError
+    If several keys fit an array, the key with most of the words in `prefer` is taken, and of these the shortest.
+    `undo` maps the end of a key to the inverse of its rule's move; other inverses are in `INVERSES`. Raises ValueError
     for an array that no rule fills.
     """
-    theirs = {}
+    foreign_arrays = {}
     for name, array in arrays.items():
         templates = []
         for rule in rules:
@@ -61,19 +61,19 @@ def unnamed(
                 templates += [(key, rule) for key in filled if re.fullmatch(rule.pattern, key)]
         if not templates:
             raise ValueError(f"the array {name} has no place there")
-        key, rule = max(templates, key=lambda each: (sum(word in each[0] for word in prefer), -len(each[0])))
+        key, rule = max(templates, key=lambda item: (sum(word in item[0] for word in prefer), -len(item[0])))
         inverse = next((back for end, back in (undo or {}).items() if key.endswith(end)), None)
-        theirs[key] = np.ascontiguousarray((inverse or INVERSES[rule.move])(array))
-    return theirs
+        foreign_arrays[key] = np.ascontiguousarray((inverse or INVERSES[rule.move])(array))
+    return foreign_arrays
 
 
 def _matches(replacement: str, name: str) -> re.Match | None:
-    """How a replacement, with \\1 for the first group, gives the name."""
+    """The match of a name with a replacement, in which \\1 stands for the first group; None if it does not fit."""
     parts = re.split(r"\\(\d+)", replacement)
     pattern = "".join(f"(?P<g{part}>.+?)" if index % 2 else re.escape(part) for index, part in enumerate(parts))
     return re.fullmatch(pattern, name)
 
 
 def row(array: np.ndarray) -> np.ndarray:
-    """One axis as the last of three: the inverse of `flat` for what has that shape."""
+    """A vector as the last of three axes: the inverse of `flat` for arrays of that shape."""
     return flat(array)[None, None]

@@ -1,4 +1,4 @@
-"""The labels of published models, which lie in repos on the Hub."""
+"""The labels of published models, from repos on the Hub."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from ._weights import Arrays
 
 
 def labelled(entry: Entry, source: Source) -> Entry:
-    """A published entry with what its repo alone knows: the labels, or all that its own `config.json` describes."""
+    """A published entry, completed from its repo: with its labels, or with all that its own `config.json` describes."""
     checkpoint = entry.checkpoint
     if checkpoint is None or checkpoint.label_file is None:
         return entry
@@ -26,14 +26,16 @@ def labelled(entry: Entry, source: Source) -> Entry:
         return dataclasses.replace(entry, labels=with_names(labels, entry.name))
     if checkpoint.label_repo is None:
         return dataclasses.replace(entry, labels=read_labels(source.path(checkpoint.label_file)))
-    from ._repo import download_once  # whose client of the Hub takes long to import
+    from ._repo import download_once  # the Hub's client takes long to import
 
-    path = download_once(checkpoint.label_repo, checkpoint.label_file)  # a revision is of the weights' repo
+    # A revision concerns only the repo of the weights
+    path = download_once(checkpoint.label_repo, checkpoint.label_file)
     return dataclasses.replace(entry, labels=read_labels(path))
 
 
 def with_names(labels: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """The labels, with AudioSet's names in place of its codes; as they are, with a warning, where these are missing."""
+    """The labels, with AudioSet's names in place of its codes. If the names cannot be fetched, the codes stay, with a
+    warning."""
     if not any(CODE.fullmatch(label) for label in labels):
         return labels
     from ._repo import download_once  # as above

@@ -1,4 +1,4 @@
-"""Labels: in a file of their own or among the weights, and by their probabilities."""
+"""Reads labels, from their own file or from a file of weights, and ranks them by probability."""
 
 import contextlib
 import csv
@@ -13,14 +13,15 @@ from jaxtyping import Float
 
 from ._files import line, read_text
 
-AUDIOSET = {"label_file": "class_labels_indices.csv", "label_repo": "topel/ConvNeXt-Tiny-AT"}  # of a `Checkpoint`
-CODE = re.compile(r"/m/0\w+|/g/1\w+|/t/dd\d+")  # by which AudioSet knows a sound
+# Fields of a `Checkpoint`
+AUDIOSET = {"label_file": "class_labels_indices.csv", "label_repo": "topel/ConvNeXt-Tiny-AT"}
+CODE = re.compile(r"/m/0\w+|/g/1\w+|/t/dd\d+")  # AudioSet's codes of sounds
 
 
 def read_labels(path: pathlib.Path) -> tuple[str, ...]:
-    """The labels in AudioSet's kind of label file: index, mid, display_name; or one a row below the name of their list.
+    """The labels in a file like AudioSet's (index, mid, display_name), or in one with a title and then a label a row.
 
-    Raises ValueError for another one.
+    Raises ValueError for another kind of file.
     """
     with contextlib.suppress(csv.Error):
         rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
@@ -30,12 +31,12 @@ def read_labels(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def read_names(path: pathlib.Path) -> dict[str, str]:
-    """The labels in such a file by their codes, "/m/09x0r"."""
+    """The labels in a file like AudioSet's by their codes, such as "/m/09x0r"."""
     return {row.get("mid", ""): row["display_name"] for row in _rows(path)}
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, str]]:
-    """The rows by their index."""
+    """The rows, sorted by their index."""
     text = io.StringIO(read_text(path), newline="")
     try:
         rows = sorted(csv.DictReader(text), key=lambda row: int(row["index"]))
@@ -47,17 +48,19 @@ def _rows(path: pathlib.Path) -> list[dict[str, str]]:
 
 
 def label_dict(settings: Mapping[Any, Any], where: str, classes: int) -> tuple[str, ...]:
-    """The labels in the `label_dict` of a torch file, by their index in the output; none where it has none.
+    """The labels in the `label_dict` of a torch file, by their index in the output; () if it has no such dictionary.
 
-    Raises ValueError that names `where` for one that is not a text for each of so many classes.
+    Raises ValueError, naming the file `where`, unless there is a text for each of the `classes`.
     """
     labels = settings.get("label_dict")
     if labels is None:
         return ()
     by_index = {str(index): label for index, label in labels.items()} if isinstance(labels, dict) else {}
-    if by_index.keys() != set(map(str, range(classes))) or not all(isinstance(each, str) for each in by_index.values()):
-        given = line(str(labels))
-        raise ValueError(f"{where} needs a label_dict of texts by the numbers 0 to {classes - 1}, and has {given}.")
+    if by_index.keys() != set(map(str, range(classes))) or not all(
+        isinstance(label, str) for label in by_index.values()
+    ):
+        text = line(str(labels))
+        raise ValueError(f"{where} needs a label_dict of texts by the numbers 0 to {classes - 1}, and has {text}.")
     return tuple(by_index[str(index)] for index in range(classes))
 
 

@@ -1,4 +1,4 @@
-"""A model's arrays by field path, `network.stages.0.blocks.1.depthwise.weight`, which are the keys of our files."""
+"""A model's arrays by field path, such as `network.stages.0.blocks.1.depthwise.weight`: the keys of our files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from ._files import line
 
 Model = TypeVar("Model")
 Parameter = jax.Array | jax.ShapeDtypeStruct
-FAULTS = 20  # that an error lists
+FAULTS = 20  # the most that an error lists
 
 
 def named_leaves(model: Any, state: eqx.nn.State) -> dict[str, Parameter]:
@@ -37,7 +37,7 @@ def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray])
             np.asarray(values(name)).astype(dtype, copy=False)
         )  # JAX compiles one program for each shape
 
-    arrays, structure = jax.tree.flatten(state)  # state.set takes no array for a shape under a mesh that is set
+    arrays, structure = jax.tree.flatten(state)  # under a mesh, state.set does not replace a shape by an array
     places = {id(leaf): place for place, leaf in enumerate(arrays)}
 
     def value(leaf, name):

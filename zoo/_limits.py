@@ -1,7 +1,7 @@
-"""How much a `config.json` may ask for: in a few bytes it could ask for any amount of memory and time.
+"""Limits on what a `config.json` may ask for: its few bytes could ask for any amount of memory and time.
 
-Checked before anything is built. What passes is built without arrays, and its parameters are counted before any is
-made.
+An entry is checked before anything is built. It is then built without arrays, and its parameters are counted before
+any array is made.
 """
 
 import math
@@ -14,19 +14,19 @@ from ._files import CONTROL, line
 PARAMETERS = 1 << 32
 NUMBER = 1 << 20  # widths, classes, a sample rate in Hz
 REAL = 1e9  # a frequency, a ceiling of energies
-LENGTH = 1000  # of a string or a list that is no list of labels
+LENGTH = 1000  # of a string, or of a list other than the labels
 NESTED = 4  # networks in a network
 DEPTH = 256  # of all stages together, and their number; each block takes 20 ms to build
-LOOP = 64  # places that are computed one after the other: a border, the side of a pooled square, taps
+LOOP = 64  # places that code loops over one by one: a border, the side of a pooled square, taps
 BINS = 1024
 TABLE = 1 << 24  # entries of a filterbank: bins times frequencies, taps or frames
-SECOND = 1 << 24  # numbers that a frontend makes of a second of sound
+SECOND = 1 << 24  # numbers that a frontend computes from a second of sound
 WINDOW = 3600.0  # seconds
 
 BLOCKS = ("depth", "depths", "position_layers")  # options that count blocks
 LOOPS = ("padding", "stem_padding", "pools", "pieces", "kernels")  # options of a network up to LOOP
 SHARES = ("dropout", "embedding_dropout", "block_dropout", "drop_path")  # options of at least 0 and below 1
-LIMITS: tuple[tuple[float, str, Callable[[Entry], float]], ...] = (  # how much of what an entry may ask for, in all
+LIMITS: tuple[tuple[float, str, Callable[[Entry], float]], ...] = (  # the limit, its quantity, and how to measure it
     (DEPTH, "a depth of", lambda entry: _depth(entry)),
     (NESTED, "networks in each other, in all", lambda entry: _nested(entry.network)),
     (WINDOW, "a window of seconds", lambda entry: max(entry.window, _longest(entry.frontend))),
@@ -41,7 +41,7 @@ LIMITS: tuple[tuple[float, str, Callable[[Entry], float]], ...] = (  # how much 
 
 
 def check_entry(entry: Entry, where: str) -> None:
-    """Raises ValueError that names `where` for an entry that no model of sound needs."""
+    """Raises ValueError, naming the file `where`, for an entry with a number or text beyond the limits."""
     texts = [entry.name, entry.license, entry.source, entry.paper, *entry.labels, *(entry.base or {}).values()]
     texts += [value for metric in entry.metrics for value in metric.values() if isinstance(value, str)]
     for text in texts:
@@ -74,14 +74,14 @@ def check_entry(entry: Entry, where: str) -> None:
 
 
 def _check(where: str, quantity: str, value: float, limit: float) -> None:
-    """Raises ValueError for a number beyond the limit, and for none."""
+    """Raises ValueError for a number beyond the limit, and for NaN."""
     if not -limit <= value <= limit:
-        shown = "beyond 1e300" if isinstance(value, int) and abs(value) > 1e300 else f"{value:.6g}"  # no float holds it
-        raise ValueError(f"{where} asks for {quantity} {shown}, and the zoo builds up to {limit:.6g}: do not trust it.")
+        text = "beyond 1e300" if isinstance(value, int) and abs(value) > 1e300 else f"{value:.6g}"  # no float holds it
+        raise ValueError(f"{where} asks for {quantity} {text}, and the zoo builds up to {limit:.6g}: do not trust it.")
 
 
 def check_size(shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
-    """Raises ValueError for a model of too many parameters, of which nothing is allocated yet."""
+    """Raises ValueError for a model of too many parameters, before any memory is allocated for them."""
     parameters = sum(math.prod(shape) for shape in shapes.values())
     if parameters > PARAMETERS:
         raise ValueError(
@@ -91,23 +91,23 @@ def check_size(shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Numbers, strings and lists in a description, each with the name of its field."""
+    """The numbers, strings and lists in a description, each with the name of its field."""
     if isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _leaves(each, key)
+        for key, child in value.items():
+            yield from _leaves(child, key)
     else:
         yield name, value
         if isinstance(value, tuple):
-            for each in value[: LENGTH + 1]:
-                yield from _leaves(each, name)
+            for child in value[: LENGTH + 1]:
+                yield from _leaves(child, name)
 
 
 def _depth(entry: Entry) -> float:
-    """The blocks of all networks, one for texts too, or the stages of one with their parts, if these are more."""
+    """The number of blocks of all networks, also of a text tower; or of stages times parts, if that is larger."""
     networks = [*_leaves(entry.network), *_leaves(entry.model)]
     blocks = sum(value for name, value in networks if name in BLOCKS and _is_number(value))
     lists = [value for _, value in (*networks, *_leaves(entry.frontend)) if isinstance(value, tuple)]
-    parts = max(_largest(entry.network, "parts"), 1)  # that each stage of an ECAPA is divided into
+    parts = max(_largest(entry.network, "parts"), 1)  # parts of each stage of an ECAPA
     return max(blocks, parts, max(map(len, lists), default=0) * parts)
 
 
@@ -117,24 +117,24 @@ def _bins(frontend: Mapping[str, Any]) -> float:
 
 
 def _nested(network: Any) -> int:
-    """How many networks there are, each in the one before."""
+    """The number of networks that are nested in each other."""
     return 1 + _nested(network.get("network")) if isinstance(network, Mapping) else 0
 
 
 def _largest(part: Mapping[str, Any], option: str) -> float:
-    """The largest number of that name; 1 where there is none."""
+    """The largest number of the field `option`; 1 if there is none."""
     return max((value for name, value in _leaves(part) if name == option and _is_number(value)), default=1)
 
 
 def _longest(frontend: Mapping[str, Any]) -> float:
-    """The seconds that a frontend fills every clip up to."""
+    """The seconds to which a frontend pads every clip."""
     seconds = _largest(frontend, "seconds")
     hop = _largest(frontend, "hop_length") if "hop_length" in frontend else 160
     return max(seconds, _largest(frontend, "total_frames") * hop / frontend["sample_rate"])
 
 
 def _lengths(frontend: Mapping[str, Any]) -> Iterator[float]:
-    """How many samples or frames go with each bin."""
+    """The numbers of samples or frames that a filterbank has for each bin."""
     for name, value in _leaves(frontend):
         if name in ("n_fft", "win_length", "frames") and _is_number(value):
             yield value
@@ -143,7 +143,7 @@ def _lengths(frontend: Mapping[str, Any]) -> Iterator[float]:
 
 
 def _numbers(frontend: Mapping[str, Any], bins: float) -> float:
-    """How many numbers a frontend has at once for a second of sound."""
+    """The numbers that a frontend holds at once for a second of sound."""
     rate = frontend["sample_rate"]
     if frontend.get("type") in ("LEAF", "SincNet"):  # each bin is filtered at every sample
         return rate * bins
@@ -154,7 +154,7 @@ def _numbers(frontend: Mapping[str, Any], bins: float) -> float:
 
     hop = option("hop_length", option("frame_shift", 10.0) / 1000 * rate)
     if hop <= 0:
-        return 0.0  # the frontend's own sentence tells more
+        return 0.0  # the frontend raises a clearer error
     return rate / max(hop, 1) * option("n_fft", option("frame_length", 25.0) / 1000 * rate)
 
 

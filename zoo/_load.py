@@ -1,4 +1,4 @@
-"""Names, folders and repos to models."""
+"""Loads models from names, folders and repos."""
 
 import functools
 import os
@@ -29,20 +29,21 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     """The pretrained model `name`: a name of `list_models()`, a folder, or a Hub repo "owner/name".
 
     A folder or repo holds what `save` wrote, or a model in the layout of another library, whose `config.json` one of
-    `zoo.families` reads. Where it has no `model.safetensors`, the weights are those in `pytorch_model.bin`, of which
-    nothing is run; of a repo, what the Hub's bot made of these in a pull request comes first. `revision` is the Hub's:
-    a branch, tag or commit of the repo with the weights, and then no pull request counts. With `verify` the model runs
-    once and must give the golden output that `save` wrote, to 1e-4 of the largest.
+    `zoo.families` reads. If it has no `model.safetensors`, the weights are read from `pytorch_model.bin`, and none of
+    its code is run; for a repo, the file that the Hub's bot converted in a pull request is preferred. `revision` is a
+    branch, tag or commit of the Hub repo with the weights; pull requests are then ignored. With `verify` the model
+    runs once, and its output must match the golden output that `save` wrote, to 1e-4 of the largest number.
 
-    Raises ValueError for an unknown name, with the nearest one, for files that are broken, too large or ask for too
-    much, for weights that do not fit, and for another output than the golden one, or none to verify by. Raises OSError
-    (ConnectionError, FileNotFoundError, PermissionError) when files cannot be had.
+    Raises ValueError for an unknown name (the message suggests the nearest one), for files that are broken, too large
+    or ask for too much memory, for weights that do not fit, and with `verify` if the output differs from the golden
+    one, or if there is none. Raises OSError (ConnectionError, FileNotFoundError, PermissionError) when files cannot
+    be fetched or read.
     """
     name = os.fspath(name)
     source = source_of(name, revision)
     published = families.entries().get(name)
     if published is not None and published.checkpoint and published.checkpoint.label_file != CONFIG:
-        source.count_download()  # for the Hub counts requests for config.json, which others ask for
+        source.count_download()  # the Hub counts requests for config.json, and this model needs none
     entry = entry_of(name, source)
     file, rules = weight_files(entry)
     arrays = _by_table(entry, open_files(file, functools.partial(source.path, rules=rules or ())))
@@ -59,27 +60,27 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
 
 
 def entry_of(name: str, source: Source, *, weights: bool = True) -> Entry:
-    """What `load` loads by that name: the published entry, or the one that the source describes; labels included.
+    """The entry of the model that `load(name)` loads, with its labels: the published one, or the source's own.
 
-    Without `weights` they are not downloaded for labels that lie among them.
+    With `weights=False`, labels that lie in the file of weights are left out, so that it is not downloaded.
     """
     entry = families.entries().get(name)
     if entry is None:
         return described(source)
     assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
-    among = entry.checkpoint.label_file == entry.checkpoint.file
-    return labelled(entry, source) if weights or not among else entry
+    labels_in_weights = entry.checkpoint.label_file == entry.checkpoint.file
+    return labelled(entry, source) if weights or not labels_in_weights else entry
 
 
 def weight_files(entry: Entry) -> tuple[str | tuple[str, ...], Sequence[Rule] | None]:
-    """The files that hold an entry's weights, and the rules by which they become ours; None where they are."""
+    """The files that hold an entry's weights, and the rules that rename them to our names; None if they have ours."""
     if entry.checkpoint is None:
         return WEIGHTS, None
     return entry.checkpoint.file, families.rules(entry.checkpoint.table)
 
 
 def _by_table(entry: Entry, arrays: ArraysByName) -> ArraysByName:
-    """The arrays by the keys of the entry's table, where these are not the file's own."""
+    """The arrays, renamed to the keys of the entry's table if those differ from the file's own."""
     names = entry.checkpoint and families.names(entry.checkpoint.table, shapes_of(arrays))
     return arrays if names is None else View({name: (arrays, key) for name, key in names.items()})
 
@@ -91,7 +92,7 @@ def assemble(
     where: str,
     rules: Sequence[Rule] | None = None,
 ) -> Pretrained:
-    """The entry's model with the arrays of the file `where`, which are ours, or become ours by `rules`.
+    """The entry's model with the arrays of the file `where`, whose names are ours, or become ours by `rules`.
 
     Raises as `fit` does.
     """
@@ -108,17 +109,19 @@ def assemble(
 def fit(
     entry: Entry, shapes: Mapping[str, tuple[int, ...]], where: str, rules: Sequence[Rule] | None = None
 ) -> tuple[Model, eqx.nn.State, Mapping[str, tuple[str, Rule | None]]]:
-    """The entry's skeleton, and for each of its arrays the one of the file `where` that fills it, and by which rule.
+    """The entry's skeleton, and for each of its arrays the name of the file's array that fills it, and the rule.
 
-    Raises ValueError that lists the first arrays that are missing, surplus or of another shape than the model's.
+    Raises ValueError, naming the file `where` and the first arrays that are missing, surplus or of a wrong shape.
     """
     faults: list[str] = []
     sources = {name: (name, None) for name in shapes}
     if rules is not None:
         sources, faults = rename(shapes, rules)
-    moved = {name: shapes[key] if rule is None else rule.moved(shapes[key]) for name, (key, rule) in sources.items()}
+    moved_shapes = {
+        name: shapes[key] if rule is None else rule.moved(shapes[key]) for name, (key, rule) in sources.items()
+    }
     model, state = skeleton(entry)
-    wanted = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
-    check_size(wanted, entry.name)
-    check(moved, wanted, where, faults)
+    model_shapes = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
+    check_size(model_shapes, entry.name)
+    check(moved_shapes, model_shapes, where, faults)
     return model, state, sources

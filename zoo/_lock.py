@@ -1,4 +1,4 @@
-"""One process at a time in a folder, by a lock of the operating system, which ends with its process in any case."""
+"""Locks a folder for one process at a time, by a lock of the operating system, which ends with its process."""
 
 import contextlib
 import errno
@@ -17,9 +17,9 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, name: str = NAME) -> Iterator[None]:
-    """Keeps other processes out of a folder that exists, while it is entered; `name` is the file that is locked.
+    """Keeps other processes out of an existing folder during the `with` block; `name` is the file that is locked.
 
-    Raises BlockingIOError where another process is in it. Where the file system has no locks it says so, and goes on.
+    Raises BlockingIOError if another process holds the lock. If the file system has no locks, prints that and goes on.
     """
     with open(folder / name, "ab") as file:
         try:
@@ -37,5 +37,5 @@ def locked(folder: pathlib.Path, name: str = NAME) -> Iterator[None]:
 
 
 def busy(folder: pathlib.Path) -> BlockingIOError:
-    """The error of who comes second."""
+    """The error for a folder that another process has locked."""
     return BlockingIOError(f"{folder} is in use by another process: wait until it ends, or choose another folder.")

@@ -1,10 +1,10 @@
-"""The rows of a corpus that are nearest to a text or a sound, by the cosine of embeddings: all rows, and exactly.
+"""Finds the rows of a corpus that are nearest to a text or a sound, by the cosine of embeddings: an exact search.
 
     blocks of rows --device--> cosines in float32 --those that may be among the k--> cosines in float64 --> the k
 
-float32 is off by at most a known error, so the device leaves out what cannot be among the k highest, which is nearly
-all, and the host computes the few others again. The result is that of a stable sort of all cosines in float64, on
-whatever device and in blocks of whatever size.
+The error of float32 has a known bound. By it the device excludes nearly all rows, which cannot be among the k highest,
+and the host computes the cosines of the few others again. The result is that of a stable sort of all cosines in
+float64, on any device and with blocks of any size.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from ._recordings import embed
 from ._row_files import RowFiles
 from ._search import FOREIGN, SUFFIXES
 
-BLOCK = 1 << 24  # bytes of rows that the device has at a time
+BLOCK = 1 << 24  # bytes of rows that the device takes at a time
 SQUARES = 1e-20, 1e30  # sums of squares that float32 holds without loss
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A row of a corpus: its recording, where it lies there, in seconds, and its cosine with the query, -1 to 1.
+    """A row of a corpus: its recording, its start and end there in seconds, and its cosine with the query, -1 to 1.
 
-    `start` and `end` are None where the rows have no times.
+    `start` and `end` are None if the rows have no times.
     """
 
     file: str
@@ -45,18 +45,18 @@ class Match:
 def search(
     folder: str | os.PathLike, query: Any, clip: Pretrained | None = None, *, k: int | np.integer = 20
 ) -> list[Match]:
-    """The `k` rows of a corpus that are most alike to the query, most alike first; equal ones in the order of the rows.
+    """The `k` rows of a corpus that are most similar to the query, most similar first; ties keep the order of the rows.
 
     - `folder`: what `audax-zoo embed` wrote: OUT/, which may still grow, or a .parquet or .npz.
-    - `query`: words for a model that was trained with them (CLAP), or a recording for any model. A string that names a
-      file is a recording, and so is all else that `zoo.read` takes; another string is words, but for one with a slash
-      or the suffix of a sound file, which is a mistyped path. A recording longer than a window counts by the mean of
-      its windows, as `zoo.embed` gives it.
-    - `clip`: the model that made the rows; the one that the corpus notes unless given. Single files note none.
+    - `query`: words, for a model that was trained with texts (CLAP), or a recording, for any model. A string that names
+      a file is a recording, and so is anything else that `zoo.read` takes. Any other string is words, unless it has a
+      slash or the suffix of a sound file: that is an error, because it is a mistyped path. A recording longer than a
+      window is represented by the mean of its windows, as `zoo.embed` returns it.
+    - `clip`: the model that made the rows; by default the one that the corpus names. Single files name none.
 
     The order is that of all cosines in float64. Rows of zeros have the similarity 0, and rows with NaN are left out.
     Memory depends on `k` and not on the number of rows. Raises ValueError for another model than that of the rows, for
-    words that the model does not understand, and for what holds no rows; and as `zoo.read` does for the recording.
+    words if the model takes none, and for a folder or file without rows; and for the recording as `zoo.read` does.
     """
     if k < 1:
         raise ValueError(f"search takes k of at least 1, got {k}.")
@@ -70,69 +70,69 @@ def search(
 
 
 def nearest(rows: RowFiles, query: Float[np.ndarray, " width"], k: int) -> tuple[list[int], list[float]]:
-    """The numbers of the `k` rows of the highest cosines with the query, in their order, and these cosines."""
+    """The numbers of the `k` rows with the highest cosines, highest first, and these cosines."""
     size = max(BLOCK // (4 * len(query)), 1)
     best = Best(query, k)
     on_device = jax.device_put(best.query.astype(np.float32))
-    before: tuple[np.ndarray, Array] | None = None
+    previous: tuple[np.ndarray, Array] | None = None
     for block in rows.blocks(len(query), size):
-        filled = block if len(block) == size else np.pad(block, ((0, size - len(block)), (0, 0)))
-        cosines = _cosines(filled, on_device)  # which the device computes while the host goes on with those before
-        if before is not None:
-            best.take(*before)
-        before = block, cosines
-    if before is not None:
-        best.take(*before)
+        padded = block if len(block) == size else np.pad(block, ((0, size - len(block)), (0, 0)))
+        cosines = _cosines(padded, on_device)  # the device computes while the host takes the previous block
+        if previous is not None:
+            best.take(*previous)
+        previous = block, cosines
+    if previous is not None:
+        best.take(*previous)
     best.sort()
     return best.numbers.tolist(), np.clip(best.cosines, -1.0, 1.0).tolist()
 
 
 @jax.jit
 def _cosines(rows: Float[Array, "rows width"], query: Float[Array, " width"]) -> Float[Array, " rows"]:
-    """The cosines with a query of length 1; NaN for rows whose lengths float32 does not hold, those of zeros too."""
+    """The cosines with a query of length 1; NaN for rows whose length float32 cannot hold, and for rows of zeros."""
     squares = jnp.sum(jnp.square(rows), axis=1)
     products = jnp.matmul(rows, query, precision=jax.lax.Precision.HIGHEST)
     return jnp.where((squares > SQUARES[0]) & (squares < SQUARES[1]), products * jax.lax.rsqrt(squares), jnp.nan)
 
 
 class Best:
-    """The `k` rows of the highest cosines with a query so far, as the blocks come: `numbers` and `cosines`, sorted."""
+    """The `k` rows with the highest cosines among the blocks so far: their `numbers` and `cosines`, sorted."""
 
     def __init__(self, query: Float[np.ndarray, " width"], k: int):
         query = query.astype(np.float64)
-        self.query = query / (np.linalg.norm(query) or 1.0)  # of a query of zeros all cosines are 0
+        self.query = query / (np.linalg.norm(query) or 1.0)  # all cosines with a query of zeros are 0
         self.k = k
-        # A sum of n products in float32 is off by at most n 2^-24 of the lengths' product, in whatever order it is made
+        # A sum of n products in float32 is off by at most n 2^-24 of the lengths' product, in any order of the products
         self.error = 2.0 * (len(query) + 16) * 2.0**-24
         self.numbers, self.cosines, self.rows = np.zeros(0, np.int64), np.zeros(0), 0
         self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
 
     def take(self, block: Float[np.ndarray, "rows width"], estimates: Array) -> None:
-        """The next rows, and what the device makes of their cosines."""
-        chosen = self._chosen(np.asarray(estimates)[: len(block)])
-        rows = block[chosen].astype(np.float64)
-        with np.errstate(invalid="ignore"):  # of infinite rows, whose cosines are NaN
-            lengths = np.sqrt(np.sum(np.square(rows), axis=1))  # NumPy adds each row alike: equal rows tie
+        """Takes the next rows, and the device's estimates of their cosines."""
+        candidates = self._candidates(np.asarray(estimates)[: len(block)])
+        rows = block[candidates].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # the cosines of infinite rows are NaN
+            lengths = np.sqrt(np.sum(np.square(rows), axis=1))  # NumPy adds all rows in the same order: equal rows tie
             cosines = np.sum(rows * self.query, axis=1) / np.where(lengths == 0.0, 1.0, lengths)
-        known = ~np.isnan(cosines)
-        self.waiting.append((self.rows + chosen[known], cosines[known]))
+        is_number = ~np.isnan(cosines)
+        self.waiting.append((self.rows + candidates[is_number], cosines[is_number]))
         self.rows += len(block)
         if sum(len(numbers) for numbers, _ in self.waiting) >= self.k:
             self.sort()
 
-    def _chosen(self, estimates: Float[np.ndarray, " rows"]) -> np.ndarray:
-        """The places of all rows that may be among the k highest."""
+    def _candidates(self, estimates: Float[np.ndarray, " rows"]) -> np.ndarray:
+        """The places of all rows of a block that may be among the k highest."""
         lowest = self.cosines[-1] - self.error if len(self.cosines) == self.k else -np.inf
-        chosen = np.flatnonzero(~(estimates < lowest))  # NaN, which may be anything, too
-        numbers = estimates[chosen]
+        candidates = np.flatnonzero(~(estimates < lowest))  # keeps NaN, which may stand for any cosine
+        numbers = estimates[candidates]
         numbers = numbers[~np.isnan(numbers)]
-        if len(numbers) > self.k:  # of which k alone are enough to leave out others
+        if len(numbers) > self.k:  # the k highest of these exclude others
             lowest = np.partition(numbers, -self.k)[-self.k] - 2.0 * self.error
-            chosen = chosen[~(estimates[chosen] < lowest)]
-        return chosen
+            candidates = candidates[~(estimates[candidates] < lowest)]
+        return candidates
 
     def sort(self) -> None:
-        """Leaves the k highest of what has come."""
+        """Keeps the k highest of all rows so far."""
         parts = [(self.numbers, self.cosines), *self.waiting]
         numbers, cosines = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(-cosines, kind="stable")[: self.k]
@@ -140,7 +140,10 @@ class Best:
 
 
 def is_words(query: Any) -> bool:
-    """Whether a query is a text. Raises ValueError for a path of no file, and TypeError for what is no query."""
+    """Whether a query is a text.
+
+    Raises FileNotFoundError for a path without a file, ValueError for an empty text, and TypeError for anything
+    that is neither a text nor a recording."""
     if not is_source(query):
         raise TypeError(f"A query is a text, or a recording as zoo.read takes it, got a {type(query).__name__}.")
     if not isinstance(query, str) or os.path.isfile(query):
@@ -157,7 +160,7 @@ def is_words(query: Any) -> bool:
 
 
 def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
-    """The model of the rows. Raises ValueError where it is not known, or is another one."""
+    """The model of the rows. Raises ValueError if the rows do not name it, it does not load, or `clip` differs."""
     if rows.note is None:
         if clip is None:
             raise ValueError(
@@ -165,7 +168,7 @@ def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
             )
         return clip
     name, weights = rows.note.get("model"), rows.note.get("weights")
-    given = clip is not None
+    has_clip = clip is not None
     if clip is None:
         try:
             clip = load(str(rows.note.get("source", name)))
@@ -175,7 +178,7 @@ def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
                 f"--model FOLDER in the shell. {error}"
             ) from None
     if fingerprint(clip) != weights:
-        remedy = "give that one, or none to have it loaded" if given else "give the model that made them"
+        remedy = "give that one, or none to have it loaded" if has_clip else "give the model that made them"
         raise ValueError(
             f"{rows.path} holds rows of the model {name!r}, with other weights than {clip.entry.name} has: {remedy}."
         )
@@ -183,7 +186,7 @@ def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
 
 
 def _of_sound(clip: Pretrained, source: Any, note: dict[str, Any]) -> Float[np.ndarray, " width"]:
-    """The embedding of a recording, heard as the rows were."""
+    """The embedding of a recording, with the window and precision of the rows."""
     options = {name: note[name] for name in ("window", "precision") if name in note}
     (result,) = embed(clip, [source], **options)
     return result.values[0]

@@ -1,4 +1,4 @@
-"""Files of sound and film that libsndfile does not read: what they are by their first bytes, and if they are whole."""
+"""Files of sound and film that libsndfile does not read: their formats, and whether they are complete."""
 
 import re
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from typing import NamedTuple, no_type_check
 
 from ._view import File, bytes_at, numbers_at
 
-HEAD = 1 << 14  # bytes that tell what a file is: formats without a header repeat the first bytes of a frame
+HEAD = 1 << 14  # bytes that show the format; without a header it shows by repeated first bytes of frames
 BOXES = {b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid", b"meta"}
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675  # of Matroska
 WAV_TAGS = rb"(?:[\x22\x45\x50\x64\xff]\0|[\x60-\x63]\x01|\x70\x02|[\0\x10]\x16|[\0\x01]\x20)"  # WMA, AAC, AC-3, ...
 
 
 class Media(NamedTuple):
-    """A format: how its files begin, FFmpeg's name for it, ours, and whether they end early, if their headers tell.
+    """A format: how its files begin, FFmpeg's name and ours, and a test whether a file ends early, if headers show it.
 
-    `counted` is whether the header counts the samples, `exact` whether it does so that an encoder's padding is known.
+    `counted` says whether the header counts the samples, `exact` whether it also gives the encoder's padding.
     """
 
     magic: bytes
@@ -28,9 +28,9 @@ class Media(NamedTuple):
 
 @no_type_check
 def media_of(file: File, start: int) -> Media | None:
-    """What begins there, or None if it is nothing that FFmpeg is asked for."""
+    """The format of the data at `start`; None if it is no format that FFmpeg reads for us."""
     head = bytes_at(file, start, HEAD)
-    return next((each for each in FORMATS if re.match(each.magic, head, re.DOTALL)), None)
+    return next((media for media in FORMATS if re.match(media.magic, head, re.DOTALL)), None)
 
 
 @no_type_check
@@ -45,7 +45,7 @@ def _boxes_are_cut(file: File, start: int, end: int) -> bool:
         if size < 8 or not re.match(rb"[\x20-\x7e]{4}", name):
             break
         if at + size > end:
-            return name in BOXES or b"moov" not in names  # other names may be anything that lies behind the last box
+            return name in BOXES or b"moov" not in names  # an unknown name may be other data behind the last box
         names.add(name)
         at += size
     return b"moov" not in names
@@ -53,7 +53,7 @@ def _boxes_are_cut(file: File, start: int, end: int) -> bool:
 
 @no_type_check
 def _elements_are_cut(file: File, start: int, end: int) -> bool:
-    """Whether an element of a Matroska file ends behind the file. Those of unknown size are looked into."""
+    """Whether an element of a Matroska file ends behind the file. Elements of unknown size are searched inside."""
     at = start
     while at < end:
         head = bytes_at(file, at, 12)
@@ -69,7 +69,7 @@ def _elements_are_cut(file: File, start: int, end: int) -> bool:
 
 @no_type_check
 def _number(head: bytes) -> tuple[int, int]:
-    """A number of Matroska's with the bit that says of how many bytes it is, and these; 0 bytes if it is none."""
+    """A number of Matroska's, with the bit that marks its length, and its number of bytes: 0 if it is invalid."""
     length = 9 - head[0].bit_length() if head and head[0] else 0
     return int.from_bytes(head[:length], "big"), length if length <= len(head) else 0
 
@@ -79,18 +79,18 @@ def _objects_are_cut(file: File, start: int, end: int) -> bool:
     at = start
     while at + 24 <= end:
         (size,) = numbers_at(file, at + 16, "<Q")
-        if size < 24:  # of a live stream
+        if size < 24:  # a live stream
             return False
         at += size
     return at > end
 
 
 def _riff_is_cut(file: File, start: int, end: int) -> bool:
-    """Whether one of an AVI file's parts ends behind the file, by more than padding."""
+    """Whether a part of an AVI file ends behind the file by more than its padding."""
     at = start
     while at + 8 <= end and bytes_at(file, at, 4) == b"RIFF":
         (size,) = numbers_at(file, at + 4, "<I")
-        if size == 0 or size >= 0xFFFFFF00:  # of a writer that could not go back
+        if size == 0 or size >= 0xFFFFFF00:  # the writer could not go back to enter the size
             return False
         at += 8 + size + size % 2
     return at > end + 1

@@ -1,4 +1,4 @@
-"""What is known of models by their names, without their weights: nothing here needs JAX."""
+"""Names and entries of models, without their weights. Nothing in this file needs JAX."""
 
 import fnmatch
 import functools
@@ -16,18 +16,18 @@ DEFAULT = "resnet_esc10"  # a packaged model
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that `load` knows, those that match the shell pattern, sorted."""
+    """The names of published and packaged models that match the shell pattern, sorted."""
     return sorted(fnmatch.filter([*families.entries(), *packaged()], pattern))
 
 
 def info(name: str | os.PathLike, *, revision: str | None = None) -> Entry:
-    """What is known of a model, without its weights. Takes the names that `load` takes, and raises as it does."""
+    """The entry of a model, without its weights. Takes the names that `load` takes, and raises as it does."""
     name = os.fspath(name)
     return families.entries().get(name) or described(source_of(name, revision))
 
 
 def described(source: Source) -> Entry:
-    """The entry in the `config.json` of a folder or repo. Raises ValueError for one that asks for too much."""
+    """The entry in the `config.json` of a folder or repo. Raises ValueError if it asks for too much memory."""
     stand_ins = [] if source.folder is None or (source.folder / CONFIG).exists() else _stand_ins(source)
     path = source.path(stand_ins[0][0] if stand_ins else CONFIG)
     text = read_text(path)
@@ -45,21 +45,21 @@ def described(source: Source) -> Entry:
 
 
 def _stand_ins(source: Source) -> list[tuple[str, Mapping[str, Any]]]:
-    """The files of a folder that stand for its `config.json`, and what that would say."""
-    known = [each for family in families.having("WITHOUT_CONFIG") for each in family.WITHOUT_CONFIG.items()]
-    return [(file, config) for file, config in known if source.folder and (source.folder / file).is_file()]
+    """The files of a folder that replace a missing `config.json`, each with the config that it implies."""
+    configs = [item for family in families.having("WITHOUT_CONFIG") for item in family.WITHOUT_CONFIG.items()]
+    return [(file, config) for file, config in configs if source.folder and (source.folder / file).is_file()]
 
 
 def _content(source: Source, file: str) -> Any:
-    """What a file beside `config.json` holds: JSON, or text."""
+    """The content of a file beside `config.json`: parsed JSON, or text."""
     path = source.path(file)
     return parse_json(read_text(path), str(path)) if file.endswith(".json") else read_text(path)
 
 
 def _renamed_frontend(entry: Entry, source: Source) -> Entry:
-    """The entry with today's name of its frontend.
+    """The entry with the current name of its frontend.
 
-    Version 0.1 called `librosa_log_mel` what is torchlibrosa's, and its frontends had no `ref`.
+    Version 0.1 gave the name `librosa_log_mel` to torchlibrosa's frontend, whose numbers had no `ref`.
     """
     if entry.frontend.get("type") != "librosa_log_mel":
         return entry

@@ -1,8 +1,9 @@
-"""MP3 files, frame by frame: where recordings begin that were joined, and how many frames each has.
+"""Reads MP3 files frame by frame: finds the recordings that were joined in a file, and counts the frames of each.
 
-The first frame of a recording may hold no sound but a count, "Xing", "Info" or "VBRI". libsndfile's decoder stops at
-that count, and without one at a guess, from the sizes of file and first frame. Here frames are counted: a count becomes
-right, and without one the file seems so large that the guess is large enough.
+The first frame of a recording may hold a count of frames ("Xing", "Info" or "VBRI") instead of sound. libsndfile's
+decoder stops at that count. Without a count it stops at a guess from the sizes of the file and of the first frame. This
+module counts the frames: it corrects a count, and without one lets the file seem so large that the guess is large
+enough.
 """
 
 import dataclasses
@@ -22,8 +23,8 @@ BITRATES = {  # kbit/s, by MPEG-1 and layer
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 BITRATES[False, 3] = BITRATES[False, 2]
-HEAD = 64  # bytes of a frame that tell whether it holds a count
-SEARCH = 1 << 16  # bytes in which a file that does not begin with a frame must have one
+HEAD = 64  # bytes of a frame that show whether it holds a count
+SEARCH = 1 << 16  # bytes within which the first frame must begin
 
 
 class Frame(NamedTuple):
@@ -35,7 +36,7 @@ class Frame(NamedTuple):
 @functools.lru_cache(4096)
 @no_type_check
 def frame(head: bytes) -> Frame | None:
-    """The frame that begins with these 4 bytes, if one does."""
+    """The frame that begins with these 4 bytes; None if none does."""
     if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)  # version: 0 is MPEG-2.5, 2 is MPEG-2, 3 is MPEG-1
@@ -64,17 +65,17 @@ def id3_size(head: bytes) -> int:
 
 @dataclasses.dataclass
 class Recording:
-    """Frames of one kind, one behind the other: `stretches` of the file, without what lies between them."""
+    """Consecutive frames of one kind: they fill `stretches` of the file, without the data between them."""
 
     head: bytes  # of its first frame
     kind: tuple
-    counter: tuple[int, int] | None = None  # where the frame lies that counts the others
-    count: int | None = None  # what it says
+    counter: tuple[int, int] | None = None  # start and end of the frame with the count
+    count: int | None = None  # the number in that frame
     frames: int = 0
     stretches: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    whole: bool = True  # whether the last frame is
+    whole: bool = True  # whether the last frame is complete
 
-    @no_type_check  # of each frame, for which a check takes longer than all else
+    @no_type_check  # a check at each frame takes longer than all else
     def add(self, start: int, end: int) -> None:
         self.frames += 1
         if self.stretches and self.stretches[-1][1] == start:
@@ -84,33 +85,33 @@ class Recording:
 
 def links(file: File, start: int, end: int) -> list[Link]:
     """The recordings from `start` on, each decoded to its last frame; none if this is no MPEG audio."""
-    return [_link(file, each) for each in _recordings(file, start, end) if each.frames]
+    return [_link(file, recording) for recording in _recordings(file, start, end) if recording.frames]
 
 
 def _recordings(file: File, start: int, end: int) -> Iterator[Recording]:
-    """A new one begins where a frame counts, or is of another kind; what is no frame is left out."""
+    """The recordings in order. A new one begins at a frame with a count or of another kind; other data are skipped."""
     end = _before_tags(file, start, end)
     at, recording = _next(file, start, min(start + SEARCH, end), end), None
     while at is not None:
         head = bytes_at(file, at, HEAD)
-        known = frame(head[:4])
-        same = recording is not None and known is not None and known.kind == recording.kind
-        if known is None or not (same or _confirmed(file, at, end)):
+        current = frame(head[:4])
+        is_same_kind = recording is not None and current is not None and current.kind == recording.kind
+        if current is None or not (is_same_kind or _confirmed(file, at, end)):
             at = _next(file, at + (id3_size(head) or 1), end, end)
             continue
-        if at + known.length > end:
-            if recording is not None and same:
+        if at + current.length > end:
+            if recording is not None and is_same_kind:
                 recording.whole = False
             break
-        counting, count = _count(head, known)
-        if recording is None or counting or not same:
+        is_count, count = _count(head, current)
+        if recording is None or is_count or not is_same_kind:
             if recording is not None:
                 yield recording
-            counter = (at, at + known.length) if counting else None
-            recording = Recording(head[:4], known.kind, counter, count)
-        if not counting:
-            recording.add(at, at + known.length)
-        at += known.length
+            counter = (at, at + current.length) if is_count else None
+            recording = Recording(head[:4], current.kind, counter, count)
+        if not is_count:
+            recording.add(at, at + current.length)
+        at += current.length
     if recording is not None:
         yield recording
 
@@ -119,36 +120,36 @@ def _next(file: File, start: int, stop: int, end: int) -> int | None:
     """The first frame that begins between `start` and `stop`, in a file that holds frames up to `end`."""
     while start < stop:
         block = bytes_at(file, start, min(SEARCH, end - start))
-        following = start + max(len(block) - 3, 1)
+        next_start = start + max(len(block) - 3, 1)
         for match in re.finditer(rb"(?=ID3[\x02-\x04]|\xff[\xe0-\xff])", block):
             place = start + match.start()
             if place >= stop:
                 return None
             if size := id3_size(bytes_at(file, place, 10)):
-                following, stop = place + size, max(stop, place + size)
+                next_start, stop = place + size, max(stop, place + size)
                 break
             if _confirmed(file, place, end):
                 return place
-        start = following
+        start = next_start
     return None
 
 
 @no_type_check
 def _confirmed(file: File, at: int, end: int) -> bool:
-    """Whether a frame begins here and is followed by two of its kind, or by the end."""
+    """Whether a frame begins at `at` and is followed by two of its kind, or by the end."""
     kind = None
     for _ in range(3):
-        known = frame(bytes_at(file, at, min(4, end - at)))
-        if known is None or known.kind != (kind or known.kind):
+        current = frame(bytes_at(file, at, min(4, end - at)))
+        if current is None or current.kind != (kind or current.kind):
             return False
-        kind, at = known.kind, at + known.length
+        kind, at = current.kind, at + current.length
         if at >= end:
             return at == end
     return True
 
 
 def _before_tags(file: File, start: int, end: int) -> int:
-    """Where the tags begin that lie at the end: ID3v1, APE and Lyrics3."""
+    """The position of the first tag at the end of a file: ID3v1, APE or Lyrics3."""
     for _ in range(4):
         foot = bytes_at(file, max(end - 128, start), min(128, end - start))
         if foot.startswith(b"TAG") and len(foot) == 128:
@@ -165,11 +166,11 @@ def _before_tags(file: File, start: int, end: int) -> int:
 
 
 @no_type_check
-def _count(head: bytes, known: Frame) -> tuple[bool, int | None]:
-    """Whether a frame holds a count instead of sound, and the number of frames that it says."""
-    if known.kind[1] != 3:
+def _count(head: bytes, current: Frame) -> tuple[bool, int | None]:
+    """Whether a frame holds a count instead of sound, and the number of frames that it states."""
+    if current.kind[1] != 3:
         return False, None
-    mark = head[known.count_at : known.count_at + 12]
+    mark = head[current.count_at : current.count_at + 12]
     if mark[:4] in (b"Xing", b"Info"):
         return True, int.from_bytes(mark[8:12], "big") if mark[7] & 1 else None
     if head[36:40] == b"VBRI":
@@ -178,18 +179,18 @@ def _count(head: bytes, known: Frame) -> tuple[bool, int | None]:
 
 
 def _link(file: File, recording: Recording) -> Link:
-    """A recording behind a count that is right. One frame more than there is may be the count's own."""
+    """A recording with a correct count in front. A count that is too high by 1 may include its own frame."""
     count, frames = recording.count or 0, recording.frames
-    cut = count > frames + 1 or (not recording.whole and (count == 0 or count > frames))
-    known = frame(recording.head)
-    assert known is not None
+    is_cut = count > frames + 1 or (not recording.whole and (count == 0 or count > frames))
+    first_frame = frame(recording.head)
+    assert first_frame is not None
     counter: list[Part] = []
     if recording.counter is not None and count:
         start, end = recording.counter
-        place = start + known.count_at
-        if bytes_at(file, place, 4) in (b"Xing", b"Info"):  # what else it says, of silence at both ends, stays
+        place = start + first_frame.count_at
+        if bytes_at(file, place, 4) in (b"Xing", b"Info"):  # its other entries, such as silence at both ends, stay
             sizes = struct.pack(">II", frames, end - start + sum(last - first for first, last in recording.stretches))
             sizes = sizes[: 8 if bytes_at(file, place + 7, 1)[0] & 2 else 4]
             counter = [(start, place + 8), sizes, (place + 8 + len(sizes), end)]
-    surplus = 0 if counter else 2 * frames * known.length + (1 << 12)  # or a guess could be too small
-    return Link(View(file, [*counter, *recording.stretches], surplus), cut, counted=bool(counter))
+    surplus = 0 if counter else 2 * frames * first_frame.length + (1 << 12)  # so that the guess is not too small
+    return Link(View(file, [*counter, *recording.stretches], surplus), is_cut, counted=bool(counter))

@@ -1,8 +1,8 @@
-"""The part of a safetensors file that a model needs, by its byte ranges: Whisper's encoder without the decoder.
+"""Downloads the part of a safetensors file that a model needs, such as Whisper's encoder without the decoder.
 
-The part is a safetensors file of its own, in the folder that the zoo has in the Hub's cache of the repo, whole or not
-there at all. The Hub tells the digest of a whole file alone, so a part is checked by the sizes of what comes, and by
-what its reader expects of it.
+The part is fetched by byte ranges and becomes a safetensors file of its own, in the zoo's folder within the Hub's cache
+of the repo. The file appears only when it is complete. The Hub publishes a digest only of the whole file, so a part is
+checked by the sizes of the answers, and by the names and shapes that its reader expects.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ from ._hub import cached_path, own_folder, progress_bar, range_content
 from ._rules import Rule, drops
 from ._weights import atomic
 
-SHARE = 0.6  # of the bytes of all arrays, up to which the needed ones are fetched alone
-RUNS, BLOCK = 64, 1 << 24  # of neighbouring arrays in a file, bytes of one request
+SHARE = 0.6  # the largest share of all bytes for which a part is fetched alone
+RUNS, BLOCK = 64, 1 << 24  # the most runs of neighbouring arrays; bytes of one request
 HEADER = 1 << 26  # bytes, more than safetensors allows
-Place = tuple[int, int]  # of an array in a file: where it begins and ends
+Place = tuple[int, int]  # the first byte of an array in a file, and the one behind its last
 
 
 def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Path | None:
-    """The path of a file with those arrays of a safetensors file that no rule drops, fetched first if it is not cached.
+    """The path of a file with the arrays of a safetensors file that no rule drops; fetches them if they are not cached.
 
-    None where the whole file is in the cache, or where it should be fetched: there is little to drop, the Hub sends no
-    ranges of it, or something goes wrong.
+    None if the whole file is in the cache or should be fetched instead: because there is little to drop, because the
+    Hub sends no ranges of it, or after an error.
     """
     patterns = drops(rules)
-    dropping = re.compile("|".join(f"(?:{each})" for each in patterns))
+    dropped_names = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
     if not patterns or not file.endswith(".safetensors") or cached_path(repo, file, commit) is not None:
         return None
     digest = hashlib.sha256("\n".join([file, *patterns]).encode()).hexdigest()[:16]
@@ -40,8 +40,8 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
         return path
     try:
         start, arrays = _header(repo, file, commit)
-        selection = {name: each for name, each in arrays.items() if not dropping.fullmatch(name)}
-        places = sorted(_place(each) for each in selection.values())
+        selection = {name: array for name, array in arrays.items() if not dropped_names.fullmatch(name)}
+        places = sorted(_place(array) for array in selection.values())
         runs = [(start + first, start + last) for first, last in _merged(places)]
         size, total = _size(places), _size(map(_place, arrays.values()))
         if size > min(SHARE * total, most_bytes(file)) or len(runs) > RUNS:
@@ -52,13 +52,13 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
             for first, last in _blocks(runs):
                 target.write(range_content(repo, file, commit, first, last))
                 bar.update(last - first)
-    except Exception:  # whatever it is, the whole file's download meets it too, and tells, or does without
+    except Exception:  # the download of the whole file follows: it succeeds, or reports the error
         return None
     return path
 
 
 def _header(repo: str, file: str, commit: str) -> tuple[int, dict[str, Mapping[str, Any]]]:
-    """Where the arrays begin, and what the file says of each. Raises ValueError for what is no safetensors file."""
+    """The position of the first array, and the description of each. Raises ValueError for another kind of file."""
     (size,) = struct.unpack("<Q", range_content(repo, file, commit, 0, 8))
     if size > HEADER:
         raise ValueError(f"{file} of {repo} is no safetensors file.")
@@ -68,7 +68,7 @@ def _header(repo: str, file: str, commit: str) -> tuple[int, dict[str, Mapping[s
 
 
 def _place(array: Mapping[str, Any]) -> Place:
-    """Raises ValueError for what is no place."""
+    """The place of an array within the data. Raises ValueError for one that makes no sense."""
     first, last = array["data_offsets"]
     if not (type(first) is type(last) is int and 0 <= first <= last):
         raise ValueError(f"{array} lies nowhere.")
@@ -80,7 +80,7 @@ def _size(places: Iterable[Place]) -> int:
 
 
 def _merged(places: Iterable[Place]) -> list[Place]:
-    """Sorted places, those that touch as one. Raises ValueError where two overlap."""
+    """Sorted places, with neighbours joined into one. Raises ValueError if two overlap."""
     spans: list[Place] = []
     for first, last in places:
         if spans and first < spans[-1][1]:
@@ -92,16 +92,16 @@ def _merged(places: Iterable[Place]) -> list[Place]:
 
 
 def _blocks(runs: Iterable[Place]) -> Iterator[Place]:
-    """The runs, no piece longer than a block."""
+    """The runs, cut into pieces of at most a block."""
     for first, last in runs:
         for start in range(first, last, BLOCK):
             yield start, min(start + BLOCK, last)
 
 
 def _write_header(target: IO[bytes], arrays: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes the header of a safetensors file with these arrays, one behind the other as they lie now."""
+    """Writes the header of a safetensors file with these arrays, which keep their order and have no gaps."""
     header, end = {}, 0
-    for name, array in sorted(arrays.items(), key=lambda each: _place(each[1])):
+    for name, array in sorted(arrays.items(), key=lambda item: _place(item[1])):
         first, last = _place(array)
         header[name] = {**array, "data_offsets": [end, end + last - first]}
         end += last - first

@@ -1,8 +1,8 @@
-"""What a pickle of torch says, as dictionaries, lists, numbers and arrays: nothing is imported, and nothing called.
+"""Reads a pickle of torch as dictionaries, lists, numbers and arrays, and runs nothing that it names.
 
-A pickle is a program for a machine with a stack. Python's own machine imports what the program names, calls it, and
-makes room for whatever the program counts. This one has the instructions that torch writes, and what a name stands for
-is a value of ours (`zoo._tensors`).
+A pickle is a program for a machine with a stack. Python's own machine imports the names in the program, calls them, and
+allocates as much memory as the program asks for. This machine knows only the instructions that torch writes, and
+replaces each name by a value of ours (`zoo._tensors`).
 """
 
 import io
@@ -18,9 +18,9 @@ INSTRUCTIONS = 1 << 20  # of one pickle; each takes about a microsecond
 
 
 def unpickle(data: bytes, storage: Callable[[tuple], Storage]) -> tuple[Any, int]:
-    """What the first pickle of `data` says, and where it ends. `storage` turns a persistent id into a storage.
+    """The content of the first pickle in `data`, and where it ends. `storage` turns a persistent id into a storage.
 
-    Raises Fault, and makes nothing but dictionaries, lists, tuples, numbers, texts, bytes and what `named` gives.
+    Makes only dictionaries, lists, tuples, numbers, texts, bytes and what `named` returns. Raises Fault for all else.
     """
     stream, machine = io.BytesIO(data), _Machine(storage)
     try:
@@ -46,9 +46,9 @@ def unpickle(data: bytes, storage: Callable[[tuple], Storage]) -> tuple[Any, int
     return machine.stack[0], stream.tell()
 
 
-@no_type_check  # of a million instructions a second
+@no_type_check  # a check of each instruction would take too long
 def _instructions(stream: io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    """Each instruction and its argument, which the stream bounds."""
+    """Each instruction and its argument, which is never longer than the stream."""
     try:
         yield from pickletools.genops(stream)
     except (ValueError, OverflowError, struct.error):
@@ -57,7 +57,7 @@ def _instructions(stream: io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, 
 
 @no_type_check
 class _Machine:
-    """The stack, the places that are marked on it, and the memo. Each method is an instruction."""
+    """The stack, the marks on it, and the memo. Each method is an instruction, or takes values from the stack."""
 
     def __init__(self, storage):
         self.stack, self.marks, self.memo, self.storage = [], [], {}, storage
@@ -72,14 +72,14 @@ class _Machine:
         self.marks.append(len(self.stack))
 
     def marked(self):
-        """Takes all from the last mark on."""
+        """Removes and returns the values behind the last mark."""
         start = self.marks.pop()
         values = self.stack[start:]
         del self.stack[start:]
         return values
 
     def last(self, count):
-        """Takes the last so many."""
+        """Removes and returns the last `count` values."""
         values = self.stack[-count:]
         if len(values) < count:
             raise IndexError
@@ -140,7 +140,7 @@ class _Machine:
             target.order = state[1]
         elif type(target) is Array:
             target.values = content(*state)
-        elif type(target) is not dict and target is not NOTHING:  # a state_dict has notes of versions
+        elif type(target) is not dict and target is not NOTHING:  # versions beside a state_dict are ignored
             raise broken("its pickle changes what cannot be changed")
 
     def persistent(self, _):

@@ -1,5 +1,5 @@
-"""The pictures of `audax-zoo tag --plot` and `detect --plot`, and of the page of `audax-zoo app`: what the model hears,
-and what it makes of it."""
+"""The pictures of `audax-zoo tag --plot` and `detect --plot`, and of the page of `audax-zoo app`: the features of a
+recording, and the model's scores."""
 
 import pathlib
 import warnings
@@ -19,12 +19,12 @@ from ._events import Event, timeline
 from ._pretrained import Pretrained
 from ._result import Result
 
-COLUMNS = 2000  # of the picture, whatever the file's length
-INK, ORANGE, PALE = "#334155", "#E69F00", "#FBE5B8"  # orange beside blue is for all kinds of sight
+COLUMNS = 2000  # of the picture, for files of any length
+INK, ORANGE, PALE = "#334155", "#E69F00", "#FBE5B8"  # colour-blind people can tell orange from blue
 
 
 class Picture(NamedTuple):
-    """A recording in so many columns: the least and the greatest sample of each, and its features."""
+    """A recording in columns: the smallest and the largest sample of each, and its features."""
 
     wave: Float[np.ndarray, "columns 2"]
     log_mel: Float[np.ndarray, "columns bins"]
@@ -42,7 +42,7 @@ def plot(
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.2 * len(labels)))
     _draw_log_mel(above, picture(result.source, result.duration, clip, channel), result.duration)
     name = pathlib.Path(result.source).name.encode("utf-8", "backslashreplace").decode()
-    above.set_title(f"{name}, {clip.entry.name}", parse_math=False)  # dollar signs are themselves
+    above.set_title(f"{name}, {clip.entry.name}", parse_math=False)  # a dollar sign begins no formula
     rows, events = labels[::-1], [event for event in events if event.label in labels]
     colors = {label: f"C{(row + 1) % 10}" for row, label in enumerate(rows)}
     for event in events:
@@ -50,7 +50,7 @@ def plot(
     image = _draw_scores(below, result, clip.labels, rows, events, colors)
     figure.colorbar(image, ax=below, label="score")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in another script is drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph")  # characters that the font lacks are drawn as boxes
         figure.savefig(out, format="png", dpi=120)
 
 
@@ -72,9 +72,9 @@ def panels(
     top.set(yticks=(), ylim=(-1.05 * loudest, 1.05 * loudest), ylabel="wave")
     top.spines[["top", "left", "right"]].set_visible(False)
     _draw_log_mel(middle, drawn, result.duration)
-    shown = [label if len(label) <= 18 else f"{label[:17]}…" for label in labels] if narrow else labels
+    tick_labels = [label if len(label) <= 18 else f"{label[:17]}…" for label in labels] if narrow else labels
     image = _draw_scores(below, result, names, labels[::-1], events, dict.fromkeys(labels, ORANGE))
-    below.set_yticks(below.get_yticks(), shown[::-1], parse_math=False)
+    below.set_yticks(below.get_yticks(), tick_labels[::-1], parse_math=False)
     beside = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 12, "pad": 0.01}
     bar = figure.colorbar(image, ax=below, label="score", **beside).ax
     for axes in (top, middle, below, bar):
@@ -86,7 +86,7 @@ def panels(
 
 
 def picture(source: Any, seconds: float, clip: Pretrained, channel: Channel = "mean") -> Picture:
-    """The samples and the features of a recording of so many seconds, brought to about COLUMNS columns by averaging."""
+    """The samples and the features of a recording of `seconds`, reduced to about COLUMNS columns."""
     waves, columns, size = [], [], window_size(clip.entry.window, clip.sample_rate)
     count = int(np.ceil(seconds / clip.entry.window))
     for window in cut(stream(source, clip.sample_rate, channel), size):
@@ -99,19 +99,19 @@ def picture(source: Any, seconds: float, clip: Pretrained, channel: Channel = "m
     return Picture(np.concatenate(waves), np.concatenate(columns))
 
 
-def _draw_log_mel(axes: Axes, drawn: Picture, seconds: float) -> None:
-    extent = (0, seconds, 0, drawn.log_mel.shape[1])
-    axes.imshow(drawn.log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
+def _draw_log_mel(axes: Axes, picture: Picture, seconds: float) -> None:
+    extent = (0, seconds, 0, picture.log_mel.shape[1])
+    axes.imshow(picture.log_mel.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
     axes.set(ylabel="mel bin")
 
 
 def _draw_scores(
     axes: Axes, result: Result, names: tuple[str, ...], rows: list[str], events: list[Event], colors: dict[str, str]
 ) -> Any:
-    """Draws the scores of `rows`, from below, over time, and frames events in colours by label; gives the image."""
+    """Draws the scores of `rows` over time, the first at the bottom, and frames the events; returns the image."""
     edges, scores = timeline(result)
-    shown = scores[:, [names.index(label) for label in rows]].T
-    image = axes.pcolormesh(edges, np.arange(len(rows) + 1), shown, vmin=0, vmax=1, cmap="Blues")
+    row_scores = scores[:, [names.index(label) for label in rows]].T
+    image = axes.pcolormesh(edges, np.arange(len(rows) + 1), row_scores, vmin=0, vmax=1, cmap="Blues")
     for event in events:
         if event.label in rows:
             corner, seconds = (event.start, rows.index(event.label)), event.end - event.start

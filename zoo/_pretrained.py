@@ -27,7 +27,7 @@ from ._wave import Rate, check_process, check_window, checked_wave, note_process
 
 
 class Thawed(tuple[Model, eqx.nn.State]):
-    """What `thaw` gives: `model, state`, and in `entry` what `zoo.save` takes beside them."""
+    """What `thaw` returns: the pair `model, state`, with the attribute `entry` that `zoo.save` takes beside them."""
 
     entry: Entry
 
@@ -38,16 +38,17 @@ class Thawed(tuple[Model, eqx.nn.State]):
 
 
 class Pretrained(eqx.Module):
-    """A model that eats waveforms, one clip at a time: `Float[Array, " samples"]`, NumPy or JAX, mono, in
-    [-1, 1], at `sample_rate` Hz and of any length from one frame on. `zoo.read` gives such a wave.
+    """A model that takes waveforms, one clip at a time: `Float[Array, " samples"]`, NumPy or JAX, mono, in
+    [-1, 1], at `sample_rate` Hz and of any length from one frame on. `zoo.read` returns such a wave.
 
     Every method that takes a wave takes `sample_rate=` too, and raises ValueError when it differs from the model's.
-    They raise TypeError or ValueError, with the remedy, for anything but one clip of finite floating-point samples,
-    and RuntimeError in a process forked from one in which JAX has run. They warn of samples far outside of [-1, 1].
-    A model whose frontend takes so many frames hears the beginning of a longer wave, and warns.
+    These methods raise TypeError or ValueError, with the remedy, for anything but one clip of finite floating-point
+    samples, and RuntimeError in a process that was forked from one in which JAX had run. They warn about samples far
+    outside of [-1, 1]. If a frontend has a fixed number of frames and a wave is longer, the model uses the beginning
+    of the wave and warns.
 
-    They compile once for each length. A batch is the user's map: `eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves)`.
-    It is `eqx.filter_jit` that takes these methods, with the weights as arguments; `jax.jit` does not.
+    They compile once for each length. For a batch, map them: `eqx.filter_jit(eqx.filter_vmap(clip.embed))(waves)`.
+    Compile them by `eqx.filter_jit`, which passes the weights as arguments; `jax.jit` does not take these methods.
     """
 
     model: Model
@@ -82,21 +83,21 @@ class Pretrained(eqx.Module):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes. Raises ValueError where the head has been replaced by one of other classes."""
+        """The names of the classes. Raises ValueError if the head was replaced by one of other classes."""
         self._check_head()
         self._check_classes(getattr(self.model, "classes", self.entry.classes))
         return self.entry.labels or tuple(f"class {index}" for index in range(self.entry.classes))
 
     def __call__(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " outputs"]:
-        """Logits, one a class; of a contrastive model the projection that it compares clips by; of an encoder the
-        embedding, or what a linear map behind it gives."""
+        """The output of the model: a classifier's logits, one for each class; the projection by which a contrastive
+        model compares clips; an encoder's embedding, or the output of a linear map behind it."""
         self._check_head()
         return _output(nameless(self), self._checked(wave, sample_rate))
 
     def probabilities(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " classes"]:
-        """Softmax of the logits for a multiclass model; for a multilabel one a sigmoid of each.
+        """The softmax of the logits of a multiclass model; the sigmoid of each logit of a multilabel model.
 
-        Raises ValueError for a model without classes, and for a head of others than the entry's.
+        Raises ValueError for a model without classes, and for a head with other classes than the entry's.
         """
         if not self.entry.classifies:
             words = (
@@ -115,24 +116,24 @@ class Pretrained(eqx.Module):
         return rank(np.asarray(self.probabilities(wave, sample_rate=sample_rate)), self.labels, k)
 
     def embed(self, wave: Any, *, sample_rate: Rate | None = None) -> Float[Array, " width"]:
-        """The clip's embedding: what the network makes of it."""
+        """The embedding of the clip, as the network computes it."""
         return _embedding(nameless(self), self._checked(wave, sample_rate))
 
     def embed_text(self, texts: Any) -> Float[Array, "texts width"]:
-        """The embeddings of a text or of a list of texts, in the space of `embed(wave)` and of length 1: the products
-        of both are cosines. One text has one row. Of a text with too many tokens the first count.
+        """The embeddings of a text or of a list of texts, one row for each text. They have length 1 and lie in the
+        space of `embed(wave)`, so that products of both are cosines. A text with too many tokens is cut.
 
-        Raises ValueError for a model without words, and TypeError or ValueError for what are no texts, for none and for
-        empty ones.
+        Raises ValueError for a model without words, for no texts and for empty ones, and TypeError for anything but
+        texts.
         """
         return embed_texts(self.model, self.entry, texts)
 
     def zero_shot(self, labels: Iterable[Any], prompt: str = "This is a sound of {}.") -> "Pretrained":
-        """A classifier for labels in words: `clip.zero_shot(["dog", "rain"]).top(wave)`.
+        """A classifier for labels in your own words: `clip.zero_shot(["dog", "rain"]).top(wave)`.
 
-        Its probabilities are the softmax of the scaled cosines of a wave's embedding with those of the texts that
-        `prompt` makes of the labels, so they depend on what other labels there are. Raises ValueError for a model
-        without words, for labels that are none, empty or equal, and for a prompt without exactly one {}.
+        Each label is put into `prompt`, and the text gets an embedding. The probabilities are the softmax of the scaled
+        cosines of the wave's embedding with those of the texts, so each depends on all labels. Raises ValueError for a
+        model without words, for no labels, for empty or equal ones, and for a prompt without exactly one {}.
         """
         return Pretrained(*zero_shot(self.model, self.state, self.entry, labels, prompt))
 
@@ -141,17 +142,17 @@ class Pretrained(eqx.Module):
         return _frames(nameless(self), self._checked(wave, sample_rate))
 
     def layers(self, wave: Any, *, sample_rate: Rate | None = None) -> tuple[Float[Array, "_frames _width"], ...]:
-        """What every layer makes of the wave over time, averaged over frequency: each stage of a convolutional network,
-        of a Transformer what goes into its blocks and each block. The last is `frames(wave)`, unless the network has
-        something behind its layers: a norm, a weighted sum of them."""
+        """The output of every layer over time, averaged over frequency. The layers are the stages of a convolutional
+        network; for a Transformer they are the input of its blocks, and then each block. The last output equals
+        `frames(wave)`, unless the network has a norm or a weighted sum behind its layers."""
         return _layers(nameless(self), self._checked(wave, sample_rate))
 
     def frame_times(self, frames: int, layer: int = -1) -> Float[np.ndarray, " frames"]:
-        """Seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`, or with
-        `layer` of `layers(wave)[layer]`."""
+        """The seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`, or, with
+        `layer`, of `layers(wave)[layer]`."""
         network = self.model.network
         positions = network.positions(frames) if layer == -1 else network.positions(frames, layer)
-        return self.model.frontend.times(positions)  # a network of one's own may have no layers
+        return self.model.frontend.times(positions)  # a user's own network may have no layers
 
     def thaw(
         self,
@@ -167,16 +168,16 @@ class Pretrained(eqx.Module):
         """A copy to fine-tune, `model, state = clip.thaw(labels=("rain", "clock"), key=key)`: the model in training
         mode and its own State. It trains under `jax.vmap(..., axis_name="batch")`.
 
-        With `labels`, or the number of `classes` alone, it has a fresh head, and is a `Classifier` whatever it was
-        before. Without, it keeps the head, and a model without classes stays one. `task` is what you train for:
-        "multiclass" (cross entropy of a softmax: one label a clip), which a fresh head is unless you say otherwise, or
-        "multilabel" (a sigmoid each). `window` is the length in seconds of the clips that you train on. With
-        layers="weighted" a fresh head has in front of it a sum of the network's layers, whose weights are learned too:
-        of a Transformer the lower ones know more of who speaks, the upper ones of what is said.
+        With `labels`, or the number of `classes` alone, the copy is a `Classifier` with a fresh head, whatever this
+        model is. Without both, it keeps its head, and a model without classes stays without. `task` is what you train
+        for: "multiclass" (cross entropy of a softmax: one label for each clip), the default of a fresh head, or
+        "multilabel" (a sigmoid for each class). `window` is the length in seconds of the clips that you train on. With
+        layers="weighted" the fresh head takes a sum of the network's layers, whose weights are trained too: in a
+        Transformer the lower layers tell more about who speaks, the upper ones about what is said.
 
-        What is given has an `entry` too, for `zoo.save(folder, model, state, thawed.entry)`: its `name` is yours, its
-        base is this model, and it has no metrics yet. Raises ValueError for what does not go together, and warns of a
-        fresh head without `task` on a multilabel model.
+        The result also has an `entry` for `zoo.save(folder, model, state, thawed.entry)`, with your `name`, with this
+        model as its base and without metrics. Raises ValueError for options that contradict each other, and warns about
+        a fresh head without `task` on a multilabel model.
         """
         check_process(self.entry.name)
         entry = self.entry.finetuned(
@@ -187,7 +188,7 @@ class Pretrained(eqx.Module):
             layers=layers,
             name=name,
         )
-        check_entry(entry, f"The model to make of {self.entry.name}")  # or what becomes of it could not be saved
+        check_entry(entry, f"The model to make of {self.entry.name}")  # or it could not be saved
         check_window(entry.window, self.model.frontend, entry.name)
         fresh = classes is not None or labels is not None
         if fresh and task is None and self.entry.task == "multilabel":
@@ -216,15 +217,15 @@ class Pretrained(eqx.Module):
             )
 
     def _check_head(self) -> None:
-        """Raises TypeError or ValueError for a head that was put into a classifier and does not fit there."""
+        """Raises TypeError or ValueError if the head of a classifier was replaced by one that does not fit."""
         if not isinstance(self.model, Classifier):
             return
         head: Any = self.model.head
         width = self.model.head_inputs
         if not hasattr(head, "outputs"):
-            made = f"{type(head).__module__}.{type(head).__qualname__}"
+            kind = f"{type(head).__module__}.{type(head).__qualname__}"
             raise TypeError(
-                f"{self.entry.name} has a head of the type {made}, and a Classifier takes an audax_eqx.layers.Linear: "
+                f"{self.entry.name} has a head of the type {kind}, and a Classifier takes an audax_eqx.layers.Linear: "
                 f"Linear({width}, {self.entry.classes}, key=key), or clip.thaw(labels=..., key=key), which makes one."
             )
         bias = getattr(head, "bias", None)
@@ -239,42 +240,43 @@ class Pretrained(eqx.Module):
             )
 
 
-# What a clip makes of a wave, of which the first `length` samples count; models that do not take it are given None
+# The outputs for a wave whose first `length` samples are sound; None for models that take no length
 
 
 def output(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, " outputs"]:
-    """What a call of the model gives: logits, a projection, an embedding."""
+    """What a call of the model returns: logits, a projection or an embedding."""
     model: Any = clip.model
     return model(wave, clip.state, **keyword(length))[0]
 
 
 def embedding(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, " width"]:
-    """What `Pretrained.embed` gives."""
+    """What `Pretrained.embed` returns."""
     model: Any = clip.model
     return model.embed(wave, clip.state, **keyword(length))[0]
 
 
 def frames(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, "frames width"]:
-    """What `Pretrained.frames` gives; those behind `length` mean nothing."""
+    """What `Pretrained.frames` returns; rows behind `length` have no meaning."""
     return jnp.mean(_map(clip, wave, length), axis=1)
 
 
 def layers(clip: Pretrained, wave: Float[Array, " samples"]) -> tuple[Float[Array, "_frames _width"], ...]:
-    """What `Pretrained.layers` gives."""
+    """What `Pretrained.layers` returns."""
     network: Any = clip.model.network
-    x, known = _heard(clip, wave, None)
-    return tuple(jnp.mean(each, axis=1) for each in network.layers(x, clip.state, **known)[0])
+    x, valid = _heard(clip, wave, None)
+    return tuple(jnp.mean(each, axis=1) for each in network.layers(x, clip.state, **valid)[0])
 
 
 def scores(clip: Pretrained, wave: Float[Array, " samples"], length: Length = None) -> Float[Array, " classes"]:
-    """What `Pretrained.probabilities` gives."""
+    """What `Pretrained.probabilities` returns."""
     return _activated(clip, output(clip, wave, length))
 
 
 def frame_scores(
     clip: Pretrained, wave: Float[Array, " samples"], length: Length = None
 ) -> Float[Array, "frames classes"]:
-    """The scores of each step of the feature map, as if the map had no other (Zhou et al., 2016, arXiv:1512.04150)."""
+    """The scores of each step of the feature map, as if the map had no other step (Zhou et al., 2016,
+    arXiv:1512.04150)."""
     model: Any = clip.model
 
     def step_logits(step: Float[Array, "time freq channels"]) -> Float[Array, " classes"]:
@@ -291,7 +293,7 @@ _layers = eqx.filter_jit(layers)
 
 
 def nameless(clip: Pretrained) -> Pretrained:
-    """The clip with an entry that is equal for all models of one kind: labels and texts compile no program anew."""
+    """The clip with an entry that is equal for all models of one kind, so that other labels compile no new program."""
     entry = dataclasses.replace(
         clip.entry, name="", labels=(), license=None, source=None, paper=None, metrics=(), checkpoint=None, base=None
     )
@@ -299,23 +301,23 @@ def nameless(clip: Pretrained) -> Pretrained:
 
 
 def takes_length(clip: Pretrained) -> bool:
-    """Whether the model gives for a padded wave and its length what it gives for the wave."""
+    """Whether the model's outputs for a padded wave and its length equal those for the wave alone."""
     return getattr(clip.model, "takes_length", False)
 
 
 def _map(clip: Pretrained, wave: Float[Array, " samples"], length: Length) -> Float[Array, "time freq channels"]:
     network: Any = clip.model.network
-    x, known = _heard(clip, wave, length)
-    return network.features(x, clip.state, **known)[0]
+    x, valid = _heard(clip, wave, length)
+    return network.features(x, clip.state, **valid)[0]
 
 
 def _heard(
     clip: Pretrained, wave: Float[Array, " samples"], length: Length
 ) -> tuple[Float[Array, "frames bins"], dict[str, Array]]:
-    """What the network hears of a wave, and how much of that counts, as its keywords."""
+    """The network's input for a wave, and the keywords that tell the network how much of it is valid."""
     model: Any = clip.model
-    known = model.valid(wave.size, length) if takes_length(clip) else {}
-    return model.listen(wave, **keyword(length)), known
+    valid = model.valid(wave.size, length) if takes_length(clip) else {}
+    return model.listen(wave, **keyword(length)), valid
 
 
 def _activated(clip: Pretrained, logits: Float[Array, "*rows classes"]) -> Float[Array, "*rows classes"]:

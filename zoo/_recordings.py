@@ -3,9 +3,9 @@
     recordings --threads--> windows --> batches of one shape --devices--> rows --> Results, in the order given
 
 Threads decode, resample and cut a few windows of each recording ahead of the device. The last batch is filled up with
-silence, so that one program does for recordings of all lengths. Models that can tell padding from sound leave out the
-zeros behind a recording, which so gets what a call with it alone gives. The host fills a batch while two others are
-under way on the devices.
+silence, so that one program serves recordings of all lengths. Models that take a length ignore the zeros behind a
+recording, so that its result equals that of a call with the recording alone. The host fills a batch while the devices
+work on two others.
 """
 
 import collections
@@ -52,22 +52,22 @@ def embed(
     precision: str = "float32",
     errors: str = "raise",
 ) -> Iterator[Result]:
-    """The embeddings of recordings, one `Result` each, in the order given, as they are done.
+    """The embeddings of recordings: one `Result` for each, in the given order, as soon as it is done.
 
-    - `recordings`: paths, or whatever `zoo.read` takes; they may come from a generator without end. Memory depends
-      neither on their number nor on their lengths, but for the rows of a Result. Two a worker are asked for ahead.
-    - `each`: what has a row. "recording": the mean over its windows, weighted by their samples, and of length 1 where
-      the model's embeddings are. "window": one each.
-      "frame": each step of the network's last feature map, all on one grid; windows overlap by part of a step.
-    - `window`, `hop`: seconds; the model's native length, and as much, unless given.
-    - `last`: what becomes of the end of a recording that fills no window. "pad": zeros fill it up, unless it is less
-      than a tenth of a window. "full": the last window begins earlier. "drop": it is left out.
+    - `recordings`: paths, or whatever `zoo.read` takes; an endless generator will do. Except for the rows of a Result,
+      memory depends neither on their number nor on their lengths. Two for each worker are taken ahead.
+    - `each`: what a row stands for. "recording": the mean over all windows, weighted by their samples, and of length 1
+      if the model's embeddings have length 1. "window": one window. "frame": one step of the network's last feature
+      map; all steps lie on one grid, and windows overlap by part of a step.
+    - `window`, `hop`: seconds; by default the model's native length, and the length of a window.
+    - `last`: how to treat an end of a recording that does not fill a window. "pad": zeros fill it up, unless it is
+      less than a tenth of a window. "full": the last window begins earlier. "drop": it is left out.
     - `channel`: the mean of the channels, or the number of one.
-    - `batch`: windows that all devices hear at a time; some that fit unless given.
-    - `workers`: threads that decode; as many as there are cores, and at most 16, unless given.
-    - `precision`: what network and head compute in.
-    - `errors`: whether a recording that cannot be read raises its error, once all before it are done, or is a Result
-      with that sentence.
+    - `batch`: the number of windows that all devices take at a time; by default a number that fits into memory.
+    - `workers`: the number of threads that decode; by default that of the cores, and at most 16.
+    - `precision`: the number format in which network and head compute.
+    - `errors`: what to do about a recording that cannot be read. "raise": raise its error when all recordings before it
+      are done. "keep": return a Result that holds the error's sentence.
 
     Raises ValueError for options that make no sense, before anything is read.
     """
@@ -92,10 +92,10 @@ def tag(
 ) -> Iterator[Result]:
     """The scores of a classifier, `Pretrained.probabilities`, for recordings; all else is as in `embed`.
 
-    With each="frame" they are class activation scores: the head applied to each step of the feature map as if the map
-    had no other. That is possible where the embedding is pooled from the map alone, in all networks but AST.
+    With each="frame" they are class activation scores: the head is applied to each step of the feature map as if the
+    map had no other step. This needs a network that pools its embedding from the map alone, as all but AST do.
 
-    Raises ValueError as `embed` does, for a model that has no classes, and for a head of others than the entry's.
+    Raises ValueError as `embed` does, for a model without classes, and for a head with other classes than the entry's.
     """
     if not clip.entry.classifies:
         remedy = "clip.zero_shot(labels) gives it some in words" if has_words(clip.model) else "zoo.embed uses it"
@@ -110,7 +110,7 @@ def tag(
 
 
 class Options(NamedTuple):
-    """What `embed` and `tag` take."""
+    """The options of `embed` and `tag`."""
 
     each: str = "recording"
     window: float | None = None
@@ -131,11 +131,11 @@ def results(
     options: Options,
     read: Callable[[Any], Iterable[np.ndarray]] | None = None,
 ) -> Generator[Result, None, None]:
-    """Checks the options, and starts with the recordings when the first Result is asked for.
+    """Checks the options at once, and reads the first recordings when the caller takes the first Result.
 
-    `function` makes a row of `width` numbers, or one a frame, of each window, of which the first so many samples are
-    the recording's; where the model cannot leave padding out it is given None for their number. `read`, which threads
-    call, gives the blocks of a recording at the model's sample rate: for recordings that `zoo.read` does not take.
+    `function` computes a row of `width` numbers for each window, or a row for each frame. Its last argument is the
+    number of samples in the window that belong to the recording, or None if the model takes no length. `read` is for
+    recordings that `zoo.read` does not take: threads call it for the blocks of one at the model's sample rate.
     """
     for name, choices in {"each": Each, "last": Last, "precision": Precision, "errors": Errors}.items():
         if (value := getattr(options, name)) not in get_args(choices):
@@ -163,7 +163,7 @@ def results(
                 end = window.end
                 yield window
             elif end:
-                yield window._replace(wave=NOTHING)  # it is the recording's, though nobody hears it
+                yield window._replace(wave=NOTHING)  # an end that is left out still belongs to the recording
         if not end:
             raise SoundError(
                 f"{name_of(source)} is shorter than a window of {size / clip.sample_rate:g} s, which "
@@ -194,7 +194,7 @@ def results(
                     yield from _finished(unfinished)
             except Exception:
                 batches.finish()
-                yield from _finished(unfinished)  # what was before it
+                yield from _finished(unfinished)  # the recordings before the faulty one
                 raise
             batches.finish()
             yield from _finished(unfinished)
@@ -203,7 +203,7 @@ def results(
 
 
 def _window(clip: Pretrained, options: Options) -> tuple[int, int]:
-    """Window and hop in samples. Raises ValueError for what makes no sense."""
+    """Window and hop in samples. Raises ValueError for a window or hop that makes no sense."""
     name, rate, frontend = clip.entry.name, clip.sample_rate, clip.model.frontend
     size = window_size(clip.entry.window if options.window is None else options.window, rate)
     longest = getattr(frontend, "max_samples", None) or math.inf
@@ -223,6 +223,6 @@ def _window(clip: Pretrained, options: Options) -> tuple[int, int]:
 
 
 def _finished(unfinished: collections.deque[Rows]) -> Iterator[Result]:
-    """The results of the first recordings, as far as they are done."""
+    """The results of the recordings at the front of the queue that are done."""
     while unfinished and unfinished[0].whole and not unfinished[0].awaited:
         yield unfinished.popleft().result()

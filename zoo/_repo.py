@@ -1,4 +1,4 @@
-"""The files of a model's repo on the Hub, all of one commit."""
+"""The files of a model's repo on the Hub, all from one commit."""
 
 import contextlib
 import functools
@@ -14,10 +14,10 @@ from ._source import Source
 
 
 class Repo(Source):
-    """A repo at the commit that its first file comes from, which is `revision`'s newest, main's unless given.
+    """A repo at one commit: the newest of `revision` (by default main) when the first file is fetched.
 
-    Where main has weights as torch files alone, safetensors come from the pull request of the Hub's bot; not where a
-    revision is given, which means its own files. `remark` ends the error where the first file cannot be had.
+    If main has its weights as torch files alone, safetensors come from the pull request of the Hub's bot. A given
+    `revision` means its own files, so pull requests are ignored. `remark` is added to the error about the first file.
     """
 
     def __init__(self, name: str, revision: str | None = None, remark: str = ""):
@@ -44,7 +44,7 @@ class Repo(Source):
             count_download(self.name, CONFIG, self.revision)
 
     def _download(self, file: str) -> pathlib.Path:
-        """The path of a file of the commit, which the first one tells."""
+        """The path of a file of the commit. The first file sets the commit."""
         try:
             path = download(self.name, file, self.commit or self.revision)
         except OSError as error:
@@ -53,14 +53,14 @@ class Repo(Source):
         return path
 
     def _known_commit(self) -> str | None:
-        """The commit; None where the Hub does not tell it."""
+        """The commit; None if the Hub does not answer."""
         if self.commit is None:
             with contextlib.suppress(OSError, ValueError):
                 self._download(CONFIG)
         return self.commit
 
     def _converted_path(self, file: str, rules: Sequence[Rule]) -> pathlib.Path | None:
-        """The path of a file that the Hub's bot adds, None where it cannot be had: then the torch file is as good."""
+        """The path of a file that the Hub's bot converted; None if it cannot be fetched: the torch file then serves."""
         if (commit := self._known_commit()) is None or (addition := self._converted(commit)) is None:
             return None
         with contextlib.suppress(OSError, ValueError):
@@ -71,5 +71,5 @@ class Repo(Source):
 
 
 def download_once(repo: str, file: str) -> pathlib.Path:
-    """The path of a file that does not change: downloaded once, and not asked for again."""
+    """The path of a file that does not change: it is downloaded once, and the Hub is not asked again."""
     return cached_path(repo, file) or download(repo, file)

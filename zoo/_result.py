@@ -1,4 +1,4 @@
-"""What a model makes of one recording, as the values of its windows come."""
+"""Collects a model's outputs for the windows of one recording into a result."""
 
 import dataclasses
 from typing import Any
@@ -12,13 +12,13 @@ from ._grid import Grid
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a model makes of one recording: a row for the whole of it, for each window or for each frame.
+    """A model's outputs for one recording: one row in all, or a row for each window or each frame.
 
-    - `source`: the recording as it was given.
-    - `start`, `end`: of each row, in seconds from the start of the recording.
+    - `source`: the recording, as the caller gave it.
+    - `start`, `end`: the start and end of each row, in seconds from the start of the recording.
     - `values`: embeddings or scores, float32.
-    - `duration`: of the recording, in seconds.
-    - `error`: the sentence about a recording that cannot be read, which has no rows; None for others.
+    - `duration`: the length of the recording in seconds.
+    - `error`: why the recording cannot be read, in a sentence; it then has no rows. None for all others.
     """
 
     source: Any
@@ -30,7 +30,7 @@ class Result:
 
 
 class Rows:
-    """What becomes of the windows of one recording. With `unit` the mean over them has length 1 again."""
+    """The rows of one recording, as its windows are computed. With `unit` the mean over them is scaled to length 1."""
 
     def __init__(self, source: Any, rate: int, width: int, each: str, grid: Grid | None, unit: bool = False):
         self.source, self.rate, self.each, self.grid, self.unit = source, rate, each, grid, unit
@@ -42,7 +42,7 @@ class Rows:
         self.sum, self.weight = np.zeros(self.width), 0
 
     def take(self, window: Window, value: Float[np.ndarray, "..."]) -> None:
-        """The values of a window, in order."""
+        """Takes the value of the next window."""
         self.awaited -= 1
         if self.each == "recording":
             self.sum, self.weight = self.sum + window.samples * value.astype(np.float64), self.weight + window.samples
@@ -54,8 +54,8 @@ class Rows:
         """The rows, once all windows have their values."""
         duration = self.end / self.rate
         if self.error is not None or self.end == 0:
-            nothing = np.zeros(0)
-            return Result(self.source, nothing, nothing, np.zeros((0, self.width), np.float32), duration, self.error)
+            empty = np.zeros(0)
+            return Result(self.source, empty, empty, np.zeros((0, self.width), np.float32), duration, self.error)
         if self.each == "recording":
             scale = np.linalg.norm(self.sum) if self.unit else self.weight
             values, starts, ends = (self.sum / (scale or 1.0))[None], np.zeros(1), np.array([self.end])

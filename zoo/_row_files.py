@@ -1,7 +1,7 @@
-"""Rows of embeddings as files hold them, read in blocks: memory does not grow with their number.
+"""Reads rows of embeddings from files in blocks, so that memory does not grow with their number.
 
-A path is a corpus, as `_corpus.py` writes it, or another folder of Parquet files with the columns of `_rows.py`; one
-such file; or an .npz. A row is known by its number: row 0 is the first one of the first file by name.
+A path is a corpus, as `_corpus.py` writes it, or another folder of Parquet files with the columns of `_rows.py`; or one
+such file; or an .npz. Rows are numbered: row 0 is the first row of the first file by name.
 """
 
 import bisect
@@ -25,14 +25,14 @@ from ._files import parse_json, read_text
 from ._rows import import_parquet, path_of
 
 BUFFER = 1 << 20  # bytes of a Parquet file that are read at a time
-THREADS, SMALL = 4, 1 << 27  # that read ahead, each one piece of up to so many bytes
+THREADS, SMALL = 4, 1 << 27  # threads that read ahead; the most bytes of the piece that each reads
 PICKED = 1 << 14  # rows of names or times of an .npz that are read at a time
 TIMES = "starts", "ends"
 Block = Float[np.ndarray, "_rows _width"]
 
 
 class Place(NamedTuple):
-    """The recording of a row, and where the row lies in it, in seconds; None where the file does not say."""
+    """The recording of a row, and the row's start and end there in seconds; None if the file has no times."""
 
     file: str
     start: float | None
@@ -40,17 +40,17 @@ class Place(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Neighbouring rows of a file, of about so many bytes, in blocks."""
+    """Neighbouring rows of a file, in blocks; `size` is their number of bytes, roughly."""
 
     size: int
     blocks: Iterator[Block]
 
 
 class RowFiles:
-    """All rows of a path. `note` is what a corpus notes of its model and options, None of other files."""
+    """All rows of a path. `note` is a corpus's record of its model and options; None for other files."""
 
     def __init__(self, path: str | os.PathLike):
-        """Raises OSError, and ValueError for what holds no rows of embeddings."""
+        """Raises OSError, and ValueError for a file or folder without rows of embeddings."""
         self.path = pathlib.Path(path)
         files = _files(self.path)
         self.note = _note(self.path / NOTE)
@@ -62,34 +62,34 @@ class RowFiles:
         return self.starts[-1]
 
     def blocks(self, width: int, size: int) -> Iterator[Block]:
-        """The embeddings in order, float32, `size` rows at a time and fewer at the end. A row without one is NaN.
+        """The embeddings in order, float32, `size` rows at a time and fewer at the end. Missing embeddings are NaN.
 
         Raises ValueError for embeddings of another width.
         """
-        waiting: list[np.ndarray] = []
+        parts: list[np.ndarray] = []
         room = size
         for rows in ahead(piece for file in self.files for piece in file.pieces(width, size)):
             while len(rows):
-                waiting.append(rows[:room])
-                rows, room = rows[room:], room - len(waiting[-1])
+                parts.append(rows[:room])
+                rows, room = rows[room:], room - len(parts[-1])
                 if room == 0:
-                    yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
-                    waiting, room = [], size
-        if waiting:
-            yield np.concatenate(waiting)
+                    yield parts[0] if len(parts) == 1 else np.concatenate(parts)
+                    parts, room = [], size
+        if parts:
+            yield np.concatenate(parts)
 
     def places(self, rows: Sequence[int]) -> list[Place]:
-        """Where these rows lie, in the order of `rows`, which has each once."""
+        """The places of these rows, in the order of `rows`, which holds no number twice."""
         places: dict[int, Place] = {}
-        for number, each in _grouped(sorted(rows), self.starts):
-            chosen = list(each)
-            inside = self.files[number].places([row - self.starts[number] for row in chosen])
-            places.update(zip(chosen, inside, strict=True))
+        for number, group in _grouped(sorted(rows), self.starts):
+            members = list(group)
+            file_places = self.files[number].places([row - self.starts[number] for row in members])
+            places.update(zip(members, file_places, strict=True))
         return [places[row] for row in rows]
 
 
 class Parquet:
-    """A Parquet file of so many `rows`."""
+    """A Parquet file with `rows` rows."""
 
     def __init__(self, path: pathlib.Path):
         self.arrow, self.parquet = import_parquet()
@@ -97,7 +97,7 @@ class Parquet:
         try:
             with self.parquet.ParquetFile(path) as file:
                 groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-                counts, self.sizes = [each.num_rows for each in groups], [each.total_byte_size for each in groups]
+                counts, self.sizes = [group.num_rows for group in groups], [group.total_byte_size for group in groups]
                 self.names = file.schema_arrow.names
         except self.faults as error:
             raise self._broken(error) from None
@@ -124,9 +124,9 @@ class Parquet:
         places: list[Place] = []
         try:
             with self.parquet.ParquetFile(self.path, buffer_size=BUFFER) as file:
-                for group, each in _grouped(rows, self.starts):
-                    inside = [row - self.starts[group] for row in each]
-                    table = file.read_row_group(group, columns=columns).take(inside).to_pydict()
+                for group, members in _grouped(rows, self.starts):
+                    offsets = [row - self.starts[group] for row in members]
+                    table = file.read_row_group(group, columns=columns).take(offsets).to_pydict()
                     places += _places(list(map(_path, table["files"])), *(table.get(name) for name in TIMES))
         except self.faults as error:
             raise self._broken(error) from None
@@ -155,7 +155,7 @@ class Parquet:
 
 
 class Npz:
-    """An .npz of so many `rows`. Its arrays are read as streams, for NumPy would read each of them whole."""
+    """An .npz with `rows` rows. Its arrays are read as streams, because NumPy would read each array whole."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -172,7 +172,7 @@ class Npz:
                     raise ValueError(f"its {name} are {dtype} of the shape {shape}, beside {self.rows} embeddings")
 
     def pieces(self, width: int, size: int) -> Iterator[Piece]:
-        """One piece, for bytes are bytes."""
+        """One piece, because the bytes need no decoding."""
         _check_width(self.path, self.width, width)
         blocks = (block.astype(np.float32, copy=False) for block in self._read("embeddings", size))
         yield Piece(4 * self.rows * width, blocks)
@@ -184,12 +184,12 @@ class Npz:
 
     def _pick(self, name: str, rows: Sequence[int]) -> list[Any]:
         """The values of an array at these rows."""
-        picked, start = [], 0
+        values, start = [], 0
         for block in self._read(name, PICKED):
             first, last = bisect.bisect_left(rows, start), bisect.bisect_left(rows, start + len(block))
-            picked += block[np.asarray(rows[first:last], int) - start].tolist()
+            values += block[np.asarray(rows[first:last], int) - start].tolist()
             start += len(block)
-        return picked
+        return values
 
     def _read(self, name: str, size: int) -> Iterator[np.ndarray]:
         """An array, `size` rows at a time."""
@@ -204,7 +204,7 @@ class Npz:
 
     @contextlib.contextmanager
     def _archive(self) -> Iterator[zipfile.ZipFile]:
-        """The file as an archive. What goes wrong with it meanwhile is raised as ValueError, in one sentence."""
+        """The file as an archive. Errors within the `with` block become ValueErrors of one sentence."""
         try:
             with zipfile.ZipFile(self.path) as archive:
                 yield archive
@@ -214,7 +214,7 @@ class Npz:
 
     @contextlib.contextmanager
     def _array(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
-        """An array's bytes from its first number on, its shape and its type."""
+        """A file at the first number of an array, the array's shape and its type."""
         with self._archive() as archive, archive.open(f"{name}.npy") as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -225,26 +225,26 @@ class Npz:
 
 
 def ahead(pieces: Iterable[Piece]) -> Iterator[Block]:
-    """All blocks in order. Threads read small pieces whole, a few ahead: to decode Parquet takes longer than to compare
-    the rows, and a thread decodes one row group."""
+    """All blocks in order. Threads read a few small pieces ahead, because decoding Parquet takes longer than comparing
+    the rows, and one thread decodes one row group."""
     threads = min(os.cpu_count() or 1, THREADS)
-    waiting: collections.deque[Iterator[Block] | concurrent.futures.Future[list[Block]]] = collections.deque()
+    queue: collections.deque[Iterator[Block] | concurrent.futures.Future[list[Block]]] = collections.deque()
 
     def first() -> Iterable[Block]:
-        piece = waiting.popleft()
+        piece = queue.popleft()
         return piece.result() if isinstance(piece, concurrent.futures.Future) else piece
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for piece in pieces:
-            waiting.append(piece.blocks if piece.size > SMALL else pool.submit(list, piece.blocks))
-            if len(waiting) > threads:
+            queue.append(piece.blocks if piece.size > SMALL else pool.submit(list, piece.blocks))
+            if len(queue) > threads:
                 yield from first()
-        while waiting:
+        while queue:
             yield from first()
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
-    """The files of rows: the path itself, or what a folder has, by name."""
+    """The files with rows: the path itself, or a folder's Parquet files by name."""
     if path.is_file():
         if path.suffix not in (".npz", ".parquet"):
             raise ValueError(
@@ -264,7 +264,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _note(path: pathlib.Path) -> dict[str, Any] | None:
-    """Raises ValueError for what is no note of a corpus."""
+    """The note of a corpus; None if there is no such file. Raises ValueError for a file of another kind."""
     if not path.exists():
         return None
     note = parse_json(read_text(path), str(path))
@@ -274,22 +274,22 @@ def _note(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _starts(counts: Iterable[int]) -> list[int]:
-    """The first row of each of several groups, and how many rows they have in all."""
+    """The number of the first row of each group, and then the number of all rows."""
     return [0, *itertools.accumulate(counts)]
 
 
 def _grouped(rows: Iterable[int], starts: Sequence[int]) -> Iterator[tuple[int, Iterator[int]]]:
-    """Sorted rows by the group that they are in."""
+    """Sorted rows, divided by their groups."""
     return itertools.groupby(rows, lambda row: bisect.bisect_right(starts, row) - 1)
 
 
 def _places(files: Sequence[str], starts: Sequence[Any] | None, ends: Sequence[Any] | None) -> list[Place]:
-    nothing = [None] * len(files)
-    return list(map(Place, files, starts or nothing, ends or nothing))
+    blanks = [None] * len(files)
+    return list(map(Place, files, starts or blanks, ends or blanks))
 
 
 def _path(file: str | bytes) -> str:
-    """A file's name as Parquet has it: Ray's may be bytes."""
+    """A file's name in a Parquet file; Ray may write bytes."""
     return os.fsdecode(file) if isinstance(file, bytes) else path_of(file)
 
 
@@ -299,9 +299,9 @@ def _check_names(path: pathlib.Path, names: Iterable[str]) -> None:
         raise ValueError(f"{path} has no column {' and no '.join(missing)}: name what audax-zoo embed wrote.")
 
 
-def _check_width(path: pathlib.Path, width: int, wanted: int) -> None:
-    if width != wanted:
+def _check_width(path: pathlib.Path, width: int, query_width: int) -> None:
+    if width != query_width:
         raise ValueError(
-            f"{path} has embeddings of {width} numbers, and the query's has {wanted}: search with the model that made "
-            "the rows."
+            f"{path} has embeddings of {width} numbers, and the query's has {query_width}: search with the model that "
+            "made the rows."
         )

@@ -1,8 +1,8 @@
-"""Rows of embeddings in one file, .npz or Parquet, written as results come: memory does not grow with their number.
+"""Writes rows of embeddings to one .npz or Parquet file as results come; memory does not grow with their number.
 
     files         the recording of each row
-    starts, ends  of each row, in seconds from the start of the recording
-    times         of frames, the seconds of their centres
+    starts, ends  the start and end of each row, in seconds from the start of the recording
+    times         the centre of each row, in seconds, if rows are frames
     embeddings    rows x width, float32
 
 An interruption ends the file early, with the rows so far.
@@ -22,8 +22,8 @@ import numpy as np
 
 from ._weights import atomic
 
-NO_TEXT = re.compile(r"\\udc[89a-f][0-9a-f]|[\udc80-\udcff]")  # half a character, or what is written for it
-GROUP = 1 << 25  # bytes of embeddings that a file of Parquet has in one row group
+NO_TEXT = re.compile(r"\\udc[89a-f][0-9a-f]|[\udc80-\udcff]")  # half a character, or the text that replaces it
+GROUP = 1 << 25  # bytes of embeddings in one row group of a Parquet file
 
 
 class Part(NamedTuple):
@@ -43,9 +43,9 @@ class Part(NamedTuple):
 
 
 def write(path: pathlib.Path, parts: Iterable[Part]) -> tuple[int, int]:
-    """Writes the rows to an .npz or a .parquet, by the suffix, and gives their number and width.
+    """Writes the rows to an .npz or a .parquet, by the suffix, and returns their number and width.
 
-    Without rows nothing is written.
+    Without rows it writes nothing.
     """
     try:
         return (_write_parquet if path.suffix == ".parquet" else _write_npz)(path, iter(parts))
@@ -57,8 +57,8 @@ def write(path: pathlib.Path, parts: Iterable[Part]) -> tuple[int, int]:
 
 
 def utf8(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8 are written as `\\udcff`. Each name has a text of its own: where
-    one of bytes or of such a text holds backslashes, they are doubled.
+    """A file's name as text: bytes that are not UTF-8 are written as `\\udcff`. Different names give different texts:
+    if a name has such bytes or such a text, its backslashes are doubled.
     """
     if not NO_TEXT.search(name):
         return name
@@ -66,7 +66,7 @@ def utf8(name: str) -> str:
 
 
 def path_of(text: str) -> str:
-    """The file's name of which `utf8` made the text."""
+    """The file's name from which `utf8` made the text."""
     if not NO_TEXT.search(text):
         return text
     return re.sub(
@@ -75,13 +75,13 @@ def path_of(text: str) -> str:
 
 
 def reason(error: OSError) -> str:
-    """What the operating system says; Arrow puts the number of the error into a text."""
+    """The operating system's reason for an error; Arrow puts the error's number into its text."""
     number = error.errno or next(map(int, re.findall(r"\[errno (\d+)\]", str(error))), 0)
     return os.strerror(number) if number else str(error)
 
 
 def import_parquet() -> tuple[Any, Any]:
-    """pyarrow and its Parquet. Raises ModuleNotFoundError with the extra that brings them."""
+    """pyarrow and its module for Parquet. Raises ModuleNotFoundError that names the extra to install."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -93,7 +93,7 @@ def import_parquet() -> tuple[Any, Any]:
 
 
 def table(parts: list[Part]) -> Any:
-    """The rows as a table of Arrow."""
+    """The rows as an Arrow table."""
     arrow, _ = import_parquet()
     files = arrow.array([utf8(part.file) for part in parts for _ in range(part.rows)], arrow.string())
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
@@ -107,20 +107,20 @@ def _write_parquet(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]
     first = next(parts, None)
     if first is None:
         return 0, 0
-    rows, waiting, size = 0, [first], first.size
+    rows, unwritten, size = 0, [first], first.size
     with atomic(path) as temporary, parquet.ParquetWriter(temporary, table([first]).schema) as writer:
         for part in parts:
             if size >= GROUP:
-                writer.write_table(table(waiting))
-                rows, waiting, size = rows + sum(each.rows for each in waiting), [], 0
-            waiting.append(part)
+                writer.write_table(table(unwritten))
+                rows, unwritten, size = rows + sum(item.rows for item in unwritten), [], 0
+            unwritten.append(part)
             size += part.size
-        writer.write_table(table(waiting))
-    return rows + sum(part.rows for part in waiting), first.columns["embeddings"].shape[1]
+        writer.write_table(table(unwritten))
+    return rows + sum(part.rows for part in unwritten), first.columns["embeddings"].shape[1]
 
 
 def _write_npz(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]:
-    """An .npz says at its start how many rows it has: until they are known, each column is a file without a name."""
+    """An .npz states its number of rows at the start, so each column goes to a temporary file until that is known."""
     first = next(parts, None)
     if first is None:
         return 0, 0
@@ -149,7 +149,7 @@ def _write_npz(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]:
 def _array(
     archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...]
 ) -> Iterator[Callable[[bytes], Any]]:
-    """What takes the bytes of an array of the archive."""
+    """The function that writes the bytes of an array into the archive."""
     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)

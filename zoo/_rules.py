@@ -1,4 +1,4 @@
-"""Rename tables: how a foreign checkpoint's arrays become ours, by one rule a line, strict in both directions."""
+"""Rename tables, which turn a foreign checkpoint's arrays into ours: one rule a line, strict in both directions."""
 
 import functools
 import re
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# What moves an array -------------------------------------------------------------------------------------------------
+# Moves of arrays -----------------------------------------------------------------------------------------------------
 
 
 def same(array: np.ndarray) -> np.ndarray:
@@ -27,7 +27,7 @@ def dense(kernel: np.ndarray) -> np.ndarray:
 
 
 def mono(kernel: np.ndarray) -> np.ndarray:
-    """A torch convolution over several channels to ours over one: the sum is what it gives for equal channels."""
+    """A torch convolution over several channels to ours over one: the sum of the kernels, as if channels were equal."""
     return hwio(kernel.sum(axis=1, keepdims=True))
 
 
@@ -42,29 +42,29 @@ def taps_first(kernel: np.ndarray) -> np.ndarray:
 
 
 def flat(array: np.ndarray) -> np.ndarray:
-    """One axis of all."""
+    """All elements on one axis."""
     return array.reshape(-1)
 
 
 def only(array: np.ndarray) -> np.ndarray:
-    """What lies behind the first axis, which has one element."""
+    """The array without its first axis, which has one element."""
     return array.reshape(array.shape[1:])
 
 
 def thirds(array: np.ndarray) -> list[np.ndarray]:
-    """Query, key and value, which lie one after the other on the first axis."""
+    """Query, key and value, which follow each other on the first axis."""
     return np.split(array, 3)
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------
 
-drop = None  # the replacement of keys that are known and of no use
+drop = None  # the replacement of known keys that we do not need
 
 
-class Rule(NamedTuple):  # of which there are a thousand: a dataclass's types would be checked for each
+class Rule(NamedTuple):  # no dataclass, whose types would be checked for each of a thousand rules
     """Keys that match the whole `pattern` become `replacement` (regular expressions), their arrays `move(array)`.
 
-    With several replacements `move` gives as many arrays, in their order.
+    With several replacements, `move` returns as many arrays, in the same order.
     """
 
     pattern: str
@@ -72,14 +72,14 @@ class Rule(NamedTuple):  # of which there are a thousand: a dataclass's types wo
     move: Callable[[np.ndarray], Any] = same
 
     def moved(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What `move` makes of an array's shape; the shape as it is where `move` cannot take it."""
+        """The shape of `move(array)` for an array of this shape; the same shape if `move` cannot take it."""
         try:
             return self.move(np.broadcast_to(np.float32(0), shape)).shape  # a broadcast zero takes no memory
         except ValueError:
             return shape
 
     def parts(self) -> "tuple[Rule, ...]":
-        """One rule a replacement."""
+        """One rule for each replacement."""
         if self.replacement is None or isinstance(self.replacement, str):
             return () if self.replacement is None else (self,)
         return tuple(
@@ -93,65 +93,65 @@ def _part(move: Callable[[np.ndarray], Sequence[np.ndarray]], index: int, array:
 
 
 def rename(keys: Iterable[str], rules: Sequence[Rule]) -> tuple[dict[str, tuple[str, Rule]], list[str]]:
-    """For each of our names the key that fills it and by which rule, and a list of faults.
+    """For each of our names the key that fills it and its rule; and a list of faults.
 
-    A fault is a key that matches no rule or several, or a name filled twice.
+    A fault is a key that matches no rule or several, or a name that is filled twice.
     """
-    found: dict[str, tuple[str, Rule]] = {}
+    sources: dict[str, tuple[str, Rule]] = {}
     faults = []
     for key in keys:
-        matching = [rule for rule in rules if re.fullmatch(rule.pattern, key)]
-        if len(matching) != 1:
-            fate = "" if matching else ", so no array of the model is made of it"
-            faults.append(f"{key} matches {len(matching)} rules{fate}")
+        matches = [rule for rule in rules if re.fullmatch(rule.pattern, key)]
+        if len(matches) != 1:
+            fate = "" if matches else ", so no array of the model is made of it"
+            faults.append(f"{key} matches {len(matches)} rules{fate}")
             continue
-        for part in matching[0].parts():
+        for part in matches[0].parts():
             name = re.sub(part.pattern, str(part.replacement), key)
-            if name in found:
-                faults.append(f"{key} and {found[name][0]} both fill {name}")
-            found[name] = (key, part)
-    return found, faults
+            if name in sources:
+                faults.append(f"{key} and {sources[name][0]} both fill {name}")
+            sources[name] = (key, part)
+    return sources, faults
 
 
 def drops(rules: Iterable[Rule]) -> list[str]:
-    """The patterns of keys that rules drop, but for the counters that every torch file has; sorted."""
+    """The patterns of the keys that rules drop, sorted, without that of the counters in every torch file."""
     return sorted({rule.pattern for rule in rules if rule.replacement is drop} - {COUNTER.pattern})
 
 
 def under(path: str, name: str, *rules: Rule) -> tuple[Rule, ...]:
-    """The rules for keys that begin with `path` and names that begin with `name`; groups in `path` count first."""
+    """The rules with `path` before their patterns and `name` before their replacements; groups in `path` come first."""
     groups = re.compile(path).groups
     return tuple(Rule(path + rule.pattern, _below(name, rule.replacement, groups), rule.move) for rule in rules)
 
 
 def _below(name: str, replacement: str | tuple[str, ...] | None, groups: int) -> str | tuple[str, ...] | None:
-    """The replacement behind `name`, for a pattern with so many groups in front."""
+    """The replacement with `name` in front, for a pattern that now has `groups` more groups in front."""
     if isinstance(replacement, tuple):
-        return tuple(str(_below(name, each, groups)) for each in replacement)
+        return tuple(str(_below(name, part, groups)) for part in replacement)
     if replacement is None:
         return None
     return name + re.sub(r"\\(\d+)", lambda match: f"\\{int(match[1]) + groups}", replacement)
 
 
-# What tables of torch's files have in common
+# For tables of torch's files
 
 NORM = "(weight|bias|running_mean|running_var)"
 COUNTER = Rule(r"(?:.*\.)?num_batches_tracked", drop)
 
-# What tables of Flax's files have in common
+# For tables of Flax's files
 
 
 def transposed(kernel: np.ndarray) -> np.ndarray:
-    """A Flax dense kernel, or one of a 1x1 convolution, to ours: outputs inputs. Larger ones are as ours."""
+    """A Flax kernel of a dense layer or 1x1 convolution to ours: outputs inputs. Larger kernels have our layout."""
     return kernel.reshape(kernel.shape[-2:]).T if kernel.shape[:-2] in ((), (1, 1)) else kernel
 
 
 def flax_layer(path: str, name: str) -> tuple[Rule, ...]:
-    """A dense layer or convolution."""
+    """The rules of a dense layer or convolution."""
     return Rule(f"{path}/kernel", f"{name}.weight", transposed), Rule(f"{path}/bias", f"{name}.bias")
 
 
 def flax_norm(path: str, name: str) -> tuple[Rule, ...]:
-    """A BatchNorm or LayerNorm."""
+    """The rules of a BatchNorm or LayerNorm."""
     leaves = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    return tuple(Rule(f"{path}/{theirs}", f"{name}.{ours}") for theirs, ours in leaves.items())
+    return tuple(Rule(f"{path}/{foreign_name}", f"{name}.{our_name}") for foreign_name, our_name in leaves.items())

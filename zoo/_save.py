@@ -1,4 +1,4 @@
-"""A model to its folder: weights, and all that tells others what they are."""
+"""Saves a model to a folder: its weights, and files that describe them."""
 
 import dataclasses
 import json
@@ -39,21 +39,21 @@ def save(
     dtype: Literal["float32", "float16"] = "float32",
     layout: Literal["audax", "transformers"] = "audax",
 ) -> None:
-    """Writes a folder from which `load(folder)` gives the model back, bit by bit unless `dtype` is "float16", which
-    halves the file; the card then says what that costs. The adapters of `audax_eqx.lora` are merged.
+    """Writes a folder from which `load(folder)` returns the same model, bit by bit unless `dtype` is "float16", which
+    halves the file; the card then states the loss. The adapters of `audax_eqx.lora` are merged.
 
-    With layout="transformers" the folder is one of transformers' models, for its `from_pretrained` and for `load`: of
-    an AST, a CED, wav2vec 2.0 and its kin, and a Whisper that classifies.
+    With layout="transformers" the folder has the layout of transformers, for its `from_pretrained` and for `load`. This
+    works for an AST, a CED, wav2vec 2.0 and its relatives, and a Whisper that classifies.
 
     - `config.json`: the entry. `model.safetensors`: the weights and the State.
-    - `golden.safetensors`: a wave and what the saved weights make of it, for `load(folder, verify=True)`.
+    - `golden.safetensors`: a wave and the saved model's output for it, for `load(folder, verify=True)`.
     - `preprocessor_config.json`: the frontend's numbers in transformers' words, for other programs.
-    - `tokenizer.json`: what makes tokens of texts, of a model with words.
+    - `tokenizer.json`: the tokenizer of a model with words.
     - `README.md`: a card for the Hub, unless the folder holds one that somebody wrote or changed.
 
-    Raises ValueError when the model is not what `entry` describes, holds or gives NaN or infinite numbers, or float16
-    does not hold it, for a layout that does not have the model, and OSError when the folder cannot be made or written.
-    A kill at any moment leaves for `load` the model that a folder held, or the new one, never a part of each.
+    Raises ValueError if the model does not match `entry`, if its weights or outputs are NaN or infinite, if float16
+    cannot hold it, and if the layout has no such model. Raises OSError if the folder cannot be made or written. If the
+    process is killed at any moment, `load` finds either the old model or the new one, never a part of each.
     """
     folder = pathlib.Path(folder)
     entry = dataclasses.replace(entry, checkpoint=None)
@@ -61,9 +61,9 @@ def save(
     check_window(entry.window, model.frontend, entry.name)
     model = lora.merge(model)
     leaves = named_leaves(model, state)
-    wanted = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
+    entry_shapes = {name: leaf.shape for name, leaf in named_leaves(*skeleton(entry)).items()}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    check(shapes, wanted, f"The model to save as {entry.name}")
+    check(shapes, entry_shapes, f"The model to save as {entry.name}")
     _check_task(model, entry)
     exact = {name: np.asarray(leaf) for name, leaf in leaves.items()}
     if broken := not_finite(exact):
@@ -113,7 +113,7 @@ def save(
 
 
 def _check_task(model: Model, entry: Entry) -> None:
-    """Raises ValueError for a classifier whose logits mean something else than the entry says."""
+    """Raises ValueError for a classifier whose task differs from the entry's."""
     task = getattr(model, "task", None)
     if task not in (None, entry.task):
         raise ValueError(
@@ -123,8 +123,8 @@ def _check_task(model: Model, entry: Entry) -> None:
 
 
 def not_finite(arrays: Mapping[str, Any]) -> str:
-    """The names of the first arrays with NaN or infinity in them, as a sentence lists them; "" where all are finite."""
-    broken = [each for each, array in arrays.items() if not np.isfinite(np.asarray(array)).all()]
+    """The names of the first arrays with NaN or infinity in them, joined for a sentence; "" if all are finite."""
+    broken = [name for name, array in arrays.items() if not np.isfinite(np.asarray(array)).all()]
     more = f" and {len(broken) - 3} more of {len(arrays)} arrays" if len(broken) > 3 else ""
     return f"{', '.join(broken[:3])}{more}"
 
@@ -135,18 +135,18 @@ def _write(
     tensors: Mapping[str, Mapping[str, np.ndarray]],
     format: str,
 ) -> None:
-    """All files, or none: they become the folder's by one renaming, as `existing` in `zoo/_files.py` reads it."""
+    """Writes all files or none: one renaming puts them into the folder, as `existing` in `zoo/_files.py` expects."""
     folder.mkdir(exist_ok=True)
     settle(folder)
     staging = folder / STAGING
-    shutil.rmtree(staging, ignore_errors=True)  # of a save that was killed
+    shutil.rmtree(staging, ignore_errors=True)  # left by a save that was killed
     staging.mkdir()
     try:
         for file, text in texts.items():
             (staging / file).write_text(text, encoding="utf-8")
         for file, content in tensors.items():
             write(staging / file, content, format)
-            (staging / file).chmod((staging / CONFIG).stat().st_mode)  # safetensors writes files for its user alone
+            (staging / file).chmod((staging / CONFIG).stat().st_mode)  # safetensors' are the user's alone
         staging.rename(folder / SAVED)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -154,7 +154,7 @@ def _write(
 
 
 def extractor(entry: Entry, model: Model) -> dict[str, Any]:
-    """The static numbers of the frontend: transformers' words for those that it has, our own for the rest."""
+    """The static numbers of the frontend, under transformers' names where it has one and under ours otherwise."""
     words = {"sample_rate": "sampling_rate", "bins": "feature_size", "frames": "max_length"}
     fields = {field.name: getattr(model.frontend, field.name) for field in dataclasses.fields(model.frontend)}
     rate = entry.sample_rate

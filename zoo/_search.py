@@ -1,4 +1,4 @@
-"""The sound files that a command line names: files as they come, and what its folders hold."""
+"""The sound files that a command line names: its files in their order, and the sound files in its folders."""
 
 import collections
 import hashlib
@@ -14,12 +14,12 @@ HEADED = """wav wave bwf rf64 w64 aif aiff aifc caf au snd flac ogg oga opus spx
 iff svx 8svx 16sv sf ircam paf fap pvf avr htk mat4 mat5 mpc2k sds wavex wve xi"""
 OTHERS = """m4a m4b mp4 m4v aac wma wmv asf webm mka mkv mov avi 3gp 3g2 amr ape wv tta tak mpc ac3 eac3 dts dsf dff ra
 rm alac ogv ogx mpg mpeg flv ts shn gsm"""
-SUFFIXES = {f".{name}" for name in HEADED.split()}  # of formats with a header that libsndfile reads
-FOREIGN = {f".{name}" for name in OTHERS.split()}  # of sound that FFmpeg reads
+SUFFIXES = {f".{name}" for name in HEADED.split()}  # formats with a header, which libsndfile reads
+FOREIGN = {f".{name}" for name in OTHERS.split()}  # other formats of sound, which FFmpeg reads
 
 
 class Shard(NamedTuple):
-    """One of `count` shares of the recordings, by the hashes of their names: machines need not talk about it."""
+    """One of `count` shares of the recordings, by the hashes of their names, so that machines agree without contact."""
 
     index: int = 0
     count: int = 1
@@ -34,11 +34,11 @@ class Shard(NamedTuple):
 
 
 def sounds(paths: Sequence[str]) -> list[str]:
-    """The files as they come, and of each folder all files with a suffix of sound, sorted; links are followed.
+    """The named files in their order, and for each folder its files with a suffix of sound, sorted; links are followed.
 
-    What FFmpeg reads, films too, is among them where the extra `ffmpeg` is installed. What does not exist and what a
-    folder holds besides is told on stderr. Raises FileNotFoundError if nothing exists, and ValueError where no folder
-    holds sound files.
+    With the extra `ffmpeg` these include the formats that FFmpeg reads, also films. Missing paths and other files in
+    folders are reported on stderr. Raises FileNotFoundError if no path exists, and ValueError if there are no sound
+    files.
     """
     missing = [path for path in paths if not os.path.exists(path)]
     if missing and len(missing) == len(paths):
@@ -66,16 +66,16 @@ def _search(folder: str) -> list[str]:
 
 
 def _files(folder: str) -> list[str]:
-    """All files in a folder and below it. A folder is searched once, by its own name rather than by a link's."""
-    files, seen = [], set()
+    """All files in a folder and below it. Each folder is searched once, by its own name rather than by a link's."""
+    files, visited = [], set()
     folders, links = [folder], []
     while folders or links:
         current = folders.pop() if folders else links.pop(0)
         try:
             status = os.stat(current)
-            if (status.st_dev, status.st_ino) in seen:
+            if (status.st_dev, status.st_ino) in visited:
                 continue
-            seen.add((status.st_dev, status.st_ino))
+            visited.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except OSError as error:
             print(f"audax-zoo: {current} cannot be searched: {error.strerror}.", file=sys.stderr)
@@ -83,11 +83,9 @@ def _files(folder: str) -> list[str]:
         for entry in entries:
             if os.path.isdir(entry.path):
                 (links if entry.is_symlink() else folders).append(entry.path)
-            elif os.path.isfile(entry.path) or not os.path.exists(
-                entry.path
-            ):  # or a link to nothing, which is told later
+            elif os.path.isfile(entry.path) or not os.path.exists(entry.path):  # a broken link: reported later
                 files.append(entry.path)
-            else:  # a pipe, which nobody may ever write to, or a socket
+            else:  # a socket, or a pipe that could block for ever
                 print(f"audax-zoo: {entry.path} is no regular file, and is left out.", file=sys.stderr)
     return files
 

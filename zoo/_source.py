@@ -1,4 +1,4 @@
-"""Where the files of a model lie: in a folder, as a packaged model's do too, or in a repo on the Hub."""
+"""The places that hold the files of a model: a folder (also for packaged models), or a repo on the Hub."""
 
 import abc
 import difflib
@@ -18,9 +18,9 @@ PACKAGED = pathlib.Path(__file__).parent / "weights"
 class Source(abc.ABC):
     """The files of one model.
 
-    - `name`: the folder's own, or the repo's, "owner/name".
+    - `name`: the name of the folder, or of the repo, "owner/name".
     - `folder`: None for a repo.
-    - `commit`: that of a repo's files, None before the first is there.
+    - `commit`: the commit of a repo's files; None before the first file is fetched, and for a folder.
     """
 
     name: str
@@ -29,14 +29,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def path(self, file: str, rules: Sequence[Rule] = ()) -> pathlib.Path:
-        """The path of a file, which need not hold the arrays that `rules` drop.
+        """The path of a file. The file may lack the arrays that `rules` drop.
 
-        Raises FileNotFoundError where there is none, other OSErrors where it cannot be had, and ValueError for one that
-        is too large, or lies elsewhere.
+        Raises FileNotFoundError if there is no such file, another OSError if it cannot be fetched or read, and
+        ValueError if it is too large, or lies outside of the folder.
         """
 
-    def count_download(self) -> None:  # noqa: B027, which a folder has no need of
-        """Lets the Hub know that a repo's model is used."""
+    def count_download(self) -> None:  # noqa: B027, a folder has nothing to count
+        """Counts one use of a repo's model, by one request to the Hub."""
 
 
 class Folder(Source):
@@ -51,9 +51,9 @@ class Folder(Source):
 
 
 def source_of(name: str, revision: str | None = None) -> Source:
-    """Where the files of a model lie by any name that `load` takes. The Hub is not asked.
+    """The source of the model of a name that `load` takes. Sends no request to the Hub.
 
-    Raises ValueError and FileNotFoundError for what is none of these, with the nearest name.
+    Raises ValueError or FileNotFoundError for any other name, and suggests the nearest one.
     """
     if (entry := families.entries().get(name)) is not None:
         assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
@@ -85,20 +85,20 @@ def packaged() -> list[str]:
 
 
 def _repo(name: str, revision: str | None, remark: str = "") -> Source:
-    from ._repo import Repo  # whose client of the Hub takes long to import
+    from ._repo import Repo  # the Hub's client takes long to import
 
     return Repo(name, revision, remark)
 
 
 def _is_cached(repo: str) -> bool:
-    """Whether the description of a model is in the Hub's cache."""
+    """Whether the `config.json` of a repo is in the Hub's cache."""
     from ._hub import cached_path  # as above
 
     return cached_path(repo, CONFIG) is not None
 
 
 def _no_such_folder(name: str, parent: str, is_repo: bool) -> str:
-    """The sentence about a path that does not exist, with the nearest beside it."""
+    """The error message for a path that does not exist; it suggests the nearest name in the same folder."""
     siblings = os.listdir(parent) if os.path.isdir(parent) else []
     near = difflib.get_close_matches(os.path.basename(name.rstrip(os.sep)), siblings, n=1)
     instead = f"did you mean {os.path.join(parent, near[0])}? " if near else ""

@@ -1,4 +1,4 @@
-"""Pairs of recordings, and how well scores tell whether the same speaker is in both.
+"""Pairs of recordings, and measures of how well their scores tell whether both have the same speaker.
 
 false alarms: the share of pairs of two speakers at or above a threshold
 misses:       the share of pairs of one speaker below it
@@ -19,7 +19,7 @@ LABELS = {"1": True, "0": False, "target": True, "nontarget": False}
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two recordings, and whether one speaker is in both; None where nobody has said."""
+    """Two recordings, and whether both have the same speaker; None if that is not known."""
 
     first: str
     second: str
@@ -27,16 +27,16 @@ class Pair:
 
 
 def read_pairs(path: pathlib.Path, root: pathlib.Path | None = None) -> list[Pair]:
-    """The pairs of a list of trials, whose lines are `label path path`, as VoxCeleb's are, or `path path`.
+    """The pairs of a list of trials, whose lines are `label path path`, as in VoxCeleb's lists, or `path path`.
 
-    A label is 1 or "target" for one speaker, 0 or "nontarget" for two. Fields lie between spaces, or tabs where a line
-    has some. Paths are relative to `root`, or to the folder of the list. Raises ValueError for other lines.
+    A label is 1 or "target" for one speaker, 0 or "nontarget" for two. Fields are separated by spaces, or by tabs if
+    the line has any. Paths are relative to `root`, or to the folder of the list. Raises ValueError for other lines.
     """
     root = path.parent if root is None else root
     pairs = []
     for number, row in enumerate(path.read_bytes().splitlines(), 1):
         text = os.fsdecode(row).strip()
-        fields = [each.strip() for each in text.split("\t")] if "\t" in text else text.split()
+        fields = [field.strip() for field in text.split("\t")] if "\t" in text else text.split()
         if not fields:
             continue
         label = fields[0] if len(fields) == 3 else None
@@ -55,14 +55,14 @@ def read_pairs(path: pathlib.Path, root: pathlib.Path | None = None) -> list[Pai
 
 
 def cosine(first: Float[np.ndarray, " width"], second: Float[np.ndarray, " width"]) -> float:
-    """The cosine of the angle between two embeddings; 0 where one of them is zero."""
+    """The cosine of the angle between two embeddings; 0 if one of them is zero."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     lengths = np.linalg.norm(first) * np.linalg.norm(second)
     return float(first @ second / lengths) if lengths > 0.0 else 0.0
 
 
 def equal_error_rate(scores: Scores, same: Bool[np.ndarray, " pairs"]) -> float:
-    """The rate at which false alarms and misses are equal, on the straight line between the two thresholds around it.
+    """The rate at which false alarms and misses are equal, interpolated between the two nearest thresholds.
 
     Raises ValueError unless there are pairs of one speaker and of two.
     """
@@ -74,9 +74,9 @@ def equal_error_rate(scores: Scores, same: Bool[np.ndarray, " pairs"]) -> float:
 
 
 def minimum_cost(scores: Scores, same: Bool[np.ndarray, " pairs"], prior: float = 0.01) -> float:
-    """NIST's minDCF: the least cost of all thresholds, of which 1 is that of taking all pairs for alike.
+    """NIST's minDCF: the lowest cost over all thresholds. The same decision for all pairs costs 1.
 
-    A pair is of one speaker with the probability `prior`, and a false alarm costs as much as a miss. Raises ValueError
+    A pair has one speaker with the probability `prior`, and a false alarm costs as much as a miss. Raises ValueError
     for a prior outside of 0 to 1, and unless there are pairs of one speaker and of two.
     """
     if not 0.0 < prior < 1.0:
@@ -88,7 +88,7 @@ def minimum_cost(scores: Scores, same: Bool[np.ndarray, " pairs"], prior: float 
 def _errors(
     scores: Scores, same: Bool[np.ndarray, " pairs"]
 ) -> tuple[Float[np.ndarray, " thresholds"], Float[np.ndarray, " thresholds"]]:
-    """False alarms and misses at each threshold, from above all scores down to the lowest."""
+    """False alarms and misses at each threshold, from one above all scores down to the lowest score."""
     count = int(np.sum(same))
     if not 0 < count < len(same):
         raise ValueError(
@@ -98,7 +98,7 @@ def _errors(
     if not np.all(np.isfinite(scores)):
         raise ValueError("Scores are finite numbers, got NaN or infinite ones: leave their pairs out.")
     order = np.argsort(-scores, kind="stable")
-    last = np.append(np.diff(scores[order]) != 0, True)  # of equal scores, which no threshold parts
+    last = np.append(np.diff(scores[order]) != 0, True)  # the last of equal scores, which no threshold separates
     hits = np.cumsum(same[order])[last]
     alarms = np.cumsum(~same[order])[last]
     return np.append(0.0, alarms / (len(same) - count)), np.append(1.0, 1.0 - hits / count)

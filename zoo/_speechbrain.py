@@ -1,7 +1,7 @@
-"""The files that describe a model of SpeechBrain, read without running what they name.
+"""Reads the files that describe a model of SpeechBrain, without running the code that they name.
 
-`hyperparams.yaml` is YAML in which `!new:` and `!name:` stand before a class and `!ref` before the name of another
-setting; `label_encoder.txt` has a label and its number a line.
+`hyperparams.yaml` is YAML in which `!new:` and `!name:` precede a class, and `!ref` precedes the name of another
+setting. Each line of `label_encoder.txt` has a label and its number.
 """
 
 import re
@@ -11,14 +11,14 @@ from ._files import line
 
 
 def hyperparams(name: str, text: str) -> dict[str, Any]:
-    """The settings by name; one that is `!new:` is a dictionary of its options, with its class as "!new".
+    """The settings by name. A `!new:` setting becomes a dictionary of its options, with its class under "!new".
 
-    Raises ValueError for what is no YAML of settings.
+    Raises ValueError for a text that is not YAML or has no settings.
     """
     import yaml  # huggingface_hub needs it too; it takes long to import
 
     class Loader(yaml.SafeLoader):
-        """Plain values for what SpeechBrain would build or run."""
+        """Loads plain values where SpeechBrain would build objects or run code."""
 
     def value(loader: Any, suffix: str, node: Any) -> Any:
         kind, _, target = suffix.partition(":")
@@ -35,15 +35,15 @@ def hyperparams(name: str, text: str) -> dict[str, Any]:
         raise ValueError(f"{name} has a hyperparams.yaml that is not YAML ({line(str(error))}).") from None
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{name} has a hyperparams.yaml without settings by name.")
-    return {key: _resolved(each, settings) for key, each in settings.items()}
+    return {key: _resolved(setting, settings) for key, setting in settings.items()}
 
 
 def _resolved(setting: Any, settings: dict[str, Any]) -> Any:
-    """The setting with other settings in place of their names, in its options and their lists."""
+    """The setting with the values of other settings in place of their names, also in its options and lists."""
     if isinstance(setting, dict):
         return {key: _resolved(each, settings) if not isinstance(each, dict) else each for key, each in setting.items()}
     if isinstance(setting, list):
-        return [_referred(each, settings) for each in setting]
+        return [_referred(item, settings) for item in setting]
     return _referred(setting, settings)
 
 

@@ -1,6 +1,6 @@
-"""What stands for the names in a torch pickle: descriptions of arrays, and functions of ours that make these.
+"""Our replacements for the names in a torch pickle: descriptions of arrays, and functions that make them.
 
-Every argument comes from the pickle, so each is checked before it is used.
+Every argument comes from the pickle, and is checked before it is used.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from ._files import line
 
 AXES = 32
 LARGEST = 1 << 48  # of offsets, lengths and strides
-REPEATED = 1 << 24  # elements of an array that shows those of its storage more than once
+REPEATED = 1 << 24  # elements of an expanded array, which repeats those of its storage
 STORAGES = {
     "Double": "float64",
     "Float": "float32",
@@ -34,7 +34,7 @@ STORAGES = {
     "ComplexFloat": "complex64",
 }
 DTYPES = {*STORAGES.values(), "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"}
-SETTINGS = re.compile(  # what is made of these is no array: options of a training beside its weights
+SETTINGS = re.compile(  # names of objects that are no arrays: options of a training, beside its weights
     r"argparse\.Namespace|pathlib\.\w*Path|typing\.\w+|datetime\.\w+|torch\.(device|Size|torch_version\.TorchVersion)"
     r"|torch\.(Tensor|nn\.parameter\.(Parameter|Buffer))"
     r"|(builtins|__builtin__)\.(set|frozenset|dict|list|int|long|float|str|bool|tuple)"
@@ -51,7 +51,7 @@ class Kind(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """`count` numbers in a row, from the number `start` on of what the file keeps under `key`."""
+    """`count` consecutive numbers, from number `start` on, of the storage that the file has under `key`."""
 
     key: str
     dtype: str
@@ -60,7 +60,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view of a storage. Offset and strides count numbers of `dtype`; none lies outside of the storage."""
+    """A view of a storage. Offset and strides count numbers of `dtype`; the whole view lies in the storage."""
 
     storage: Storage
     dtype: str
@@ -79,18 +79,18 @@ class Dtype:
 
 @dataclasses.dataclass(slots=True)
 class Array:
-    """An array of NumPy that lies in the pickle; None until that is read, and for what holds no numbers."""
+    """An array of NumPy in the pickle. `values` is None until they are read, and for an array without numbers."""
 
     values: np.ndarray | None = None
 
 
 class Builder(NamedTuple):
-    """A function of ours that is called where the pickle calls the one that it names."""
+    """Our function, which is called instead of the one that the pickle names."""
 
     build: Callable[..., Any]
 
 
-NOTHING = object()  # stands for settings, whatever is done to them
+NOTHING = object()  # replaces all settings; every operation on it gives it again
 KEYS = (str, int, float, bool, bytes, type(None))
 
 
@@ -98,7 +98,7 @@ KEYS = (str, int, float, bool, bytes, type(None))
 def add(target, pairs):
     """Puts pairs of a key and a value into a dictionary."""
     for key, value in pairs:
-        if type(key) is int and abs(key) >= 1 << 60:  # such can have one hash, all of them
+        if type(key) is int and abs(key) >= 1 << 60:  # many such keys can share one hash, which would take for ever
             raise broken("a key in its pickle is a number too large")
         if type(key) in KEYS:
             target[key] = value
@@ -109,7 +109,7 @@ def add(target, pairs):
 
 @no_type_check
 def named(module, name):
-    """What stands for `module.name`. Raises Fault for all that is neither part of an array nor a setting."""
+    """Our replacement for `module.name`. Raises Fault for a name that belongs neither to arrays nor to settings."""
     full, dtype = f"{module}.{name}", name.removesuffix("Storage")
     if full in BUILDERS:
         return BUILDERS[full]
@@ -130,7 +130,7 @@ def named(module, name):
 
 @no_type_check
 def whole(*numbers):
-    """The numbers, if all are whole and of a size that occurs."""
+    """Returns the numbers. Raises Fault unless all are integers from 0 on and below LARGEST."""
     if not all(type(number) is int and 0 <= number < LARGEST for number in numbers):
         raise broken("an array has a size, a stride or an offset that makes no sense")
     return numbers
@@ -160,7 +160,7 @@ def _typed_tensor(storage, offset, shape, strides, _gradient, _hooks, kind, note
 def _view(storage, dtype, offset, shape, strides, notes):
     if type(storage) is not Storage or type(shape) is not tuple or type(strides) is not tuple:
         raise TypeError
-    if notes:  # a sign or a conjugation that torch has put off
+    if notes:  # a negation or conjugation that torch has not yet applied
         raise Fault("holds an array whose sign torch has not applied yet: save x.resolve_conj().resolve_neg()")
     if len(whole(offset, *shape, *strides)) > 1 + 2 * AXES:
         raise broken("an array has more axes than arrays have")
@@ -197,7 +197,7 @@ def _attributed(function, _kind, arguments, _state):
     return _parameter(function.build(*arguments))
 
 
-# NumPy's arrays, which some put beside the weights
+# NumPy's arrays, which some files have beside the weights
 
 
 @no_type_check
@@ -216,7 +216,7 @@ def _encoded(text, coding):
 
 @no_type_check
 def content(_version, shape, dtype, fortran, data):
-    """The numbers of an array of NumPy; None for one of texts or objects."""
+    """The values of an array of NumPy; None for an array of texts or objects."""
     if type(dtype) is not Dtype or type(shape) is not tuple or type(dtype.order) is not str:
         raise TypeError
     if not NUMBERS.fullmatch(dtype.code) or dtype.order not in ("<", ">", "=", "|"):

@@ -1,4 +1,4 @@
-"""Texts for models that have words: their tokenizer, what their text tower makes of texts, and classifiers of words."""
+"""Texts for models with words: the tokenizer, the embeddings of texts, and zero-shot classifiers."""
 
 import dataclasses
 import functools
@@ -21,15 +21,15 @@ from ._register import Model
 from ._source import Source
 from ._wave import check_process
 
-SHORTEST = 16  # tokens that a program takes at least; others take powers of 2
-BATCH = 8  # texts of several that a program takes at a time; one alone has a program of its own
+SHORTEST = 16  # tokens of the smallest program; the others take powers of 2
+BATCH = 8  # texts that a program takes at a time; a single text has its own program
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """What makes tokens of texts: `tokenizer.json` of a model, which is read when the first text comes.
+    """The tokenizer of a model, from its `tokenizer.json`, which is read when the first text comes.
 
-    Two of the same `source` are equal. A copy in another process has the text with it.
+    Two tokenizers of the same `source` are equal. A pickled copy contains the file's text.
     """
 
     source: str
@@ -40,7 +40,7 @@ class Tokenizer:
 
     @staticmethod
     def of(source: Source) -> "Tokenizer | None":
-        """That of a model; None for a folder without one. Of a repo it is downloaded when it is needed."""
+        """The tokenizer of a model; None for a folder without one. A repo's is downloaded at the first text."""
         if source.folder is None:
             place = f"{source.name} {source.commit}"
             return Tokenizer(place, functools.cache(lambda: read_text(source.path(TOKENIZER))))
@@ -48,7 +48,7 @@ class Tokenizer:
             text = read_text(source.path(TOKENIZER))
         except FileNotFoundError:
             return None
-        return _with_text(text, text)  # another file of that name is another tokenizer
+        return _with_text(text, text)  # the text is the source: a changed file is another tokenizer
 
 
 def _with_text(source: str, text: str) -> Tokenizer:
@@ -61,14 +61,15 @@ def has_words(model: Any) -> bool:
 
 
 def with_tokenizer(model: Model, tokenizer: Tokenizer | None) -> Model:
-    """The model with that tokenizer."""
+    """The model with `tokenizer` as its tokenizer."""
     return eqx.tree_at(lambda tree: tree.tokenizer, model, tokenizer, is_leaf=lambda leaf: leaf is None)
 
 
 def embed_texts(model: Any, entry: Entry, texts: Any) -> Float[Array, "texts width"]:
-    """What `Pretrained.embed_text` gives.
+    """What `Pretrained.embed_text` returns.
 
-    Texts are filled up to few numbers of tokens, and go by few numbers at a time, so that there are few programs.
+    Texts are padded to one of a few lengths and processed in batches of one of two sizes, so that few programs are
+    compiled.
     """
     check_process(entry.name)
     _check_words(model, entry)
@@ -90,7 +91,7 @@ def embed_texts(model: Any, entry: Entry, texts: Any) -> Float[Array, "texts wid
 def zero_shot(
     model: Any, state: eqx.nn.State, entry: Entry, labels: Iterable[Any], prompt: str
 ) -> tuple[Classifier, eqx.nn.State, Entry]:
-    """A classifier for labels in words: its head has the embeddings of the texts that `prompt` makes of them."""
+    """A classifier for labels in words. Its head holds the embeddings of the texts: `prompt` with each label."""
     _check_words(model, entry)
     names = checked_labels(labels)
     if not isinstance(prompt, str) or prompt.count("{}") != 1:
@@ -100,16 +101,16 @@ def zero_shot(
         )
     weight = embed_texts(model, entry, [prompt.replace("{}", name) for name in names])
     scale = float(np.exp(np.asarray(model.audio_logit_scale, np.float64)))
-    made = entry.finetuned(labels=names, name=f"{entry.name.rpartition('/')[2]}_zero_shot")
-    made = made.replace(
+    zero_shot_entry = entry.finetuned(labels=names, name=f"{entry.name.rpartition('/')[2]}_zero_shot")
+    zero_shot_entry = zero_shot_entry.replace(
         model={"type": "Classifier", "cosine": scale}, source=f"{entry.name}, by the prompt {line(repr(prompt), 100)}"
     )
-    check_entry(made, f"The classifier to make of {entry.name}")
+    check_entry(zero_shot_entry, f"The classifier to make of {entry.name}")
     classifier = Classifier(
         model.frontend, model.network, len(names), cosine=scale, task="multiclass", key=jax.random.key(0)
     )
     classifier = eqx.tree_at(lambda tree: tree.head.weight, classifier, weight)
-    return eqx.nn.inference_mode(classifier), state, made
+    return eqx.nn.inference_mode(classifier), state, zero_shot_entry
 
 
 @eqx.filter_jit
@@ -121,12 +122,12 @@ def _embedded(
 
 def _check_words(model: Any, entry: Entry) -> None:
     if not has_words(model):
-        known = next(name for name, each in families.entries().items() if "text" in each.model)
-        raise ValueError(f"{entry.name} has no words: texts need a model of sounds and words, {known} say.")
+        example = next(name for name, each in families.entries().items() if "text" in each.model)
+        raise ValueError(f"{entry.name} has no words: texts need a model of sounds and words, {example} say.")
 
 
 def _checked_texts(texts: Any) -> tuple[str, ...]:
-    """Raises TypeError for what are no texts, and ValueError for none and for one that is empty."""
+    """The texts as a tuple. Raises TypeError for anything but texts, and ValueError for no texts or an empty one."""
     if isinstance(texts, str):
         texts = (texts,)
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
@@ -143,7 +144,7 @@ def _checked_texts(texts: Any) -> tuple[str, ...]:
 
 
 def _tokens(model: Any, entry: Entry, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of each text, cut to what the model takes. Raises ValueError where they are not the model's."""
+    """The tokens of each text, cut to the model's length. Raises ValueError if they are not the model's tokens."""
     if model.tokenizer is None:
         raise ValueError(
             f"{entry.name} has no {TOKENIZER}, which makes tokens of texts: put it into the model's folder, and load "
@@ -155,7 +156,7 @@ def _tokens(model: Any, entry: Entry, texts: Sequence[str]) -> list[list[int]]:
     for text in texts:
         try:
             rows.append(encoder.encode(text).ids)
-        except Exception as error:  # of a library in Rust, which has no classes for them
+        except Exception as error:  # a library in Rust, without error classes of its own
             raise ValueError(f"{entry.name} cannot make tokens of {line(repr(text))} ({line(str(error))}).") from None
         if not rows[-1] or max(rows[-1]) >= words:
             raise ValueError(
@@ -166,13 +167,13 @@ def _tokens(model: Any, entry: Entry, texts: Sequence[str]) -> list[list[int]]:
 
 
 @functools.lru_cache(maxsize=4)
-def _encoder(text: str, most: int, name: str) -> Any:
-    import tokenizers  # which takes time, and only texts need it
+def _encoder(text: str, max_tokens: int, name: str) -> Any:
+    import tokenizers  # slow to import, and only texts need it
 
     try:
         encoder = tokenizers.Tokenizer.from_str(text)
         encoder.no_padding()
-        encoder.enable_truncation(most)
+        encoder.enable_truncation(max_tokens)
     except Exception as error:  # as above
         raise ValueError(f"The {TOKENIZER} of {name} is none ({line(str(error))}): fetch or copy it again.") from None
     return encoder

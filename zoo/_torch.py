@@ -1,8 +1,8 @@
 """The arrays of a torch file, read without torch and without running anything.
 
-Since torch 1.6 such a file is a zip archive: `name/data.pkl` says what it holds, and `name/data/0`, `1`, ... are the
-storages. Before that it was a row of pickles, the fourth of which says what the file holds, and then the storages, each
-behind the count of its numbers.
+Since torch 1.6 such a file is a zip archive: `name/data.pkl` describes the content, and `name/data/0`, `1`, ... are the
+storages. Before that it was a row of pickles, the fourth of which describes the content. The storages follow them, each
+after the count of its numbers.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from ._files import line
 from ._pickle import unpickle
 from ._tensors import Array, Storage, Tensor, storage_of, whole
 
-HEAD, PICKLE = 1 << 12, 1 << 26  # bytes of a pickle, of one in front of the content and of the content
-ARRAYS, BRANCHES, VALUES = 1 << 16, 1 << 17, 1 << 22  # that a file holds: dictionaries and lists, and what they hold
+HEAD, PICKLE = 1 << 12, 1 << 26  # the most bytes of a pickle before the content, and of the content's
+ARRAYS, BRANCHES, VALUES = 1 << 16, 1 << 17, 1 << 22  # the most arrays, dictionaries and lists, and values in these
 DEPTH, LETTERS = 64, 1000  # of the name of an array
-PLAIN = (dict, list, tuple, str, int, float, bool, type(None))  # of settings
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of a file from before torch 1.6
+PLAIN = (dict, list, tuple, str, int, float, bool, type(None))  # types of settings
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of a file from before torch 1.6
 TAR = b"ustar"
 ORDER = "was written on a machine with another order of bytes: save it anew on a usual one"
 Storages = Callable[[str], memoryview]  # the bytes of a storage by its key
@@ -41,9 +41,9 @@ class Leaf(NamedTuple):
 
 
 def torch_file(path: pathlib.Path) -> tuple[dict[str, Leaf], Callable[[], dict[Any, Any]]]:
-    """The arrays in a torch file by their keys, joined by dots, and the function that gives its settings.
+    """The arrays in a torch file by their keys, joined by dots, and the function that returns its settings.
 
-    Raises ValueError with one sentence for all else.
+    Raises ValueError with one sentence for any other file.
     """
     with _said_of(path):
         with open(path, "rb") as file:
@@ -56,7 +56,7 @@ def torch_file(path: pathlib.Path) -> tuple[dict[str, Leaf], Callable[[], dict[A
 
 @contextlib.contextmanager
 def _said_of(path: pathlib.Path) -> Iterator[None]:
-    """Makes a sentence of a fault."""
+    """Turns a Fault into a ValueError whose sentence begins with the path."""
     try:
         yield
     except Fault as fault:
@@ -64,77 +64,77 @@ def _said_of(path: pathlib.Path) -> Iterator[None]:
 
 
 def _zip(data: mmap.mmap) -> tuple[Any, Storages]:
-    """What an archive holds, and the function that gives the bytes of a storage."""
-    listed = entries(data)
-    roots = [name.removesuffix("data.pkl") for name in listed if name.rpartition("/")[2] == "data.pkl"]
+    """The content of an archive, and the function that returns the bytes of a storage."""
+    members = entries(data)
+    roots = [name.removesuffix("data.pkl") for name in members if name.rpartition("/")[2] == "data.pkl"]
     if not roots:
         raise Fault("is a zip archive, and none that torch wrote: it has no data.pkl")
     root = roots[0]
-    if len(roots) > 1 or not all(name.startswith(root) for name in listed):
+    if len(roots) > 1 or not all(name.startswith(root) for name in members):
         raise broken("it has more than one folder")
-    if f"{root}constants.pkl" in listed:
+    if f"{root}constants.pkl" in members:
         raise Fault("is a program of TorchScript: save its state_dict() with torch.save")
-    order = listed.get(f"{root}byteorder")
+    order = members.get(f"{root}byteorder")
     if order is not None and bytes(unpacked(data, order)[:8]) != b"little":
         raise Fault(ORDER)
 
     @no_type_check
     def storage(name):
         mark, kind, key, _, count = name
-        held = storage_of(kind, key, count)
-        entry = listed.get(f"{root}data/{key}")
-        if mark != "storage" or entry is None or count * np.dtype(held.dtype).itemsize > entry.size:
+        described = storage_of(kind, key, count)
+        entry = members.get(f"{root}data/{key}")
+        if mark != "storage" or entry is None or count * np.dtype(described.dtype).itemsize > entry.size:
             raise broken("a storage is missing or smaller than it should be")
-        return held
+        return described
 
-    pickled = listed[f"{root}data.pkl"]
-    if pickled.size > PICKLE:
-        raise Fault(f"has a pickle of {pickled.size} bytes beside its storages, as no model needs: do not trust it")
-    content, _ = unpickle(bytes(unpacked(data, pickled)), storage)
-    return content, lambda key: unpacked(data, listed[f"{root}data/{key}"])
+    pickle = members[f"{root}data.pkl"]
+    if pickle.size > PICKLE:
+        raise Fault(f"has a pickle of {pickle.size} bytes beside its storages, as no model needs: do not trust it")
+    content, _ = unpickle(bytes(unpacked(data, pickle)), storage)
+    return content, lambda key: unpacked(data, members[f"{root}data/{key}"])
 
 
 def _row(data: mmap.mmap) -> tuple[Any, Storages]:
-    """What a row of pickles holds, and the function that gives the bytes of a storage."""
-    held: dict[str, Storage] = {}
+    """The content of a row of pickles, and the function that returns the bytes of a storage."""
+    storages_by_key: dict[str, Storage] = {}
 
     @no_type_check
     def storage(name):
         mark, kind, key, _, count, view = name
-        made = held.setdefault(key, storage_of(kind, key, count))
-        if mark != "storage" or made != storage_of(kind, key, count):
+        known_storage = storages_by_key.setdefault(key, storage_of(kind, key, count))
+        if mark != "storage" or known_storage != storage_of(kind, key, count):
             raise broken("a storage is two things")
         if view is None:
-            return made
+            return known_storage
         _, start, size = view
         if sum(whole(start, size)) > count:
             raise broken("a part of a storage lies outside of it")
-        return made._replace(start=start, count=size)
+        return known_storage._replace(start=start, count=size)
 
     position = 0
 
-    def following(most: int) -> Any:
+    def next_pickle(max_bytes: int) -> Any:
         nonlocal position
-        content, length = unpickle(data[position : position + most], storage)
+        content, length = unpickle(data[position : position + max_bytes], storage)
         position += length
         return content
 
-    if following(HEAD) != MAGIC or following(HEAD) != PROTOCOL:
+    if next_pickle(HEAD) != MAGIC or next_pickle(HEAD) != PROTOCOL:
         raise Fault("is a pickle, and none that torch wrote: get the weights as safetensors")
-    system, content, keys = following(HEAD), following(PICKLE), following(PICKLE)
+    system, content, keys = next_pickle(HEAD), next_pickle(PICKLE), next_pickle(PICKLE)
     if type(system) is not dict or system.get("little_endian") is not True:
         raise Fault(ORDER)
-    places = _places(data, position, keys, held)
+    places = _places(data, position, keys, storages_by_key)
     return content, lambda key: memoryview(data)[places[key]]
 
 
-def _places(data: mmap.mmap, position: int, keys: Any, held: Mapping[str, Storage]) -> dict[str, slice]:
-    """Where each storage lies: they stand in the order of `keys` from `position` on."""
+def _places(data: mmap.mmap, position: int, keys: Any, storages: Mapping[str, Storage]) -> dict[str, slice]:
+    """The slice of the file that each storage takes. They lie in the order of `keys` from `position` on."""
     places: dict[str, slice] = {}
-    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(held):
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(storages):
         raise broken("its list of storages is another than its arrays need")
     for key in keys:
-        start, storage = position + 8, held[key]
+        start, storage = position + 8, storages[key]
         position = start + storage.count * np.dtype(storage.dtype).itemsize
         if data[start - 8 : start] != struct.pack("<q", storage.count) or position > len(data):
             raise broken("a storage is missing or smaller than it should be")
@@ -142,12 +142,12 @@ def _places(data: mmap.mmap, position: int, keys: Any, held: Mapping[str, Storag
     return places
 
 
-# From what a file says to its arrays
+# From the content of a file to its arrays
 
 
 @no_type_check
 def _arrays(content):
-    """Each array of nested dictionaries, lists and tuples, and its keys in them, joined by dots."""
+    """The arrays in nested dictionaries, lists and tuples, each with its keys, joined by dots."""
     branches = values = 0
 
     def walk(value, name, depth):
@@ -170,7 +170,7 @@ def _arrays(content):
 
 
 def _leaves(content: Any, read: Callable[[Tensor], np.ndarray]) -> dict[str, Leaf]:
-    """The arrays by their names. One that stands alone has the name ""."""
+    """The arrays by their names. An array that is the whole content has the name ""."""
     leaves: dict[str, Leaf] = {}
     for name, array in _arrays(content):
         if name in leaves:
@@ -189,8 +189,8 @@ def _leaves(content: Any, read: Callable[[Tensor], np.ndarray]) -> dict[str, Lea
 
 @no_type_check
 def _settings(content) -> dict[Any, Any]:
-    """The numbers, texts and None in nested dictionaries and lists, and these; what is none of them is left out of a
-    dictionary, and None in a list. `_arrays` has been through it before, and found it neither deep nor large."""
+    """The nested dictionaries and lists with the numbers, texts and None in them. Other values are left out of a
+    dictionary, and are None in a list. `_arrays` has checked before that the content is neither deep nor large."""
 
     def plain(value) -> Any:
         if type(value) is dict:
@@ -203,7 +203,7 @@ def _settings(content) -> dict[Any, Any]:
 
 
 def _read(path: pathlib.Path, storages: Storages, tensor: Tensor) -> np.ndarray:
-    """The numbers of an array, taken out of the file."""
+    """Reads the numbers of an array from the file."""
     dtype = np.dtype(tensor.dtype)
     start = tensor.storage.start * np.dtype(tensor.storage.dtype).itemsize + tensor.offset * dtype.itemsize
     strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
@@ -213,5 +213,5 @@ def _read(path: pathlib.Path, storages: Storages, tensor: Tensor) -> np.ndarray:
 
 @functools.cache
 def _letters(dtype: str) -> str:
-    """safetensors' name of a dtype: F32, BF16, I64, BOOL."""
+    """The name of a dtype in safetensors: F32, BF16, I64, BOOL."""
     return re.sub("(?<=[fiuc])(loat|nt|int|omplex)", "", dtype).upper()

@@ -1,4 +1,4 @@
-"""A model as transformers reads it: its config.json, its preprocessor_config.json, and its arrays."""
+"""Converts a model to transformers' layout: its config.json, its preprocessor_config.json, and its arrays."""
 
 import dataclasses
 import functools
@@ -15,11 +15,11 @@ from . import families
 from ._entry import Entry
 from ._foreign import Layout
 from ._inverse import unnamed
-from ._register import constructors
+from ._register import constructor_of
 
 
 def written(entry: Entry, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any], dict, Entry]:
-    """The config and the extractor, the arrays by transformers' keys, and the entry that `load` makes of them.
+    """The config, the extractor's config, the arrays by transformers' keys, and the entry that `load` makes of them.
 
     Raises ValueError for a model that transformers does not have.
     """
@@ -30,7 +30,7 @@ def written(entry: Entry, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, A
         model=complete(models, entry.model),
     )
     layouts = (family.layout(full, arrays) for family in families.having("layout"))
-    layout: Layout | None = next((each for each in layouts if each is not None), None)
+    layout: Layout | None = next((item for item in layouts if item is not None), None)
     if layout is None:
         kinds = ", ".join(family.__name__.rpartition(".")[2] for family in families.having("layout"))
         raise ValueError(
@@ -38,17 +38,18 @@ def written(entry: Entry, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, A
             f"writes for it are those of {kinds}. Save it without layout."
         )
     try:
-        theirs = unnamed(layout.arrays, families.rules(layout.table), layout.prefer, layout.undo)
+        foreign_arrays = unnamed(layout.arrays, families.rules(layout.table), layout.prefer, layout.undo)
     except ValueError as error:
         raise ValueError(f"transformers does not hold {entry.name}: {error}. Save it without layout.") from None
     described = families.describe(entry.name, layout.config, lambda file: layout.extractor)
-    return dict(layout.config), dict(layout.extractor), theirs, described
+    return dict(layout.config), dict(layout.extractor), foreign_arrays, described
 
 
 def complete(library: ModuleType, description: Mapping[str, Any]) -> dict[str, Any]:
-    """A frontend, network or model with all its options, and as its type the class."""
+    """The description of a frontend, network or model with all its options, and with its class as the type."""
     options = {name: value for name, value in description.items() if name != "type"}
-    constructor, places = constructors(library)[description["type"]], ()
+    constructor: Any = constructor_of(library, description["type"])
+    places = ()
     while isinstance(constructor, functools.partial):
         options = constructor.keywords | options
         constructor, places = constructor.func, (*constructor.args, *places)
@@ -56,5 +57,5 @@ def complete(library: ModuleType, description: Mapping[str, Any]) -> dict[str, A
         options["network"] = complete(networks, options["network"])
     bound = inspect.signature(constructor).bind_partial(*places, **options)
     bound.apply_defaults()
-    known = {name: value for name, value in bound.arguments.items() if name not in ("key", "classes", "task")}
-    return {"type": getattr(constructor, "__name__", ""), **known}
+    entry_options = {name: value for name, value in bound.arguments.items() if name not in ("key", "classes", "task")}
+    return {"type": getattr(constructor, "__name__", ""), **entry_options}

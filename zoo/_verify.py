@@ -1,6 +1,6 @@
-"""Whether a model is still what the zoo says of it: held against its repo on the Hub, without fetching its weights.
+"""Checks whether a model still matches its entry, by its repo on the Hub, without a download of its weights.
 
-The shapes of the arrays come from the first 100 kB of their file; whatever else is fetched has some kilobytes.
+The shapes of the arrays are read from the first 100 kB of their file. All other downloads have a few kilobytes.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ LONGEST = 400  # characters of a result
 
 @dataclasses.dataclass
 class Report:
-    """What of a model is as it should be, what else was noticed, and the sentence about the first thing that is not."""
+    """The parts of a model that passed, remarks on it, and a sentence about the first fault, if there is one."""
 
     name: str
     repo: str
@@ -46,14 +46,14 @@ class Report:
 
 
 def verify(name: str, *, full: bool = False) -> Report:
-    """Checks one model by any name that `load` takes, and reports its first fault, whatever it is.
+    """Checks one model by any name that `load` takes, and reports its first fault of any kind.
 
-    - On the Hub: its repo is there, its labels can be had and are as many as its classes, the arrays of its weights are
-      those of the model, and the licence on its card is the entry's. With `full` it is also fetched and run, for its
-      golden output and for what its authors published, where there are any.
-    - In the package or in a folder: it loads, and gives its golden output.
+    - On the Hub: the repo exists, the labels can be read and are as many as the classes, the arrays of the weights fit
+      the model, and the licence on the card is the entry's. With `full` the model is also downloaded and run, and its
+      outputs are compared with the golden output and with those that its authors published, if there are any.
+    - In the package or in a folder: the model loads, and its output matches the golden one.
 
-    Raises ValueError and FileNotFoundError for what is no name of a model.
+    Raises ValueError or FileNotFoundError for a name that is not that of a model.
     """
     source = source_of(name)
     place = "in the package" if name in packaged() else "a folder"
@@ -63,7 +63,7 @@ def verify(name: str, *, full: bool = False) -> Report:
             _check_folder(report, source)
         else:
             _check_repo(report, source, full)
-    except Exception as error:  # one model does not cost the others
+    except Exception as error:  # a fault of one model does not stop the others
         sentence = " ".join(CONTROL.sub(" ", str(error)).split()) or type(error).__name__
         report.fault = sentence if len(sentence) <= LONGEST else f"{sentence[:LONGEST]} ..."
     return report
@@ -86,7 +86,7 @@ def _check_repo(report: Report, source: Source, full: bool) -> None:
     if (checkpoint := entry.checkpoint) and checkpoint.label_file == CONFIG:
         _check_sizes(report.repo, entry, info(report.name))
     elif checkpoint and checkpoint.label_repo and checkpoint.label_file:
-        reach(checkpoint.label_repo, checkpoint.label_file)  # for it may have come from the cache
+        reach(checkpoint.label_repo, checkpoint.label_file)  # the labels may have come from the cache
     if entry.labels:
         report.checked.append("labels")
     files, rules = weight_files(entry)
@@ -111,45 +111,45 @@ def _check_repo(report: Report, source: Source, full: bool) -> None:
 
 
 def _weights(repo: str, file: str | tuple[str, ...], newest: Metadata) -> tuple[str | tuple[str, ...], str | None]:
-    """The file with the weights as a load finds it, and its commit.
+    """The file with the weights that `load` would read, and its commit.
 
-    Where main lacks it, it is the one of the bot's pull request, or else what transformers writes instead.
+    If main lacks `file`, this is the one of the bot's pull request, or else a file that transformers writes instead.
     """
     if file != WEIGHTS or file in newest.files or newest.commit is None:
         return file, newest.commit
     addition = converted(repo, newest.commit)
     if addition is not None and file in metadata(repo, addition).files:
         return file, addition
-    return next((each for each in INSTEAD if each in newest.files), file), newest.commit
+    return next((name for name in INSTEAD if name in newest.files), file), newest.commit
 
 
 def _check_sizes(repo: str, described: Entry, ours: Entry) -> None:
-    """Raises ValueError when a repo describes another model than the entry does."""
-    theirs, said = ((each.classes, each.sample_rate) for each in (described, ours))
-    if theirs != said:
+    """Raises ValueError if a repo describes a model with other classes or another rate than the entry."""
+    repo_sizes, entry_sizes = ((entry.classes, entry.sample_rate) for entry in (described, ours))
+    if repo_sizes != entry_sizes:
         raise ValueError(
-            f"{CONFIG} of {repo} describes a model with {theirs[0]} classes at {theirs[1]} Hz, and the zoo one with "
-            f"{said[0]} at {said[1]} Hz: correct the entry."
+            f"{CONFIG} of {repo} describes a model with {repo_sizes[0]} classes at {repo_sizes[1]} Hz, and the zoo one "
+            f"with {entry_sizes[0]} at {entry_sizes[1]} Hz: correct the entry."
         )
 
 
-def _check_license(report: Report, entry: Entry, stated: Sequence[str]) -> None:
-    wanted = (entry.checkpoint and entry.checkpoint.license) or entry.license
-    if not stated:
+def _check_license(report: Report, entry: Entry, card_licenses: Sequence[str]) -> None:
+    entry_license = (entry.checkpoint and entry.checkpoint.license) or entry.license
+    if not card_licenses:
         report.notes.append("its card states no licence")
-    elif wanted is None:
-        report.notes.append(f"its card states the licence {', '.join(stated)}")
-    elif hub_license(wanted) not in [each.lower() for each in stated]:
+    elif entry_license is None:
+        report.notes.append(f"its card states the licence {', '.join(card_licenses)}")
+    elif hub_license(entry_license) not in [name.lower() for name in card_licenses]:
         raise ValueError(
-            f"The card of {report.repo} states the licence {', '.join(stated)}, and the zoo {wanted}: read it there, "
-            "and correct the entry, or leave the model out."
+            f"The card of {report.repo} states the licence {', '.join(card_licenses)}, and the zoo {entry_license}: "
+            "read it there, and correct the entry, or leave the model out."
         )
     else:
         report.checked.append("licence")
 
 
 def _check_outputs(report: Report, clip: Pretrained, golden: pathlib.Path | None) -> None:
-    """Runs a model for what is known of its outputs."""
+    """Runs a model and compares its outputs with the known ones."""
     if golden is not None:
         verify_golden(clip, golden)
         report.checked.append("golden output")
@@ -161,18 +161,20 @@ def _check_outputs(report: Report, clip: Pretrained, golden: pathlib.Path | None
 
 
 def _accept(clip: Pretrained, published: Acceptance) -> None:
-    """Raises ValueError when the model does not give what its authors published."""
+    """Raises ValueError if the model's outputs differ from those that its authors published."""
     logits = computed(clip, read(download(published.repo, published.file), clip.sample_rate))
-    wanted = np.asarray(published.logits, np.float32)
-    if not np.allclose(logits[: len(wanted)], wanted, rtol=0, atol=BOUND * np.abs(wanted).max(initial=0)):
+    published_logits = np.asarray(published.logits, np.float32)
+    if not np.allclose(
+        logits[: len(published_logits)], published_logits, rtol=0, atol=BOUND * np.abs(published_logits).max(initial=0)
+    ):
         raise ValueError(
-            f"{clip.entry.name} gives the logits {_listed(logits[: len(wanted)])} for {published.file} of "
-            f"{published.repo}, and its authors published {_listed(wanted)}."
+            f"{clip.entry.name} gives the logits {_listed(logits[: len(published_logits)])} for {published.file} of "
+            f"{published.repo}, and its authors published {_listed(published_logits)}."
         )
-    heard = tuple(map(int, np.flatnonzero(1 / (1 + np.exp(-logits)) > published.threshold)))
-    if published.classes and heard != published.classes:
+    classes = tuple(map(int, np.flatnonzero(1 / (1 + np.exp(-logits)) > published.threshold)))
+    if published.classes and classes != published.classes:
         raise ValueError(
-            f"{clip.entry.name} hears the classes {_listed(heard)} in {published.file} of {published.repo}, and its "
+            f"{clip.entry.name} hears the classes {_listed(classes)} in {published.file} of {published.repo}, and its "
             f"authors published {_listed(published.classes)}."
         )
 

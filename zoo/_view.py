@@ -1,4 +1,4 @@
-"""Parts of a file, and bytes that stand in for others, as one file for a decoder to read."""
+"""Joins parts of a file, and bytes that replace other parts, into one file for a decoder."""
 
 import bisect
 import itertools
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, no_type_check, runtime_checkable
 
 BLOCK = 1 << 16  # bytes
-Part = tuple[int, int] | bytes  # from where to where in the file, or bytes in place of a part
+Part = tuple[int, int] | bytes  # start and end in the file, or bytes that replace a part
 
 
 @runtime_checkable
@@ -16,20 +16,20 @@ class File(Protocol):
     """A binary file in which one can seek."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to so many bytes."""
+        """Up to `size` bytes."""
         ...
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Goes to a place."""
+        """Moves to a position."""
         ...
 
 
 @no_type_check  # a check takes longer than a read
 class View:
-    """The `parts` of a seekable `file` one behind the other, with the methods that soundfile asks of a file.
+    """The `parts` of a seekable `file`, joined in order, with the methods that soundfile needs of a file.
 
-    It says that it is longer by `surplus` bytes, which cannot be read but for the last few, where tags would lie.
-    A decoder cannot pass on an OSError: it takes it for the end of the file. It is kept as `error`.
+    It claims to be longer by `surplus` bytes. Only the last of these can be read, as zeros, where tags would lie. A
+    decoder takes an OSError for the end of the file, so the error is stored as `error`.
     """
 
     def __init__(self, file: File, parts: Sequence[Part], surplus: int = 0):
@@ -37,12 +37,12 @@ class View:
         sizes = (len(part) if isinstance(part, bytes) else part[1] - part[0] for part in self.parts)
         self.ends = list(itertools.accumulate(sizes))
         self.position = self.begin = 0
-        self.block = b""  # what lies from `begin` on: decoders ask for a few bytes at a time
+        self.block = b""  # the data from `begin` on: decoders ask for a few bytes at a time
         self.error: OSError | None = None
 
     @property
     def ended(self) -> bool:
-        """Whether all has been read."""
+        """Whether all parts have been read."""
         return self.position >= self.ends[-1]
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -72,8 +72,8 @@ class View:
             index = bisect.bisect_right(self.ends, position)
             part, left = self.parts[index], self.ends[index] - position
             size = min(count, left)
-            made = isinstance(part, bytes)
-            piece = part[len(part) - left :][:size] if made else self._from_file(part[1] - left, size)
+            is_replacement = isinstance(part, bytes)
+            piece = part[len(part) - left :][:size] if is_replacement else self._from_file(part[1] - left, size)
             if not piece:
                 break
             pieces.append(piece)
@@ -89,10 +89,10 @@ class View:
 
 
 class Link(NamedTuple):
-    """A stretch of sound in a file, whole in itself.
+    """A stretch of sound in a file that can be decoded on its own.
 
-    `cut` is whether the file ends before the sound does, `counted` whether the decoder knows how long that is; `doubt`
-    says in what a header and the file disagree.
+    `cut` says whether the file ends before the sound does, and `counted` whether the decoder knows the sound's length.
+    `doubt` says in what a header and the file disagree.
     """
 
     view: View
@@ -110,16 +110,16 @@ def bytes_at(file: File, position: int, count: int) -> bytes:
 
 @no_type_check
 def numbers_at(file: File, position: int, form: str) -> tuple[int, ...]:
-    """Numbers in the form of `struct`, which are 0 behind the file's end."""
+    """Numbers in a format of `struct`; bytes behind the file's end count as 0."""
     size = struct.calcsize(form)
     return struct.unpack(form, bytes_at(file, position, size).ljust(size, b"\0"))
 
 
 def find(file: File, wanted: bytes, start: int, end: int, block: int = 1 << 18) -> int:
-    """The first position of `wanted` that lies whole between `start` and `end`, or -1."""
+    """The first position at which `wanted` lies completely between `start` and `end`; -1 if there is none."""
     while start + len(wanted) <= end:
-        found = bytes_at(file, start, min(block, end - start)).find(wanted)
-        if found >= 0:
-            return start + found
+        offset = bytes_at(file, start, min(block, end - start)).find(wanted)
+        if offset >= 0:
+            return start + offset
         start += block - len(wanted) + 1
     return -1

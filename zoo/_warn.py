@@ -7,7 +7,7 @@ OURS = ("zoo", "audax_eqx", "jaxtyping", "equinox", "jax")
 
 
 def warn_user(text: str) -> None:
-    """Warns of the line that called the zoo, past its own frames, those of the type checker, and of JAX."""
+    """Warns at the user's line that called the zoo: skips the frames of the zoo, of the type checker and of JAX."""
     frame, level = sys._getframe(1), 2
     while frame is not None and _is_ours(frame.f_code.co_filename, frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,4 @@
-"""What a model takes as a wave: whatever else comes is told in one sentence, before anything runs."""
+"""Checks of the waves that models take: each fault is reported in one sentence, before anything runs."""
 
 import os
 import warnings
@@ -14,9 +14,9 @@ from audax_eqx import AbstractFrontend
 
 from ._decode import Rate as Rate
 
-LOUDEST = 4.0  # resampling overshoots 1, and so may a file of floats; whole numbers are far beyond
+LOUDEST = 4.0  # resampling and files of floats may exceed 1 a little; integers exceed it far
 SCALES = {"16-bit integers": 1 << 15, "24-bit integers": 1 << 23, "32-bit integers": 1 << 31}
-LENGTHS = 8  # for which a model compiles without a word
+LENGTHS = 8  # the number of lengths for which a model compiles before it warns
 _process: int | None = None
 _lengths: dict[str, set[int]] = {}  # by the model's name
 
@@ -24,7 +24,7 @@ _lengths: dict[str, set[int]] = {}  # by the model's name
 def checked_wave(wave: Any, sample_rate: Rate | None, frontend: AbstractFrontend, name: str, window: float) -> Array:
     """The wave in float32. Raises TypeError or ValueError for anything but one clip that the frontend takes.
 
-    It warns of a wave that is longer than what the frontend hears, or far louder than [-1, 1].
+    Warns if the wave is longer than the frontend can take, or far louder than [-1, 1].
     """
     rate = frontend.sample_rate
     if sample_rate is not None and sample_rate != rate:
@@ -52,7 +52,7 @@ def checked_wave(wave: Any, sample_rate: Rate | None, frontend: AbstractFrontend
 
 
 def check_floating(samples: Any, name: str) -> None:
-    """Raises TypeError for an array of whole numbers."""
+    """Raises TypeError for an array of integers or anything else but floating-point numbers."""
     if not jnp.issubdtype(samples.dtype, jnp.floating):
         raise TypeError(
             f"{name} takes floating-point samples in [-1, 1], got {samples.dtype}: convert them first, "
@@ -61,9 +61,9 @@ def check_floating(samples: Any, name: str) -> None:
 
 
 def finite_samples(samples: Any, name: str) -> Float32[np.ndarray, "*sounds samples"]:
-    """The samples of a sound, or of several, in float32. Raises ValueError where one is NaN or infinite.
+    """The samples of one or several sounds in float32. Raises ValueError if any is NaN or infinite.
 
-    It warns where they are far louder than [-1, 1].
+    Warns if they are far louder than [-1, 1].
     """
     with np.errstate(over="ignore"):
         samples = np.asarray(samples).astype(np.float32, copy=False)
@@ -78,7 +78,7 @@ def finite_samples(samples: Any, name: str) -> Float32[np.ndarray, "*sounds samp
 
 
 def check_window(seconds: float, frontend: AbstractFrontend, name: str) -> None:
-    """Raises ValueError for windows that the frontend cannot take, or of which it would leave out the end."""
+    """Raises ValueError for windows that are too short for the frontend, or so long that it would ignore the end."""
     rate, longest = frontend.sample_rate, getattr(frontend, "max_samples", None)
     samples = round(seconds * rate)
     if not frontend.min_samples <= samples <= (longest or samples):
@@ -90,38 +90,38 @@ def check_window(seconds: float, frontend: AbstractFrontend, name: str) -> None:
 
 
 def _check_length(samples: int, frontend: AbstractFrontend, name: str, window: float) -> None:
-    least, most = frontend.min_samples, getattr(frontend, "max_samples", None)
+    min_samples, max_samples = frontend.min_samples, getattr(frontend, "max_samples", None)
     rate = frontend.sample_rate
-    if samples < least:
+    if samples < min_samples:
         raise ValueError(
-            f"{name} takes at least one frame, {least} samples ({least / rate:.3f} s at {rate} Hz), got "
+            f"{name} takes at least one frame, {min_samples} samples ({min_samples / rate:.3f} s at {rate} Hz), got "
             f"{samples}: pad the clip with zeros."
         )
-    if most is not None and samples > most:
+    if max_samples is not None and samples > max_samples:
         warnings.warn(
-            f"{name} hears the first {most / rate:.2f} s of a wave, got {samples / rate:.2f} s: cut it first, as "
-            f"zoo.windows(path, {rate}, {min(window, most / rate):g}) does with a file.",
+            f"{name} hears the first {max_samples / rate:.2f} s of a wave, got {samples / rate:.2f} s: cut it first, "
+            f"as zoo.windows(path, {rate}, {min(window, max_samples / rate):g}) does with a file.",
             stacklevel=4,
         )
 
 
 def warn_of_scale(samples: Float[np.ndarray, "..."], name: str) -> None:
-    """Warns of samples far outside of [-1, 1], and says what to divide by if they look like whole numbers."""
+    """Warns about samples far outside of [-1, 1]; for integers, says by what to divide them."""
     peak = max(float(samples.max(initial=0)), -float(samples.min(initial=0)))
     if peak <= LOUDEST:
         return
     for numbers, scale in SCALES.items():
-        if 100 < peak <= scale:  # or it is no scale of whole numbers that one would record in
+        if 100 < peak <= scale:  # a lower peak would be a very quiet recording
             remedy = f"divide them by {scale} if they come from {numbers}"
             break
     else:
         remedy = "scale them to what was recorded, neither normalised nor amplified"
-    # At one place and without its figures, so that Python shows it once, and not for every wave
+    # The text has no figures and the level is constant, so that Python shows it once, not for every wave
     warnings.warn(f"{name} takes samples in [-1, 1], got far larger ones: {remedy}.", stacklevel=1)
 
 
 def _warn_of_lengths(samples: int, name: str) -> None:
-    """Warns once, at the last of `LENGTHS` lengths, each of which has compiled a program."""
+    """Warns once, when `LENGTHS` different lengths have each compiled a program."""
     lengths = _lengths.setdefault(name, set())
     if len(lengths) < LENGTHS and samples not in lengths:
         lengths.add(samples)
@@ -134,9 +134,9 @@ def _warn_of_lengths(samples: int, name: str) -> None:
 
 
 def check_process(name: str) -> None:
-    """Raises RuntimeError in a process that was forked from one in which a model was loaded: JAX would never answer.
+    """Raises RuntimeError in a process that was forked from one with a loaded model, because JAX would hang there.
 
-    JAX computes in threads, and a fork has none of its parent's.
+    JAX computes in threads, and a fork has none of its parent's threads.
     """
     if _process not in (None, os.getpid()):
         raise RuntimeError(
@@ -146,6 +146,6 @@ def check_process(name: str) -> None:
 
 
 def note_process() -> None:
-    """Notes where JAX was used first."""
+    """Records the process in which JAX was used first."""
     global _process
     _process = _process or os.getpid()

@@ -1,4 +1,4 @@
-"""Files of weights, as arrays by name. Nothing here needs JAX."""
+"""Reads and writes files of weights, as arrays by name. Nothing in this file needs JAX."""
 
 import contextlib
 import functools
@@ -20,24 +20,24 @@ from ._torch import Leaf, torch_file
 if TYPE_CHECKING:
     ArraysByName = Mapping[str, np.ndarray]
 else:
-    ArraysByName = Mapping  # to check the values' type one would be read, which may be a large one that nothing needs
-DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # of weights; whole numbers are counters of training
+    ArraysByName = Mapping  # a check of the values' type would read one, perhaps a large one that nobody needs
+DTYPES = re.compile("F16|BF16|F32|F64|[IU](8|16|32|64)|BOOL")  # of weights; integers are counters of training
 LARGEST = 1 << 16  # arrays, each of which is compared with the rules of a table
-READABLE = re.compile(f"{DTYPES.pattern}|C64")  # of safetensors by NumPy
+READABLE = re.compile(f"{DTYPES.pattern}|C64")  # types of safetensors that NumPy can read
 
 
 def check_types(dtypes: Iterable[str], where: str, known: re.Pattern = DTYPES) -> None:
-    """Raises ValueError when the file `where` has arrays in a type that is not `known`."""
+    """Raises ValueError if the file `where` has arrays of a type that does not match `known`."""
     if odd := sorted({dtype for dtype in dtypes if not known.fullmatch(dtype)}):
-        given = line(", ".join(odd))
-        raise ValueError(f"{where} holds arrays in {given}: convert them to float32, float16 or bfloat16.")
+        types = line(", ".join(odd))
+        raise ValueError(f"{where} holds arrays in {types}: convert them to float32, float16 or bfloat16.")
 
 
 class Arrays(ArraysByName):
-    """The arrays of a safetensors or torch file, each read when it is asked for. `shapes` and `dtypes` are by name.
+    """The arrays of a safetensors or torch file. Each is read on access. `shapes` and `dtypes` are by name.
 
-    A TensorFlow checkpoint is named by its table. A model may be divided among several files, `paths`. Raises
-    ValueError for a file that is none of these, or broken, and for a name that is in two of them.
+    The path of a TensorFlow checkpoint is that of its table. A model may be divided among several files, `paths`.
+    Raises ValueError for a file of another kind or a broken one, and for a name that occurs in two of the files.
     """
 
     def __init__(self, *paths: str | os.PathLike):
@@ -61,8 +61,8 @@ class Arrays(ArraysByName):
 
     @property
     def settings(self) -> dict[Any, Any]:
-        """What stands beside the arrays of a torch file: numbers, texts and None, in dictionaries and lists as they
-        are nested there, {"cfg": {"depth": 12}} say. A tuple is a list, in which an array is None."""
+        """The numbers, texts and None beside the arrays of a torch file, nested in dictionaries and lists as in the
+        file, for example {"cfg": {"depth": 12}}. A tuple becomes a list, and an array in a list becomes None."""
         return {key: value for settings in self._settings for key, value in settings().items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -76,7 +76,7 @@ class Arrays(ArraysByName):
 
 
 def _opened(path: pathlib.Path) -> tuple[dict[str, Leaf], Callable[[], dict]]:
-    """The arrays of a file, and the function that gives its settings."""
+    """The arrays of a file, and the function that returns its settings."""
     if is_bundle(path):
         return bundle_file(path), dict
     with open(path, "rb") as file:
@@ -84,19 +84,19 @@ def _opened(path: pathlib.Path) -> tuple[dict[str, Leaf], Callable[[], dict]]:
     return (torch_file if is_torch(head) else _safetensors)(path)
 
 
-@no_type_check  # which would read an array
+@no_type_check  # a type check would read an array
 def arrays(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
-    """The arrays of any safetensors or torch file, by name. Each is read when it is asked for, and is the caller's own.
+    """The arrays of any safetensors or torch file, by name. Each access reads an array, which the caller may change.
 
     `.pt`, `.pth`, `.bin` and `.ckpt` files of every torch since 0.2 are read without torch, and nothing in them runs.
-    Keys of nested dictionaries, numbers too, and places in lists and tuples are joined by dots,
-    `model_state.lstm.weight_ih_l0`; an array that stands alone has the name "". Numbers and texts beside the arrays are
-    in the mapping's `settings`, nested as in the file. bfloat16 comes as `ml_dtypes.bfloat16`, a Parameter as its
-    array, an expanded or transposed array with its whole shape.
+    Keys of nested dictionaries (also numbers) and places in lists and tuples are joined by dots, as in
+    `model_state.lstm.weight_ih_l0`; an array that is the whole content has the name "". Numbers and texts beside the
+    arrays are in the mapping's `settings`, nested as in the file. bfloat16 is read as `ml_dtypes.bfloat16`, a Parameter
+    as its array, and an expanded or transposed array in its full shape.
 
-    Raises FileNotFoundError, and ValueError with one sentence for a file that is neither or broken, that names anything
-    but arrays and the settings of common trainers, that asks for more memory than it holds, and whose joined keys are
-    equal for two arrays.
+    Raises FileNotFoundError if there is no such file. Raises ValueError with one sentence for a file of another kind or
+    a broken one, for one that names anything but arrays and the settings of common trainers, for one that asks for more
+    memory than it holds, and for two arrays whose joined keys are equal.
     """
     try:
         return Arrays(os.fspath(path))
@@ -107,21 +107,21 @@ def arrays(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
 
 
 def model_arrays(fetch: Callable[[str], pathlib.Path], file: str) -> Arrays:
-    """The weights of a model, of which `fetch` gives the path of a file.
+    """The weights of a model; `fetch` returns the path of a file of it.
 
-    They are in `file`. Where that is "model.safetensors" and missing, they are in the first of those that
-    transformers writes instead. Raises as `fetch` does for `file`, and ValueError as `Arrays` does.
+    They are read from `file`. If that is "model.safetensors" and missing, they are read from the first file there that
+    transformers may write instead. Raises as `fetch` does for `file`, and ValueError as `Arrays` does.
     """
     files, errors = (WEIGHTS, *INSTEAD) if file == WEIGHTS else (file,), []
-    for each in files:
+    for candidate in files:
         try:
-            path = fetch(each)
+            path = fetch(candidate)
         except FileNotFoundError as error:
             errors.append(error)
             continue
         if is_bundle(path):
             for shard in shards(path):
-                fetch(str(pathlib.PurePosixPath(each).with_name(shard)))
+                fetch(str(pathlib.PurePosixPath(candidate).with_name(shard)))
         arrays = Arrays(*(map(fetch, _shards(path)) if path.suffix == ".json" else [path]))
         check_types(arrays.dtypes.values(), arrays.path)
         return arrays
@@ -129,7 +129,7 @@ def model_arrays(fetch: Callable[[str], pathlib.Path], file: str) -> Arrays:
 
 
 def _shards(path: pathlib.Path) -> list[str]:
-    """The files that an index of transformers names, sorted. Raises ValueError for what is none."""
+    """The files that an index of transformers names, sorted. Raises ValueError for another file."""
     index = parse_json(read_text(path), str(path))
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
@@ -150,27 +150,27 @@ def _safetensors(path: pathlib.Path) -> tuple[dict[str, Leaf], Callable[[], dict
 
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     leaves = {
-        name: Leaf(tuple(each.get_shape()), each.get_dtype(), functools.partial(read, name, each.get_dtype()))
-        for name, each in slices.items()
+        name: Leaf(tuple(view.get_shape()), view.get_dtype(), functools.partial(read, name, view.get_dtype()))
+        for name, view in slices.items()
     }
     return leaves, dict
 
 
 def _broken(path: pathlib.Path, error: SafetensorError) -> str:
-    """The sentence about a file that is not safetensors."""
+    """The error message for a file that is not safetensors."""
     with open(path, "rb") as file:
         head = file.read(9)
     if head[8:] != b"{" and path.suffix != ".safetensors":
         return (
             f"{path} is neither a safetensors file nor one that torch wrote: name a file with the weights of a model."
         )
-    # In the Hub's cache the path is a link, and it is the file behind it that has to go
+    # In the Hub's cache the path is a link, and the user has to delete the file that it points to
     fault = line(str(error))
     return f"{path} is not a whole safetensors file ({fault}): delete {path.resolve()} and fetch or copy it again."
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], format: str = "jax") -> None:
-    """Writes a safetensors file; transformers reads the format "pt". Raises OSError when it cannot be written."""
+    """Writes a safetensors file; transformers needs the format "pt". Raises OSError if it cannot be written."""
     try:
         save_file(dict(arrays), path, metadata={"format": format})
     except SafetensorError as error:
@@ -179,9 +179,9 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray], format: str = "j
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary name beside `path` to write to; it becomes `path` when the block ends well, and is removed otherwise.
+    """A temporary path beside `path` to write to. It is renamed to `path` if the block succeeds, and removed otherwise.
 
-    Raises FileNotFoundError when the folder does not exist, and OSError when it cannot be written.
+    Raises FileNotFoundError if the folder does not exist, and OSError if it cannot be written.
     """
     path = pathlib.Path(path)
     if not path.parent.is_dir():

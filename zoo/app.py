@@ -1,12 +1,13 @@
-"""A page to try a model on: a sound in, its labels, their scores over time and its events out.
+"""A web page to try a model: it takes a sound, and shows its labels, their scores over time and its events.
 
     audax-zoo app
 
     sound, model, words -> hear -> top labels, Heard -> show -> picture, events
                                            threshold -> show
 
-It is Gradio's (https://gradio.app), of the extra `app`. `show` alone follows the threshold, for a model hears a sound
-once. Nothing is asked of any other machine but the weights of a model that is chosen and that the package lacks.
+The page is made with Gradio (https://gradio.app), of the extra `app`. When the threshold moves, only `show` runs again:
+the model computes a sound once. The one request to other machines is for the weights of a chosen model that the package
+lacks.
 """
 
 import functools
@@ -33,16 +34,16 @@ from ._pretrained import Pretrained
 from ._recordings import tag
 from ._result import Result
 
-LONGEST = 60  # minutes of a sound; a small file may be days of silence
+LONGEST = 60  # minutes of a sound; a small file may hold days of silence
 ROWS = 8  # labels in the picture
 TOP = 5  # labels beside their scores
-EVENTS = 1000  # of which the table shows the first
+EVENTS = 1000  # the most rows of the table
 WAITING = 32  # visitors in the queue
 AGE = 3600  # seconds until a file of a visitor is deleted
 NARROW = 700  # pixels of a telephone's page
-FAULTS = (ValueError, OSError, ModuleNotFoundError)  # what has a sentence for the visitor
+FAULTS = (ValueError, OSError, ModuleNotFoundError)  # errors whose sentence is shown to the visitor
 
-# Nothing comes from elsewhere, and nothing goes there, whatever Gradio's page holds
+# The browser may neither load from nor send to other machines, whatever Gradio's page holds
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; "
     "connect-src 'self' blob: data:; frame-src 'none'; object-src 'none'"
@@ -59,7 +60,7 @@ CSS = """
 
 
 class Heard(NamedTuple):
-    """What stays of a sound while the threshold moves: the labels, the best of them, their scores and the picture."""
+    """The data of a sound that do not depend on the threshold: all labels, the top ones, the scores and the picture."""
 
     labels: tuple[str, ...]
     top: list[tuple[str, float]]
@@ -68,36 +69,36 @@ class Heard(NamedTuple):
 
 
 def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = None) -> Any:
-    """The page as `gradio.Blocks`, which begins with `model`: a name, a folder or a Hub repo, as `zoo.load` takes them.
+    """The page as `gradio.Blocks`. It begins with `model`: a name, a folder or a Hub repo, as `zoo.load` takes them.
 
-    `models` are the names that visitors choose from: all of the zoo that name sounds, unless given. Raises what
+    `models` are the names from which visitors choose; by default all models of the zoo that name sounds. Raises what
     `zoo.load` raises, ValueError for a model without classes, and ModuleNotFoundError without the extra.
     """
     gradio = _gradio()
     name = os.fspath(model)
-    loaded = functools.lru_cache(maxsize=2)(load)  # the model of the page, and another
+    loaded = functools.lru_cache(maxsize=2)(load)  # the page's first model, and one more
     entry = loaded(name).entry
     if not (entry.classifies or _has_words(entry)):
         raise ValueError(f"{name} has no classes and names no sounds: audax-zoo list has models that do.")
     choices = list(dict.fromkeys([name, *(_names() if models is None else models)]))
 
-    def ask(chosen: str) -> Any:
-        """Shows the box for words where the model has them."""
-        return gradio.update(visible=_has_words(entry if chosen == name else info(chosen)))
+    def update_words(choice_name: str) -> Any:
+        """Shows the box for words if the model has words."""
+        return gradio.update(visible=_has_words(entry if choice_name == name else info(choice_name)))
 
-    def hear(path: str | None, chosen: str, words: str, threshold: float, width: float) -> tuple[Any, ...]:
-        """What there is to see of the sound; nothing but a sentence where it cannot be heard."""
+    def hear(path: str | None, choice_name: str, words: str, threshold: float, width: float) -> tuple[Any, ...]:
+        """The results for a sound; only a sentence if it cannot be read."""
         if path is None:
             return None, HINT, gradio.update(visible=False), None, None, None
         try:
-            with warnings.catch_warnings(record=True) as caught:  # one sound is heard at a time
+            with warnings.catch_warnings(record=True) as user_warnings:  # sounds are processed one at a time
                 warnings.simplefilter("always", UserWarning)
-                clip = loaded(chosen)
+                clip = loaded(choice_name)
                 heard = _hear(path, _labelled(clip, words))
         except FAULTS as error:
             return None, _notice(path, fault=str(error)), gradio.update(visible=False), None, None, None
         line = f"{path}, {heard.result.duration:.1f} s, as {clip.entry.name} hears it"
-        remarks = dict.fromkeys(str(each.message) for each in caught if each.category is UserWarning)
+        remarks = dict.fromkeys(str(item.message) for item in user_warnings if item.category is UserWarning)
         notice, visible = _notice(path, line, *remarks), gradio.update(visible=True)
         return heard, notice, visible, dict(heard.top), *show(heard, threshold, width)
 
@@ -138,7 +139,7 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
         once = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
         measured = "(...values) => [...values.slice(0, -1), window.innerWidth]"
         sample.click(lambda: str(example()), outputs=sound, api_visibility="private")
-        choice.change(ask, choice, words, api_visibility="private", show_progress="hidden")
+        choice.change(update_words, choice, words, api_visibility="private", show_progress="hidden")
         gradio.on(
             [sound.change, choice.change, words.submit], hear, [sound, choice, words, threshold, width],
             [state, notice, results, top, image, events], js=measured, show_progress_on=notice,
@@ -160,12 +161,12 @@ def serve(
     max_size: float = 50,
     ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serves the page that `build` makes until a signal ends it, to this machine alone unless `host` is another of its
-    addresses.
+    """Serves the page that `build` makes until a signal ends it. Only this machine can open it, unless `host` is
+    another of its addresses.
 
-    Files of more than `max_size` MB are refused. All that visitors leave lies in a temporary folder that goes when the
-    call ends. `ready` is called with the address once there is an answer. Raises what `build` raises, ValueError for
-    numbers that make no sense, and OSError for an address that cannot be had.
+    Files of more than `max_size` MB are refused. Visitors' files lie in a temporary folder that is deleted when the
+    call ends. `ready` is called with the address when the page answers. Raises what `build` raises, ValueError for
+    numbers that make no sense, and OSError for an address that cannot be used.
     """
     if not host:
         raise ValueError(
@@ -179,7 +180,7 @@ def serve(
         cause = str(error.strerror).partition(" (while")[0]
         raise OSError(f"The page cannot be had at {host}:{port} ({cause}): give another port or host.") from None
     gradio, page = _gradio(), build(model, models=models)
-    for name in ("no_proxy", "NO_PROXY"):  # Gradio asks the page whether it is there
+    for name in ("no_proxy", "NO_PROXY"):  # Gradio sends the page a request to see if it answers
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), host, "localhost"]))
     font = ["system-ui", "sans-serif"]
     theme = gradio.themes.Default(
@@ -198,13 +199,13 @@ def serve(
         _folder().cleanup()
 
 
-# What a model hears ---------------------------------------------------------------------------------------------------
+# The model's outputs --------------------------------------------------------------------------------------------------
 
 
 def _labelled(clip: Pretrained, words: str) -> Pretrained:
-    """The model, or if it has words what tells those apart that have commas between them.
+    """The model; for a model with words, its zero-shot classifier of the labels in `words`, separated by commas.
 
-    Raises ValueError for no words, and for some twice.
+    Raises ValueError for no labels, and for equal ones.
     """
     if not _has_words(clip.entry):
         return clip
@@ -215,7 +216,7 @@ def _labelled(clip: Pretrained, words: str) -> Pretrained:
 
 
 def _hear(path: str, clip: Pretrained) -> Heard:
-    """Raises ValueError for a sound that cannot be read or is too long."""
+    """The results for a sound. Raises ValueError for one that cannot be read or is too long."""
     from ._plot import picture
 
     samples = 0
@@ -244,15 +245,15 @@ def _show(heard: Heard, threshold: float, narrow: bool) -> tuple[np.ndarray, lis
     thresholds = np.full(len(labels), threshold)
     events = find_events(result.source, labels, *timeline(result), thresholds, thresholds)
     loudest = sorted(events, key=lambda event: -event.score)
-    shown = list(dict.fromkeys([label for label, _ in heard.top] + [event.label for event in loudest]))[:ROWS]
-    canvas = FigureCanvasAgg(panels(heard.picture, result, labels, shown, events, narrow))
+    rows_of_picture = list(dict.fromkeys([label for label, _ in heard.top] + [event.label for event in loudest]))[:ROWS]
+    canvas = FigureCanvasAgg(panels(heard.picture, result, labels, rows_of_picture, events, narrow))
     canvas.draw()
     rows = [[f"{e.start:.2f}", f"{e.end:.2f}", e.label, f"{e.score:.3f}"] for e in events[:EVENTS]]
     return np.asarray(canvas.buffer_rgba())[..., :3], rows
 
 
 def _notice(path: str, *lines: str, fault: str = "") -> str:
-    """Lines and a fault as HTML, in which the file of a visitor has its name alone."""
+    """Lines and a fault as HTML, with the name of the visitor's file in place of its path."""
     texts = [html.escape(text.replace(path, os.path.basename(path))) for text in (*lines, fault)]
     return "<br>".join(filter(None, [*texts[:-1], texts[-1] and f'<span class="fault">{texts[-1]}</span>']))
 
@@ -261,10 +262,10 @@ def _notice(path: str, *lines: str, fault: str = "") -> str:
 
 
 def _names() -> list[str]:
-    """The models of the zoo that name sounds, those of the package first."""
+    """The models of the zoo that name sounds, packaged models first."""
     entries = {name: info(name) for name in list_models()}
-    named = [name for name, entry in entries.items() if _has_words(entry) or (entry.classifies and _has_labels(entry))]
-    return sorted(named, key=lambda name: (entries[name].checkpoint is not None, name))
+    names = [name for name, entry in entries.items() if _has_words(entry) or (entry.classifies and _has_labels(entry))]
+    return sorted(names, key=lambda name: (entries[name].checkpoint is not None, name))
 
 
 def _has_labels(entry: Entry) -> bool:
@@ -272,12 +273,12 @@ def _has_labels(entry: Entry) -> bool:
 
 
 def _has_words(entry: Entry) -> bool:
-    """Whether its labels are any texts."""
+    """Whether a model takes any texts as labels."""
     return "text" in entry.model
 
 
 def _gradio() -> Any:
-    """Gradio, which tells nobody of its use, and puts files where ours are. Raises ModuleNotFoundError, with the
+    """Gradio, without its telemetry and with our folder for its files. Raises ModuleNotFoundError that names the
     remedy."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": _folder().name}
     try:
@@ -288,12 +289,12 @@ def _gradio() -> Any:
 
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory:
-    """For all that visitors leave."""
+    """The temporary folder for visitors' files."""
     return tempfile.TemporaryDirectory(prefix="audax-app-", ignore_cleanup_errors=True)
 
 
 def _policy() -> Any:
-    """What tells a browser to ask nobody else."""
+    """The middleware that forbids the browser requests to other machines."""
     from starlette.middleware import Middleware
 
     class Policy:

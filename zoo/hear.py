@@ -1,24 +1,24 @@
-"""Every model of the zoo for HEAR, the "Holistic Evaluation of Audio Representations", Turian et al., 2022,
-arXiv:2203.03022, by its API, https://hearbenchmark.com/hear-api.html. Its tools check the module, and embed its tasks:
+"""Adapts all models of the zoo to HEAR, the "Holistic Evaluation of Audio Representations", Turian et al., 2022,
+arXiv:2203.03022, by its API, https://hearbenchmark.com/hear-api.html. HEAR's tools check this module and embed tasks:
 
     hear-validator zoo.hear --model convnext_audioset
     python -m heareval.embeddings.runner zoo.hear --model-options '{"model_file_path": "convnext_audioset"}'
 
 Models are named as for `zoo.load`; the runner's own `--model` takes folders only. HEAR has its sounds at 16000, 22050,
-32000, 44100 and 48000 Hz, and the validator refuses models of other rates. The tools import torch and TensorFlow, for
-which XLA_PYTHON_CLIENT_PREALLOCATE=false leaves room on a GPU, and their last releases ask for Python 3.8: pip installs
-them with `--ignore-requires-python --no-deps`. The zoo imports neither: whoever brings a tensor has done so.
+32000, 44100 and 48000 Hz, and the validator refuses models of other rates. The tools import torch and TensorFlow;
+XLA_PYTHON_CLIENT_PREALLOCATE=false leaves room for them on a GPU. Their last releases require Python 3.8: pip installs
+them with `--ignore-requires-python --no-deps`. The zoo imports neither: a caller with tensors has imported them.
 
-Timestamps are finer than a network's frames, which are a stride apart. The recording is heard several times, each time
-from a little later on, and the frames take turns:
+Timestamps are finer than a network's frames, which are a stride apart. So the model processes the recording several
+times, each time from a slightly later start, and the frames of all passes are interleaved:
 
     1st time   |-----*-----|-----*-----|-----*-----|              * the centre of a frame
     2nd time       |-----*-----|-----*-----|-----*-----|
     3rd time           |-----*-----|-----*-----|-----*-----|
     together         *   *   *   *   *   *   *   *   *            timestamps
 
-So an embedding has all the context that the network hears, and a second costs stride / 50 ms times what it costs
-otherwise: 2 for AST, 7 for a stride of 320 ms. A window around each timestamp would cost 20 windows a second.
+Each embedding thus has the network's full context. The cost is stride / 50 ms times that of one pass: 2 times for AST,
+7 times for a stride of 320 ms. A window around each timestamp would cost 20 windows a second.
 """
 
 import math
@@ -42,8 +42,8 @@ from ._wave import check_floating, check_process, finite_samples
 
 
 class HearModel:
-    """A `zoo.Pretrained`, `clip`, with the attributes that HEAR asks for: `sample_rate` in Hz, and the widths of its
-    embeddings. `hop` is the largest distance of timestamps in milliseconds."""
+    """A `zoo.Pretrained`, `clip`, with the attributes that HEAR needs: `sample_rate` in Hz, and the widths of its
+    embeddings. `hop` is the largest distance between timestamps in milliseconds."""
 
     def __init__(self, clip: Pretrained, hop: float):
         super().__init__()
@@ -51,14 +51,15 @@ class HearModel:
         self.sample_rate = clip.sample_rate
         self.scene_embedding_size = clip.model.network.width
         wave = jax.ShapeDtypeStruct((window_size(clip.entry.window, clip.sample_rate),), jnp.float32)
-        self.timestamp_embedding_size = eqx.filter_eval_shape(clip.frames, wave).shape[1]  # before a projection, say
+        # Frames may have another width than the embedding, for example that before a projection
+        self.timestamp_embedding_size = eqx.filter_eval_shape(clip.frames, wave).shape[1]
 
 
 def load_model(model_file_path: str | os.PathLike = "", hop: float = 50.0) -> HearModel:
     """The model of a name, a folder or a Hub repo, as `zoo.load` takes them; without one, the packaged model.
 
-    `hop` is the largest distance of timestamps in milliseconds; math.inf leaves them as far apart as the network's
-    frames. The model is a `torch.nn.Module` where torch is imported, or else a `tf.Module` where TensorFlow is, for
+    `hop` is the largest distance between timestamps in milliseconds; math.inf leaves them as far apart as the network's
+    frames. The model is a `torch.nn.Module` if torch is imported, or else a `tf.Module` if TensorFlow is, because
     HEAR's tools take nothing else. Raises what `zoo.load` raises, and ValueError for a `hop` that is not positive.
     """
     if not hop > 0:
@@ -71,10 +72,10 @@ def load_model(model_file_path: str | os.PathLike = "", hop: float = 50.0) -> He
 def get_scene_embeddings(audio: Any, model: HearModel) -> Any:
     """`n_sounds n_samples` in [-1, 1], at the model's rate, to `n_sounds scene_embedding_size`, in float32.
 
-    A sound is cut into windows of the model's native length, the last filled up with silence, and the embedding is the
-    mean over them, weighted by their samples: as the command line embeds a file.
-    NumPy and JAX arrays, torch and TensorFlow tensors come back as what they were, on the
-    same device. Raises TypeError or ValueError for other models, and for what is not finite floating-point sounds.
+    A sound is cut into windows of the model's native length, the last filled up with silence. The embedding is the mean
+    over the windows, weighted by their samples, as `audax-zoo embed` computes it. The result is of the same kind as
+    `audio`, a NumPy or JAX array or a torch or TensorFlow tensor, on the same device. Raises TypeError or ValueError
+    for other models, and for anything but finite floating-point sounds.
     """
     sounds, back = _checked(audio, model)
     results = embed(model.clip, ((sound, model.sample_rate) for sound in sounds))
@@ -85,19 +86,19 @@ def get_timestamp_embeddings(audio: Any, model: HearModel) -> tuple[Any, Any]:
     """`n_sounds n_samples` to embeddings, `n_sounds n_timestamps timestamp_embedding_size`, and their timestamps,
     `n_sounds n_timestamps`, in milliseconds, both in float32.
 
-    A sound is divided into hops of equal length, at most the model's `hop`, and the middle of each is a timestamp; the
-    last one may be shorter, down to its half. Takes and raises what `get_scene_embeddings` does.
+    A sound is divided into hops of equal length, at most the model's `hop`, and the middle of each is a timestamp. The
+    last hop may be shorter, down to half of the length. Takes and raises what `get_scene_embeddings` does.
     """
     sounds, back = _checked(audio, model)
     clip, rate, samples = model.clip, model.sample_rate, sounds.shape[1]
     first, second = clip.frame_times(2) * rate
     stride = round(second - first)
     shifts = max(math.ceil(1000 * stride / (model.hop * rate)), 1)
-    hop = stride / shifts  # not rounded, or timestamps would drift
+    hop = stride / shifts  # rounded, it would let timestamps drift
 
-    least, most = clip.model.frontend.min_samples, getattr(clip.model.frontend, "max_samples", None)
-    size = samples if most else window_size(clip.entry.window, rate)
-    size = min(size + stride + least, most or math.inf)  # networks leave out what is no whole frame
+    min_samples, max_samples = clip.model.frontend.min_samples, getattr(clip.model.frontend, "max_samples", None)
+    size = samples if max_samples else window_size(clip.entry.window, rate)
+    size = min(size + stride + min_samples, max_samples or math.inf)  # networks leave out an incomplete frame
     frames = eqx.filter_eval_shape(clip.frames, jax.ShapeDtypeStruct((size,), jnp.float32)).shape[0]
 
     timestamps = max(math.floor(samples / hop + 0.5), 1)
@@ -111,7 +112,7 @@ def get_timestamp_embeddings(audio: Any, model: HearModel) -> tuple[Any, Any]:
 
 
 def _checked(audio: Any, model: HearModel) -> tuple[Float[np.ndarray, "sounds samples"], Callable[[np.ndarray], Any]]:
-    """The sounds, and what makes an array of their kind."""
+    """The sounds as a NumPy array, and the function that turns results into the kind of `audio`."""
     if not isinstance(model, HearModel):
         raise TypeError(f"zoo.hear takes a model of zoo.hear.load_model, got a {type(model).__name__}.")
     torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
@@ -143,9 +144,9 @@ def _heard(
     starts: Sequence[int],
     size: int,
 ) -> Float[np.ndarray, "sounds starts ..."]:
-    """`function` of `size` samples from each of `starts` on; before and behind a sound is silence.
+    """`function` of `size` samples from each of `starts` on, with silence before and behind a sound.
 
-    It runs on batches of one shape, however many sounds there are, and compiles and takes memory accordingly.
+    It runs on batches of one shape for any number of sounds, so it compiles once and its memory is bounded.
     """
     before, behind = max(-min(starts), 0), max(max(starts) + size - sounds.shape[1], 0)
     padded = np.pad(sounds, ((0, 0), (before, behind)))
@@ -162,7 +163,7 @@ def _heard(
 
 
 def _batch() -> int:
-    """Waves at a time: a CPU's cores share one, in cache; of 16 windows, AST's attention takes 1.1 GB elsewhere."""
+    """Waves at a time: 1 on CPU, where all cores share its cache; else 16, for which AST's attention takes 1.1 GB."""
     return 1 if jax.default_backend() == "cpu" else 16
 
 

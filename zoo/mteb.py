@@ -1,14 +1,15 @@
-"""Every model of the zoo for the audio tasks of MTEB, which MAEB is made of, Assadi et al., 2026, arXiv:2602.16008:
+"""Adapts all models of the zoo to the audio tasks of MTEB, which form MAEB, Assadi et al., 2026, arXiv:2602.16008:
 
     import mteb
     import zoo
 
     mteb.evaluate(zoo.mteb.load_model("convnext_audioset"), mteb.get_benchmark("MAEB(v1, audio-only)"))
 
-Models are named as for `zoo.load`. `pip install "mteb[audio]>=2.8"`, the extra `mteb`, brings the suite, and torch,
-which loads its sounds; the zoo computes. On a GPU XLA_PYTHON_CLIENT_PREALLOCATE=false leaves room for both.
+Models are named as for `zoo.load`. `pip install "mteb[audio]>=2.8"`, the extra `mteb`, installs the suite and torch,
+which loads the sounds; the zoo computes the embeddings. On a GPU XLA_PYTHON_CLIENT_PREALLOCATE=false leaves room for
+both.
 
-Sounds are resampled by the zoo and heard whole, window by window, by `zoo.embed`.
+The zoo resamples the sounds, and `zoo.embed` processes them completely, window by window.
 """
 
 import importlib
@@ -28,7 +29,7 @@ from ._text import has_words
 
 
 class MtebModel:
-    """A `zoo.Pretrained`, `clip`, as an encoder of MTEB; `mteb_model_meta` says there what is known of it."""
+    """A `zoo.Pretrained`, `clip`, as an encoder of MTEB; `mteb_model_meta` is MTEB's description of it."""
 
     def __init__(self, clip: Pretrained, mteb_model_meta: Any):
         self.clip, self.mteb_model_meta = clip, mteb_model_meta
@@ -36,9 +37,9 @@ class MtebModel:
     def encode(self, inputs: Any, **options: Any) -> Float[np.ndarray, "inputs width"]:
         """The embeddings of a DataLoader's sounds, its column "audio", or of its texts, "text", in float32.
 
-        Of sounds that come with texts both are added up, as MTEB's wrapper of CLAP does. `options` are the task's and
-        do not matter. Raises ValueError for texts and a model without words, and for what is neither, and as
-        `zoo.embed` does.
+        If sounds come with texts, the embeddings of both are added, as in MTEB's wrapper of CLAP. `options` are the
+        task's, and are ignored. Raises ValueError for texts if the model has no words, for inputs that are neither
+        sounds nor texts, and as `zoo.embed` does.
         """
         columns, name = list(inputs.dataset.features), self.clip.entry.name
         if not {"audio", "text"} & set(columns):
@@ -60,8 +61,8 @@ class MtebModel:
 def load_model(model_name: str | os.PathLike = "", revision: str | None = None) -> MtebModel:
     """The model of a name, a folder or a Hub repo, as `zoo.load` takes them; without one, the packaged model.
 
-    MTEB keeps results by a model's name and revision. The latter is made of the weights, so that no model gets
-    another's. Raises what `zoo.load` raises, and ModuleNotFoundError without MTEB.
+    MTEB stores results by a model's name and revision. The revision is made from the weights, so that no model gets the
+    results of another. Raises what `zoo.load` raises, and ModuleNotFoundError without MTEB.
     """
     try:
         encoder, meta, types = map(
@@ -98,7 +99,7 @@ def load_model(model_name: str | os.PathLike = "", revision: str | None = None) 
 
 
 def _by_column(rows: list[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """A batch as it is: sounds of any length and rate."""
+    """A batch by column, without stacking, because sounds may have any length and rate."""
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
@@ -109,8 +110,8 @@ def _values(batches: Iterable[Mapping[str, list[Any]]], column: str) -> Iterator
 
 
 def _sound(value: Any) -> Any:
-    """A sound as `zoo.read` takes it. A decoder of torchcodec has keys, and is no mapping; a table without a feature of
-    sound has its samples as a list."""
+    """A sound as `zoo.read` takes it. A decoder of torchcodec has keys but is not a mapping; a table without a feature
+    for sound has the samples as a list."""
     if isinstance(value, Mapping) and value.get("array") is None:
         return value
     return np.asarray(value["array"]), int(value["sampling_rate"])

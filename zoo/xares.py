@@ -1,5 +1,5 @@
-"""Every model of the zoo for X-ARES, the "eXtensive Audio Representation and Evaluation Suite", Zhang et al., 2025,
-arXiv:2505.16369. It takes a file with an encoder, `birds.py` say, and files of tasks:
+"""Adapts all models of the zoo to X-ARES, the "eXtensive Audio Representation and Evaluation Suite", Zhang et al.,
+2025, arXiv:2505.16369. X-ARES takes a file with an encoder, for example `birds.py`, and files of tasks:
 
     import zoo
 
@@ -8,12 +8,12 @@ arXiv:2505.16369. It takes a file with an encoder, `birds.py` say, and files of 
 
     python -m xares.run birds.py src/tasks/*.py
 
-Models are named as for `zoo.load`. `pip install xares "torchaudio<2.9"`, the extra `xares`, brings the suite and torch,
-which trains its heads; the zoo computes the embeddings. A later torchaudio reads sounds by torchcodec, which needs the
-libraries of FFmpeg. On a GPU XLA_PYTHON_CLIENT_PREALLOCATE=false leaves room for both.
+Models are named as for `zoo.load`. `pip install xares "torchaudio<2.9"`, the extra `xares`, installs the suite and
+torch, which trains the heads; the zoo computes the embeddings. A later torchaudio reads sounds by torchcodec, which
+needs the libraries of FFmpeg. On a GPU XLA_PYTHON_CLIENT_PREALLOCATE=false leaves room for both.
 
-X-ARES takes embeddings over time, all of one distance, and averages them where a task is of whole clips. They are the
-network's frames, of recordings of any length, by `zoo.embed`.
+X-ARES takes embeddings over time, at equal distances, and averages them for tasks on whole clips. These embeddings are
+the network's frames, which `zoo.embed` computes for recordings of any length.
 """
 
 import importlib
@@ -32,8 +32,8 @@ from ._recordings import embed
 
 
 class XaresEncoder:
-    """A `zoo.Pretrained`, `clip`, with what X-ARES asks for: `sampling_rate` in Hz, the width of its embeddings,
-    `output_dim`, and their distance, `hop_size_in_ms`."""
+    """A `zoo.Pretrained`, `clip`, with the attributes that X-ARES needs: `sampling_rate` in Hz, the width of its
+    embeddings, `output_dim`, and their distance, `hop_size_in_ms`."""
 
     def __init__(self, clip: Pretrained):
         super().__init__()
@@ -58,9 +58,9 @@ def load_model(name: str | os.PathLike = "") -> XaresEncoder:
     """The model of a name, a folder or a Hub repo, as `zoo.load` takes them; without one, the packaged model. It is a
     `torch.nn.Module`.
 
-    X-ARES keeps embeddings by the name of the encoder's class. Each model has a class of its own, whose name is made of
-    the model's and of its weights, so that none gets another's. Raises what `zoo.load` raises, and ModuleNotFoundError
-    without torch.
+    X-ARES stores embeddings by the name of the encoder's class. Each model has its own class, whose name is made from
+    the model's name and weights, so that no model gets the embeddings of another. Raises what `zoo.load` raises,
+    and ModuleNotFoundError without torch.
     """
     try:
         torch = importlib.import_module("torch")

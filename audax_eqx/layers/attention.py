@@ -9,6 +9,7 @@ are (`relative_bias`), the gate of each token how much that counts (Chi et al., 
 """
 
 import math
+from functools import cache
 from typing import Literal
 
 import equinox as eqx
@@ -131,7 +132,42 @@ def _attend_by_head(
 ) -> Array:
     """All heads: query, key and value `tokens heads size`, bias `heads tokens tokens`, gates `heads tokens`."""
     length = None if length is None else jnp.asarray(length, jnp.int32)
-    return by_platform(query, key, value, bias, gates, length, cpu=_by_heads, default=_at_once)
+    paths = {"cpu": _by_heads, "default": _at_once}
+    if bias is None and _cudnn_takes(query.shape, query.dtype):
+        paths["cuda"] = _by_cudnn
+    return by_platform(query, key, value, bias, gates, length, **paths)
+
+
+@cache
+def _cudnn_takes(shape: tuple[int, int, int], dtype: np.dtype) -> bool:
+    """Whether the GPUs of this process have cuDNN's attention for query, key and value like these.
+
+    JAX raises for the dtypes (float32 is one), the sizes and the versions that cuDNN refuses, except for GPUs before
+    compute capability 8.
+    """
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    try:
+        gpus = jax.local_devices(backend="cuda")
+        jax.eval_shape(_by_cudnn, x, x, x)
+    except (RuntimeError, ValueError):
+        return False
+    return all(float(gpu.compute_capability) >= 8 for gpu in gpus)
+
+
+def _by_cudnn(query, key, value, bias=None, gates=None, length=None) -> Array:
+    """All heads by a kernel that keeps no scores, tokens x tokens, neither forward nor backward; without a bias.
+
+    JAX has its gradient for an even number of tokens. To an odd one a token is added, which no other attends to.
+    """
+    tokens = len(query)
+    odd = tokens % 2
+    lengths = {}
+    if odd or length is not None:
+        zero = 0 * query[:1, 0, 0].astype(jnp.int32)  # vmap needs lengths that are mapped as the query is
+        end = zero + (tokens if length is None else length)
+        lengths = {"query_seq_lengths": zero + tokens, "key_value_seq_lengths": end}
+    query, key, value = (jnp.pad(x, ((0, odd), (0, 0), (0, 0))) for x in (query, key, value))
+    return jax.nn.dot_product_attention(query, key, value, **lengths, implementation="cudnn")[:tokens]
 
 
 def _at_once(query, key, value, bias=None, gates=None, length=None) -> Array:
@@ -149,7 +185,7 @@ def _by_heads(query, key, value, bias=None, gates=None, length=None) -> Array:
 
 
 def _attend(query, key, value, bias=None, gates=None, length=None) -> Array:
-    """One head, `tokens size`: `jax.nn.dot_product_attention`, in float32 between the two products.
+    """One head, `tokens size`: what `jax.nn.dot_product_attention` computes, in float32 between the two products.
 
     Softmax's division comes last, when there are fewer numbers to divide. The scale is the query's: multiplied with
     large scores it would be rounded unlike their maximum.

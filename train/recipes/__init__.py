@@ -1,1 +1,1 @@
-"""Recipes: one `recipe = Recipe(...)` a file. Each says where its data comes from and how it is prepared."""
+"""Recipes: one `recipe = Recipe(...)` in each file, which says where its data come from and how to prepare them."""

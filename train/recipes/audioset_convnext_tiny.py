@@ -3,8 +3,8 @@
     audax-train prepare path/to/audioset/manifest.csv audioset --sample-rate 16000
     audax-train audioset_convnext_tiny audioset runs/audioset_convnext_tiny
 
-Data: https://research.google.com/audioset, listed in a CSV of `files,labels,split`. That of audax has a mAP of 0.402 by
-its authors.
+Data: https://research.google.com/audioset, listed in a CSV of `files,labels,split`. The authors of audax
+report a mAP of 0.402.
 """
 
 from dataclasses import replace

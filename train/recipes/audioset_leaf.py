@@ -4,7 +4,7 @@
     audax-train audioset_leaf audioset runs/audioset_leaf
 
 Data: https://research.google.com/audioset, listed in a CSV of `files,labels,split`. As `audioset_efficientnet_b0`, with
-less weight decay; SpecAugment masks what the frontend gives. That of audax has a mAP of 0.380 by its authors.
+less weight decay; SpecAugment masks the output of the frontend. The authors of audax report a mAP of 0.380.
 """
 
 from dataclasses import replace

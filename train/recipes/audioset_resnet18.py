@@ -7,8 +7,9 @@ for both training sets or `eval`. All recipes for AudioSet take the same prepare
     audax-train prepare path/to/audioset/manifest.csv audioset --sample-rate 16000
     audax-train audioset_resnet18 audioset runs/audioset_resnet18
 
-The numbers are those of audax (Flax, 2022), whose ResNet18 has a mAP of 0.365 by its authors. Unlike there, rare labels
-are drawn as often as frequent ones, as in PSLA (arXiv:2102.01243); `--data.no-balanced` draws all clips alike.
+The numbers are those of audax (Flax, 2022), whose authors report a mAP of 0.365 for its ResNet18. Unlike in audax, rare
+labels are drawn as often as frequent ones, as in PSLA (arXiv:2102.01243); `--data.no-balanced` draws all clips equally
+often.
 """
 
 from ..objectives import Augment, Supervised

@@ -4,7 +4,7 @@
     audax-train audioset_sincnet audioset runs/audioset_sincnet
 
 Data: https://research.google.com/audioset, listed in a CSV of `files,labels,split`. As `audioset_leaf` but for the
-frontend. That of audax has a mAP of 0.364 by its authors.
+frontend. The authors of audax report a mAP of 0.364.
 """
 
 from dataclasses import replace

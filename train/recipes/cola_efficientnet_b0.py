@@ -1,13 +1,13 @@
 """EfficientNet-B0 learns from AudioSet without labels: COLA (Saeed et al., 2021, arXiv:2010.10915).
 
-Which of the batch's crops of 0.96 s is of the same clip? Larger batches ask harder questions.
+The model finds, among the batch's crops of 0.96 s, the one from the same clip. A larger batch makes that harder.
 
     audax-train prepare path/to/audioset/manifest.csv audioset --sample-rate 16000
     audax-train cola_efficientnet_b0 audioset runs/cola_efficientnet_b0
 
 Data: https://research.google.com/audioset, or any other recordings, listed in a CSV of `files,split` and
-prepared with `--unlabelled`; the folder that is prepared for `audioset_resnet18` does, its labels are not looked at.
-What it has learned, `linear_probe` shows: `--model.start runs/cola_efficientnet_b0/model`.
+prepared with `--unlabelled`. The folder prepared for `audioset_resnet18` serves too, and its labels are ignored. To
+measure the model, train `linear_probe` with `--model.start runs/cola_efficientnet_b0/model`.
 """
 
 from dataclasses import replace

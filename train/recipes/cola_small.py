@@ -1,7 +1,7 @@
 """COLA on a small network and few recordings: an encoder of 0.3 million parameters.
 
-Data: any recordings, listed in a CSV of `files,labels` whose label is the set that a file is from: sets are drawn as
-often as each other, and nothing else is made of it. The packaged `cola_small` heard ESC-10
+Data: any recordings, listed in a CSV of `files,labels` whose label is the set that a file comes from. All sets are
+drawn equally often; the labels serve for nothing else. The packaged `cola_small` was trained on ESC-10
 (https://github.com/karolpiczak/ESC-50) and the Free Spoken Digit Dataset
 (https://github.com/Jakobovski/free-spoken-digit-dataset):
 

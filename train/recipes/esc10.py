@@ -1,8 +1,8 @@
 """Ten environmental sounds, 5 s each (Piczak, ACM Multimedia 2015, doi:10.1145/2733373.2806390).
 
 Data: https://github.com/karolpiczak/ESC-50 (the clips marked ESC-10, CC BY 3.0), listed in a CSV of
-`files,labels,fold`. The network is the packaged encoder `cola_small`, which has heard these clips, and never their
-labels. Each fold is held out in turn, then a model is trained on all:
+`files,labels,fold`. The network is the packaged encoder `cola_small`, which was trained on these clips without their
+labels. Each fold is held out in turn, then a model is trained on all of them:
 
     audax-train prepare path/to/esc10/manifest.csv esc10 --sample-rate 16000
     audax-train cross-validate esc10 esc10 runs/esc10

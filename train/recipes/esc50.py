@@ -1,15 +1,15 @@
 """ResNet18 on 50 environmental sounds, 40 clips of 5 s each (Piczak, ACM Multimedia 2015, doi:10.1145/2733373.2806390).
 
-Data: https://github.com/karolpiczak/ESC-50 (CC BY-NC 3.0). Its own table is a manifest but for two names:
+Data: https://github.com/karolpiczak/ESC-50 (CC BY-NC 3.0). Its own table is a manifest once two columns are renamed:
 
     sed '1s/filename/files/;1s/category/labels/' ESC-50/meta/esc50.csv > ESC-50/audio/manifest.csv
     audax-train prepare ESC-50/audio/manifest.csv esc50 --sample-rate 32000
     audax-train esc50 esc50 runs/esc50
     audax-train cross-validate esc50 esc50 runs/esc50-folds
 
-The first run holds out fold 1. Clips of one recording are in one fold, and the accuracy that is reported for ESC-50 is
-the mean over its five folds, which the second measures. The log-mel floor of -50 dB hides the digital silence that many
-clips are filled up with.
+The first run holds out fold 1. All clips of one recording are in one fold. The accuracy that is reported for ESC-50 is
+the mean over its five folds, which the second run measures. Many clips are padded with digital silence, which the
+log-mel floor of -50 dB hides.
 """
 
 from ..objectives import Augment, Supervised

@@ -1,4 +1,4 @@
-"""A pretrained network learns other sounds: a new head, and a tenth of its rate for all that is pretrained.
+"""A pretrained network learns other sounds: a new head, and a tenth of its rate for all pretrained parameters.
 
 Data: recordings of your own, listed in a CSV of `files,labels,split`, prepared at the model's sample rate; the clips
 whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's sample rate and native length:
@@ -8,11 +8,11 @@ whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's 
     audax-train prepare path/to/manifest.csv sounds-32k --sample-rate 32000
     audax-train finetune sounds-32k runs/tagger --model.start convnext_audioset --data.seconds 10
 
-A frontend that is learned, as speech models have one, stays as it was; `--optimizer.freeze 'network.stages.0.*'` keeps
-another part instead. `--model.lora 8` trains adapters of rank 8 instead of the network. `--model.layers weighted` gives
-the head a learned sum of a Transformer's layers, whose weights learn in `linear_probe`, too, with `--optimizer.freeze
-'frontend.*' 'network.network.*'`. What `linear_probe` says of other models and of clips with several labels holds here
-too.
+The frontend is frozen, which matters for the learned ones of speech models; `--optimizer.freeze 'network.stages.0.*'`
+freezes another part instead. `--model.lora 8` trains adapters of rank 8 instead of the network. `--model.layers
+weighted` gives the head a learned sum of a Transformer's layers; `linear_probe` learns the weights of that sum, too,
+with `--optimizer.freeze 'frontend.*' 'network.network.*'`. The notes of `linear_probe` on other models and on clips
+with several labels apply to this recipe too.
 """
 
 from dataclasses import replace

@@ -1,9 +1,8 @@
 """Spoken digits, 8 kHz (Jakobovski et al., Free Spoken Digit Dataset, CC BY-SA 4.0).
 
 Data: https://github.com/Jakobovski/free-spoken-digit-dataset, listed in a CSV of `files,labels,speaker,index`. Takes 5
-to 9 are kept for evaluation; `--data.hold-out speaker --data.held-out george` keeps a speaker instead. PCEN takes a
-recording's level and channel away, in which speakers differ most; masks are narrow, for some recordings are shorter
-than 0.2 s.
+to 9 are held out; `--data.hold-out speaker --data.held-out george` holds out a speaker instead. PCEN removes level and
+channel of a recording, in which speakers differ most. Masks are narrow, because some recordings are shorter than 0.2 s.
 
     audax-train prepare path/to/fsdd/manifest.csv digits --sample-rate 8000
     audax-train fsdd digits runs/digits

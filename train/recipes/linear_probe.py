@@ -1,7 +1,7 @@
-"""What does a pretrained network know? A new head on its embeddings, and nothing else is trained, by epochs of crops.
+"""A linear probe in epochs of crops: a new head on the embeddings of a pretrained network, which stays frozen.
 
-`audax-train probe` finds such a head in seconds, from embeddings that are computed once; this recipe augments, and
-learns the weights of layers.
+`audax-train probe` trains such a head in seconds, on embeddings that are computed once. This recipe can also augment
+the clips, and learn the weights of a sum of layers.
 
 Data: recordings of your own, listed in a CSV of `files,labels,split`, prepared at the model's sample rate; the clips
 whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's sample rate and native length:
@@ -11,8 +11,8 @@ whose `split` is `test` are evaluated on. `audax-zoo info NAME` tells a model's 
     audax-train linear_probe sounds runs/ast --model.start ast_audioset --data.seconds 10.24
     audax-train linear_probe sounds runs/cola --model.start runs/cola_convnext_tiny/model --data.seconds 1
 
-ConvNeXt, ResNet and EfficientNet take crops of any length; AST fills up with zeros what is shorter than its own and
-cuts what is longer. Clips with several labels take `--objective.task multilabel`.
+ConvNeXt, ResNet and EfficientNet take crops of any length. AST pads shorter crops with zeros to its native length, and
+cuts longer ones. Clips with several labels need `--objective.task multilabel`.
 """
 
 import zoo

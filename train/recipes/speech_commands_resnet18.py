@@ -2,13 +2,13 @@
 
 Data: http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz (CC BY 4.0), listed in a CSV of
 `files,labels,split`: the word, and `training`, `validation` or `testing` by the two lists in the archive, for all 35
-folders of words. Published accuracies are of models that were trained without the validation clips: leave them out of
-the manifest to compare, and to choose numbers by them hold them out in the place of the testing clips.
+folders of words. Published accuracies are those of models that were trained without the validation clips: leave these
+out of the manifest for a comparison. To tune the recipe, hold them out instead of the testing clips.
 
     audax-train prepare path/to/speech_commands/manifest.csv speech_commands --sample-rate 16000
     audax-train speech_commands_resnet18 speech_commands runs/speech_commands_resnet18
 
-The frontend and the rate are those of `audioset_resnet18`; the masks are as much shorter as the clips.
+The frontend and the rate are those of `audioset_resnet18`; the masks are shorter in proportion to the clips.
 """
 
 from dataclasses import replace

@@ -1,14 +1,13 @@
-"""Who speaks? EfficientNet-B0 on the 1,251 speakers of VoxCeleb1 (Nagrani et al., 2017, arXiv:1706.08612).
+"""Speaker identification: EfficientNet-B0 on the 1,251 speakers of VoxCeleb1 (Nagrani et al., 2017, arXiv:1706.08612).
 
 Data: https://www.robots.ox.ac.uk/~vgg/data/voxceleb (see there for its terms), listed in a CSV of `files,labels,split`:
-the speaker, and `train`, `validation` or `test` for the 1, 2 or 3 of its `iden_split.txt`, by which all speakers are in
-all parts, and no video is in two. To choose numbers, leave the test clips out of the manifest and hold out
-`validation`.
+the speaker, and `train`, `validation` or `test` for the 1, 2 or 3 of its `iden_split.txt`. All parts have all speakers,
+and no video is in two parts. To tune the recipe, leave the test clips out of the manifest and hold out `validation`.
 
     audax-train prepare path/to/voxceleb1/manifest.csv voxceleb1 --sample-rate 16000
     audax-train voxceleb voxceleb1 runs/voxceleb
 
-It trains on crops of 3 s, as the paper's network; a test clip's probabilities are the mean over its crops.
+The recipe trains on crops of 3 s, like the paper. The probabilities of a test clip are the mean over its crops.
 """
 
 from dataclasses import replace

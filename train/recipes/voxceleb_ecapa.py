@@ -1,8 +1,8 @@
-"""Whose voice is it? ECAPA-TDNN with an additive angular margin (Desplanques et al., 2020, arXiv:2005.07143).
+"""Speaker verification: ECAPA-TDNN with an additive angular margin (Desplanques et al., 2020, arXiv:2005.07143).
 
 Data: https://www.robots.ox.ac.uk/~vgg/data/voxceleb (see there for its terms), listed in a CSV of `files,labels,split`:
-the speaker, and `train` or `validation`. The test speakers are left out of the manifest: their pairs measure the model,
-for it has to tell voices apart that it has not heard.
+the speaker, and `train` or `validation`. Leave the test speakers out of the manifest: pairs of their clips measure how
+well the model tells voices apart that it has not heard.
 
     audax-train prepare path/to/voxceleb/manifest.csv voxceleb --sample-rate 16000
     audax-train voxceleb_ecapa voxceleb runs/ecapa

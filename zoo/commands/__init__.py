@@ -1,6 +1,6 @@
-"""The commands of `audax-zoo`: each module adds its own to the parser, and imports JAX when one of them runs."""
+"""The commands of `audax-zoo`. Each module adds its commands to the parser, and imports JAX only when one runs."""
 
-MODULES = {  # and the commands of each
+MODULES = {  # the commands of each module
     "models": ("list", "info", "convert", "publish", "verify"),
     "export": ("export",),
     "recordings": ("tag", "embed"),

@@ -1,4 +1,4 @@
-"""What commands on recordings share: their options, the recordings, the progress, and where results go."""
+"""Shared parts of the commands on recordings: options, the list of recordings, the progress bar, and the output."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _shard(text: str) -> Shard:
 
 
 def add_recordings(parser: argparse.ArgumentParser, default: str = "", hop: str = "a window") -> None:
-    """The recordings, the model, and the options of the engine."""
+    """Adds options for the recordings, the model and the engine."""
     parser.add_argument(
         "files", nargs="*", metavar="FILE|FOLDER", help=f"folders are searched for sound files{default}"
     )
@@ -70,7 +70,7 @@ def add_recordings(parser: argparse.ArgumentParser, default: str = "", hop: str 
 def add_hearing(
     parser: argparse.ArgumentParser, model: str = DEFAULT, hop: str = "a window"
 ) -> argparse._ArgumentGroup:
-    """The model, and the options of the engine, whose group it returns."""
+    """Adds options for the model and the engine, and returns the engine's group."""
     parser.add_argument(
         "--model",
         default=model,
@@ -88,14 +88,14 @@ def add_hearing(
 
 
 def engine(options: argparse.Namespace) -> dict[str, Any]:
-    """The options for `zoo.embed` and its like; what cannot be read does not stop the others."""
+    """The options for `zoo.embed` and similar functions. A recording that cannot be read does not stop the others."""
     return {name: getattr(options, name) for name in ENGINE} | {"errors": "keep"}
 
 
 def recordings(options: argparse.Namespace) -> list[str] | Iterator[str]:
-    """The paths of this share: a list, or an iterator where they come from stdin.
+    """The paths of this share: a list, or an iterator if they come from stdin.
 
-    Raises ValueError where there are none, and FileNotFoundError where none exists.
+    Raises ValueError if no recordings are named, and FileNotFoundError if none of them exists.
     """
     share = options.shard.has
     files = [file for file in sounds(options.files) if share(file)] if options.files else []
@@ -110,15 +110,15 @@ def recordings(options: argparse.Namespace) -> list[str] | Iterator[str]:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """The paths of a list. Zero bytes, as `find -print0` has them, allow for names of several lines."""
+    """The paths of a list. If zero bytes separate them, as from `find -print0`, names may have several lines."""
     begin = getattr(file, "peek", lambda size: b"")(1 << 16)
     if begin.startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
     end = b"\0" if b"\0" in begin else b"\n"
     rest = b""
     while block := file.readline() if end == b"\n" else file.read(1 << 16):
-        *whole, rest = (rest + block).split(end)
-        yield from (os.fsdecode(path.removesuffix(b"\r") if end == b"\n" else path) for path in whole if path.strip())
+        *paths, rest = (rest + block).split(end)
+        yield from (os.fsdecode(path.removesuffix(b"\r") if end == b"\n" else path) for path in paths if path.strip())
     if rest.strip():
         yield os.fsdecode(rest)
 
@@ -127,9 +127,9 @@ Item = TypeVar("Item")
 
 
 class Progress:
-    """Passes results on while a bar shows their rate, the sound per minute and the time left, and keeps what failed.
+    """Passes results on, and keeps the failures. A bar shows the rate, the sound per minute and the time left.
 
-    SIGINT and SIGTERM end the results, so that what has come can be written.
+    SIGINT and SIGTERM end the results, so that those so far can be written.
     """
 
     def __init__(self, total: int | None, bar: bool = True):
@@ -138,7 +138,7 @@ class Progress:
         self.files, self.seconds = 0, 0.0
 
     def of(self, items: Iterable[Item], result_of: Callable[[Any], zoo.Result] = lambda item: item) -> Iterator[Item]:
-        """All results, or what has one, those of recordings that cannot be read too."""
+        """All items, also those of recordings that cannot be read. `result_of` returns the result of an item."""
         iterator = iter(items)
         with self.bar:
             while not signals.number:
@@ -163,12 +163,12 @@ class Progress:
         self.bar.update()
 
     def report(self) -> int:
-        """Lists on stderr what could not be read, and gives the exit code."""
+        """Lists on stderr the recordings that could not be read, and returns the exit code."""
         if self.failures:
-            shown = self.failures[:100]
+            first_failures = self.failures[:100]
             more = [f"  and {len(self.failures) - 100} more"] if len(self.failures) > 100 else []
             title = f"audax-zoo: {len(self.failures)} of {self.files} files could not be read:"
-            print(title, *shown, *more, sep="\n", file=sys.stderr)
+            print(title, *first_failures, *more, sep="\n", file=sys.stderr)
         if signals.number:
             print("audax-zoo: interrupted", file=sys.stderr)
             return 128 + signals.number
@@ -176,19 +176,19 @@ class Progress:
 
 
 def add_formats(parser: argparse.ArgumentParser) -> None:
-    """Options for what is printed, in `format`."""
+    """Adds options for the printed format, as `format`."""
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--csv", dest="format", action="store_const", const=".csv", help="print CSV")
     formats.add_argument("--json", dest="format", action="store_const", const=".json", help="print JSON, a line each")
 
 
 def mean(result: zoo.Result) -> Float[np.ndarray, " width"]:
-    """The mean over the rows, by their seconds."""
+    """The mean over the rows, weighted by their seconds."""
     return np.average(result.values, axis=0, weights=result.end - result.start)
 
 
 def add_words(parser: argparse.ArgumentParser) -> None:
-    """Options for labels in words, which a model of sounds and words tells apart."""
+    """Adds options for labels in words, for a model with words."""
     parser.add_argument(
         "--labels", metavar="LABEL,LABEL", help="what to tell apart, in words, for a model that has them: clap_unfused"
     )
@@ -198,7 +198,7 @@ def add_words(parser: argparse.ArgumentParser) -> None:
 
 
 def check_labels(options: argparse.Namespace) -> None:
-    """Raises ValueError for a model without classes, or without words for those of --labels, before it is fetched."""
+    """Raises ValueError, before a download, for a model without classes, and for --labels if it has no words."""
     entry = zoo.info(options.model)
     if options.labels is None and options.prompt is not None:
         raise ValueError("--prompt makes texts of labels: give them too, --labels LABEL,LABEL.")
@@ -211,7 +211,7 @@ def check_labels(options: argparse.Namespace) -> None:
 
 
 def labelled(options: argparse.Namespace) -> zoo.Pretrained:
-    """The model, with the labels of --labels if there are some."""
+    """The model, with the labels of --labels if they are given."""
     clip = zoo.load(options.model)
     if options.labels is None:
         return clip
@@ -234,13 +234,13 @@ def files_of(options: argparse.Namespace) -> list[str] | Iterator[str]:
 
 
 def count(files: list[str] | Iterator[str]) -> int | None:
-    """How many there are, None for those of stdin."""
+    """The number of files; None if they come from stdin."""
     return len(files) if isinstance(files, list) else None
 
 
 @contextlib.contextmanager
 def output(options: argparse.Namespace) -> Iterator[TextIO]:
-    """Standard output, or the file of -o, which is there when all is written."""
+    """Standard output, or the file of -o, which appears when it is complete."""
     if options.output is None:
         yield sys.stdout
         return
@@ -250,7 +250,7 @@ def output(options: argparse.Namespace) -> Iterator[TextIO]:
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """Fails before the work rather than after it. Raises OSError."""
+    """Raises OSError, before the work rather than after it, for a file that cannot be written."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file in it.")
     try:
@@ -260,7 +260,7 @@ def check_writable(path: pathlib.Path) -> None:
 
 
 def picture(options: argparse.Namespace) -> Callable[..., None] | None:
-    """What draws the picture of a file, if one is asked for. Raises before the work what would stop it in the end."""
+    """The function that draws the picture of --plot; None without it. Raises its errors before the work starts."""
     path = options.plot
     if path is None:
         return None

@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM of a command: they interrupt whatever waits, and let what is being written be written.
+"""Handles SIGINT and SIGTERM of a command: they interrupt any waiting, but let the command finish what it writes.
 
-JAX runs Python in callbacks that swallow an exception, so a signal is noted too, and asked for later.
+JAX runs Python in callbacks that swallow exceptions, so a signal is also recorded, and the command checks it later.
 """
 
 import atexit
@@ -14,27 +14,27 @@ from typing import Any
 
 
 class Signals:
-    """The number of the signal that came, 0 while none has, and whether the command writes now."""
+    """The number of the last signal, 0 before any, and whether the command is writing."""
 
     def __init__(self):
         self.number, self.writing = 0, False
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Handles the signals of the process meanwhile, in its main thread."""
+        """Handles the process's signals during the `with` block, if it runs in the main thread."""
         self.number, self.writing = 0, False
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     def _leave(self) -> None:
-        """Ends the process at once: XLA crashes if a batch is under way while the interpreter is taken apart."""
+        """Ends the process at once: XLA crashes if a batch is running while the interpreter shuts down."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
                 stream.flush()

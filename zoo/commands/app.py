@@ -7,7 +7,7 @@ from .._models import DEFAULT
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command, by what makes the parser of one."""
+    """Adds the command; `command` makes the parser of one."""
     page = command(app, "open a page to try a model", "Drop or record a sound, and see its labels and events.")
     page.add_argument(
         "--model",

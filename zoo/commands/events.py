@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command, by what makes the parser of one."""
+    """Adds the command; `command` makes the parser of one."""
     detection = command(
         detect,
         "say when something sounds",
@@ -60,7 +60,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def detect(options: argparse.Namespace) -> int:
-    from .._event_files import FORMATS, format_of  # which needs JAX
+    from .._event_files import FORMATS, format_of  # needs JAX
     from .._events import detections
 
     suffix = format_of(options.output) if options.output else options.format
@@ -82,21 +82,21 @@ def detect(options: argparse.Namespace) -> int:
     pairs = detections(
         clip, files, labels=options.label, threshold=threshold, release=scores["release"], **spans, **engine(options)
     )
-    found: Found = (pair for pair in progress.of(pairs, lambda pair: pair[0]) if pair[0].error is None)
+    pairs_read: Found = (pair for pair in progress.of(pairs, lambda pair: pair[0]) if pair[0].error is None)
     if draw is not None:
-        found = list(found)  # of one recording
+        pairs_read = list(pairs_read)  # a list of one item
     with output(options) as file:
         write_events = _show_events if suffix is None else FORMATS[suffix]
-        write_events(file, found, clip.sample_rate)
-    if draw is not None and found:
-        ((result, events),) = found
-        shown = options.label or list(dict.fromkeys(event.label for event in events))
-        draw(result, clip, shown[:20] or [label for label, _ in rank(mean(result), clip.labels, 5)], events)
+        write_events(file, pairs_read, clip.sample_rate)
+    if draw is not None and pairs_read:
+        ((result, events),) = pairs_read
+        event_labels = options.label or list(dict.fromkeys(event.label for event in events))
+        draw(result, clip, event_labels[:20] or [label for label, _ in rank(mean(result), clip.labels, 5)], events)
     return progress.report()
 
 
-def _show_events(file: TextIO, found: Found, sample_rate: int) -> None:
-    for result, events in found:
+def _show_events(file: TextIO, pairs_read: Found, sample_rate: int) -> None:
+    for result, events in pairs_read:
         print(result.source, file=file)
         for event in events:
             print(f"  {event.start:.2f} to {event.end:.2f} s  {event.score:.3f}  {event.label}", file=file)
@@ -104,17 +104,17 @@ def _show_events(file: TextIO, found: Found, sample_rate: int) -> None:
 
 
 def _numbers(name: str, texts: list[str] | None, labels: tuple[str, ...]) -> float | dict[str, float] | None:
-    """The scores of an option that was given for all labels, for some, or both."""
-    general, special = None, {}
+    """The scores of an option that may be given for all labels, for single labels, or for both."""
+    default_score, scores_by_label = None, {}
     for text in texts or ():
         label, equals, number = text.rpartition("=")
         try:
             if equals:
-                special[label] = float(number)
+                scores_by_label[label] = float(number)
             else:
-                general = float(number)
+                default_score = float(number)
         except ValueError:
             raise ValueError(f"--{name} takes a score, 0.4 or Dog=0.4, got {text!r}.") from None
-    if not special:
-        return general
-    return special if general is None else dict.fromkeys(labels, general) | special
+    if not scores_by_label:
+        return default_score
+    return scores_by_label if default_score is None else dict.fromkeys(labels, default_score) | scores_by_label

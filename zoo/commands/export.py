@@ -10,7 +10,7 @@ from ._shared import check_writable, positive
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command, by what makes the parser of one."""
+    """Adds the command; `command` makes the parser of one."""
     exporting = command(
         export,
         "write a model as one file that runs without this package",

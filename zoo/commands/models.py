@@ -1,4 +1,4 @@
-"""`audax-zoo list`, `info`, `convert`, `publish` and `verify`: the models themselves."""
+"""`audax-zoo list`, `info`, `convert`, `publish` and `verify`: commands on models."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ from ._shared import positive
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands, by what makes the parser of one."""
+    """Adds the commands; `command` makes the parser of one."""
     listing = command(list_, "a table of the models")
     listing.add_argument("pattern", nargs="?", default="*", help="a shell pattern, '*audioset*'")
     about = command(info, "all that is known of a model")
@@ -113,7 +113,7 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def publish(options: argparse.Namespace) -> int:
-    from .._publish import republish  # which needs JAX
+    from .._publish import republish  # needs JAX
 
     settings = {name: getattr(options, name) for name in ("private", "revision", "dry_run")}
     print(republish(options.name, options.repo, **settings))
@@ -121,11 +121,11 @@ def publish(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    from .._verify import verify as verify_model  # which needs JAX
+    from .._verify import verify as verify_model  # needs JAX
 
     names = options.names or zoo.list_models()
     for name in names:
-        source_of(name)  # a name of nothing is told before anything is fetched
+        source_of(name)  # an unknown name is an error before any download
     reports = [verify_model(name, full=options.full) for name in tqdm.tqdm(names, unit="model", disable=None)]
     rows = [(each.name, each.repo, ", ".join(each.checked) or "-", each.result) for each in reports]
     _table([("name", "repo", "checked", "result"), *rows])

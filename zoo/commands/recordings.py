@@ -36,7 +36,7 @@ from ._signals import signals
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the commands, by what makes the parser of one."""
+    """Adds the commands; `command` makes the parser of one."""
     windows = "Recordings are cut into windows of the model's native length, the last filled up with silence"
     tagging = command(tag, "name the sounds in files", f"{windows}; scores are averaged over them.")
     add_recordings(tagging, " (default: a packaged sound)")
@@ -89,7 +89,7 @@ def tag(options: argparse.Namespace) -> int:
 
 
 def _read(results: Iterable[zoo.Result]) -> Iterator[zoo.Result]:
-    """Those that could be read."""
+    """The results of the recordings that could be read."""
     return (result for result in results if result.error is None)
 
 
@@ -173,7 +173,7 @@ def _embed_file(
 def _embed_corpus(
     options: argparse.Namespace, folder: pathlib.Path, files: list[str] | Iterator[str], clip: Pretrained
 ) -> int:
-    from .._corpus import fingerprint, opened  # which needs JAX
+    from .._corpus import fingerprint, opened  # needs JAX
 
     hop = options.hop or options.window or clip.entry.window
     note = {

@@ -1,4 +1,4 @@
-"""`audax-zoo search`: `zoo.search` of what `audax-zoo embed` wrote, and how the rows are shown."""
+"""`audax-zoo search`: `zoo.search` in the files of `audax-zoo embed`, and the formats of its output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLUMNS = ("file", "start", "end", "similarity")
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command, by what makes the parser of one."""
+    """Adds the command; `command` makes the parser of one."""
     searching = command(
         search,
         "find what sounds like a recording, or like words, in embeddings",

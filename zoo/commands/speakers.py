@@ -1,4 +1,4 @@
-"""`audax-zoo compare`: how alike recordings are, pair by pair, and how well that tells their speakers."""
+"""`audax-zoo compare`: how similar pairs of recordings are, and how well this tells their speakers apart."""
 
 import argparse
 import csv
@@ -18,7 +18,7 @@ MODEL = "ecapa_voxceleb"
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Adds the command, by what makes the parser of one."""
+    """Adds the command; `command` makes the parser of one."""
     comparing = command(
         compare,
         "tell how alike two recordings are, by the cosine of their embeddings",
@@ -56,14 +56,14 @@ def compare(options: argparse.Namespace) -> int:
     code = progress.report()
     if signals.number:
         return code
-    heard = [pair for pair in pairs if pair.first in embeddings and pair.second in embeddings]
-    scores = np.array([cosine(embeddings[pair.first], embeddings[pair.second]) for pair in heard])
+    scored_pairs = [pair for pair in pairs if pair.first in embeddings and pair.second in embeddings]
+    scores = np.array([cosine(embeddings[pair.first], embeddings[pair.second]) for pair in scored_pairs])
     if options.trials is None:
         print(*(f"{score:.4f}" for score in scores), sep="\n", end="\n" * len(scores))
     if options.output is not None or (pairs[0].same is None and options.trials is not None):
-        _write(options, heard, scores)
-    if heard and pairs[0].same is not None:
-        _summarise(heard, scores, options.prior, len(pairs))
+        _write(options, scored_pairs, scores)
+    if scored_pairs and pairs[0].same is not None:
+        _summarise(scored_pairs, scores, options.prior, len(pairs))
     return code
 
 

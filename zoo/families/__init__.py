@@ -1,21 +1,20 @@
-"""The families of weights, one module each. Whatever module lies in this folder is found, and nothing else names it.
+"""The families of weights, one module each. Every module in this folder is a family; no list names the modules.
 
-A module has what it needs of the following:
+A module defines those of the following names that its family needs:
 
 - `ENTRIES`: the models that load by a name.
-- `RULES`: rename tables by the name that `Checkpoint.table` gives, each a tuple of `Rule`s.
-- `NAMES`: for a table whose keys are not the file's own, a function of the file's shapes that gives for each of the
-  table's keys the file's, as `Recognised.names`.
-- `describes(config)`: whether a `config.json` is of this family; then
-  `describe(name, config, read) -> Entry` is what the repo "owner/name" or the folder "name" holds, `read(file)` gives
-  the parsed content of another file, the text of one that is not JSON, and `READS` says in words which models these
-  are.
-- `layout(entry, arrays) -> Layout | None`: a model of ours as transformers has it; the entry has all its options.
-  None for a model of another family.
-- `WITHOUT_CONFIG`: files of a folder without a `config.json`, and for each what that would say.
+- `RULES`: rename tables, tuples of `Rule`s, by the name in `Checkpoint.table`.
+- `NAMES`: functions, by table, for tables whose keys differ from the file's keys. The function takes the file's shapes
+  and returns a mapping from the table's keys to the file's keys, as in `Recognised.names`.
+- `describes(config)`: whether a `config.json` is of this family. `describe(name, config, read) -> Entry` is then the
+  model in the repo "owner/name" or the folder "name"; `read(file)` returns the parsed content of another file if it is
+  JSON, and otherwise its text. `READS` says in words which models these are.
+- `layout(entry, arrays) -> Layout | None`: the model of an entry, which has all its options, in the form of
+  transformers. None for a model of another family.
+- `WITHOUT_CONFIG`: files in folders that have no `config.json`, each with the content that a `config.json` would have.
 - `recognise(source) -> Recognised | None`: the entry and the rules for a bare file of weights, from the keys and shapes
-  of its arrays; None for a file that is not of this family. A KeyError is told as an array that is missing.
-- `ACCEPTANCE`: by an entry's name, what its authors published of its outputs.
+  of its arrays; None for a file of another family. A KeyError is reported to the user as a missing array.
+- `ACCEPTANCE`: published outputs of models, by the entry's name.
 """
 
 import importlib
@@ -31,13 +30,13 @@ from .._rules import Rule
 
 
 def modules() -> list[ModuleType]:
-    """Every family, sorted by name. Imported when asked for: most of the time nobody does."""
+    """Every family, sorted by name. They are imported by this call only, because most programs need none of them."""
     names = sorted(each.name for each in pkgutil.iter_modules(__path__) if not each.name.startswith("_"))
     return [importlib.import_module(f"{__name__}.{name}") for name in names]
 
 
 def having(part: str) -> list[ModuleType]:
-    """The families that have this part."""
+    """The families that define the name `part`."""
     return [module for module in modules() if hasattr(module, part)]
 
 
@@ -52,30 +51,30 @@ def rules(table: str) -> Sequence[Rule]:
 
 
 def names(table: str, shapes: Shapes) -> Mapping[str, str] | None:
-    """The keys of a file by those of the table; None where they are the same."""
+    """A mapping from the table's keys to the file's keys; None if they are the same."""
     function = next((module.NAMES[table] for module in having("NAMES") if table in module.NAMES), None)
     return None if function is None else function(shapes)
 
 
 def acceptance(name: str) -> Acceptance | None:
-    """What the authors of a published model say that it makes of a recording."""
+    """The output for a recording that a model's authors published; None if there is none."""
     return next((module.ACCEPTANCE[name] for module in having("ACCEPTANCE") if name in module.ACCEPTANCE), None)
 
 
 def foreign(config: Mapping[str, Any]) -> bool:
-    """Whether a `config.json` is of another library: of a family, or of a kind that the zoo does not read."""
+    """Whether a `config.json` is of another library: of a family, or of a model that the zoo does not read."""
     return "model_type" in config or "architecture" in config or any(each.describes(config) for each in describing())
 
 
 def describing() -> list[ModuleType]:
-    """The families that read the `config.json` of others."""
+    """The families that read the `config.json` of other libraries."""
     return having("describes")
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """The entry of the repo "owner/name" or the folder "name" with that `config.json`; `read` gives its other files.
+    """The entry of the repo "owner/name" or the folder "name" with this `config.json`. `read` returns its other files.
 
-    Raises ValueError for a kind of model that the zoo cannot read, and for files that make no sense.
+    Raises ValueError for a kind of model that the zoo cannot read, and for invalid files.
     """
     for family in describing():
         if not family.describes(config):
@@ -83,9 +82,9 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         try:
             return family.describe(name, config, read)
         except (TypeError, AttributeError, OverflowError):
-            given = str(dict(config))[:1000]
+            fields = str(dict(config))[:1000]
             raise ValueError(
-                f"{name} has a field of the wrong type in its config.json or preprocessor_config.json: {given}."
+                f"{name} has a field of the wrong type in its config.json or preprocessor_config.json: {fields}."
             ) from None
         except ValueError as error:
             sentence = line(str(error), 1000)
@@ -96,9 +95,9 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def recognise(source: Source) -> Recognised | None:
-    """What the first family that knows the file's arrays makes of them; None where no family does.
+    """The result of the first family that recognises the file's arrays; None if no family does.
 
-    Raises ValueError for a file that lacks what its family always has.
+    Raises ValueError for a file that lacks an array which its family always has.
     """
     for family in having("recognise"):
         try:

@@ -114,7 +114,7 @@ HUB = (
 )
 
 AUTHORS = (
-    Rule(r"v\.head(_dist)?\.(weight|bias)", drop),  # ImageNet's
+    Rule(r"v\.head(_dist)?\.(weight|bias)", drop),  # the heads for ImageNet
     *under(
         r"v\.",
         "network.",
@@ -144,12 +144,12 @@ READS = "ASTForAudioClassification"
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is transformers' of an AST."""
+    """Whether a config.json is that of an AST in transformers."""
     return config.get("model_type") == "audio-spectrogram-transformer"
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """`ASTForAudioClassification`: defaults are those of transformers' `ASTConfig` and `ASTFeatureExtractor`."""
+    """The entry of an `ASTForAudioClassification`, with the defaults of `ASTConfig` and `ASTFeatureExtractor`."""
     extractor = read("preprocessor_config.json")
     refuse(
         name,
@@ -165,7 +165,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     for field, default in {"num_mel_bins": 128, "max_length": 1024}.items():
         agree(name, (field, config.get(field, default)), (field, extractor.get(field, default)))
     labels = id2label(name, config.get("id2label", UNNAMED))
-    several = multilabel(name, config, default=len(labels) == 527)  # AudioSet's configs do not say
+    several = multilabel(name, config, default=len(labels) == 527)  # configs of AudioSet models do not say
     return Entry(
         name=name,
         frontend={
@@ -202,12 +202,12 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
-    """An entry with all its options as `ASTForAudioClassification`; None for another model."""
-    heard, network, model = entry.frontend, entry.network, entry.model
-    if (heard["type"], network["type"], model["type"]) != ("KaldiFbank", "AST", "Classifier"):
+    """The layout of an entry with all its options as `ASTForAudioClassification`; None for another model."""
+    frontend, network, model = entry.frontend, entry.network, entry.model
+    if (frontend["type"], network["type"], model["type"]) != ("KaldiFbank", "AST", "Classifier"):
         return None
     fbank = {"frame_length": 25.0, "frame_shift": 10.0, "window": "hanning", "low_freq": 20.0, "high_freq": 0.0}
-    require(heard, "an AST", **fbank, gain=1.0, centred=False, bins=network["bins"], frames=network["frames"])
+    require(frontend, "an AST", **fbank, gain=1.0, centred=False, bins=network["bins"], frames=network["frames"])
     require(model, "an AST", norm=network["eps"], projection=None, activation=None, hidden=None, cosine=None)
     patch, (time, freq) = network["patch"], network["stride"]
     patch = patch if isinstance(patch, int) else patch[0]
@@ -233,8 +233,8 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "feature_extractor_type": "ASTFeatureExtractor",
         "sampling_rate": entry.sample_rate,
         "do_normalize": True,
-        "mean": heard["mean"],
-        "std": heard["scale"] / 2,
+        "mean": frontend["mean"],
+        "std": frontend["scale"] / 2,
         "feature_size": 1,
         "padding_value": 0.0,
         "padding_side": "right",
@@ -244,7 +244,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     return Layout(config, extractor, arrays, "ast", undo={"_token": row})
 
 
-LAYOUTS = {  # by table: the keys that sizes are read from, and the eps of the network's norms and of the head's
+LAYOUTS = {  # by table: the keys that give the sizes, and the eps of the network's and the head's norms
     "ast_authors": (
         ("v.pos_embed", "v.patch_embed.proj.weight", "mlp_head.1.weight"),
         ("v.blocks.{}.", "v.blocks.0.mlp.fc1.weight", "v.blocks.0.attn.qkv.bias"),
@@ -267,10 +267,11 @@ LAYOUTS = {  # by table: the keys that sizes are read from, and the eps of the n
 
 
 def recognise(source: Source) -> Recognised | None:
-    """The paper's own files, and transformers' without their config.json. A head of attention has 64 channels.
+    """Recognises the paper's own files, and those of transformers without their config.json.
 
-    What no array tells is that of AudioSet's model, or of Speech Commands' where the frames are as many: the strides,
-    and the mean and scale of the features. Raises ValueError where the positions do not go with the strides.
+    A head of attention is assumed to have 64 channels. The strides and the mean and scale of the features, which no
+    array shows, are those of AudioSet's model, or of Speech Commands' model if the file has its number of frames.
+    Raises ValueError if the positions do not fit the strides.
     """
     shapes = source.shapes
     table = next((each for each, (whole, _, _) in LAYOUTS.items() if set(whole) <= shapes.keys()), None)

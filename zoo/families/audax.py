@@ -1,7 +1,7 @@
-"""audax (Flax, 2022): checkpoints that its users trained, with frontend, network and head as audax computed them.
+"""audax (Flax, 2022): checkpoints that its users trained, with the frontend, the network and the head of audax.
 
-The architecture is recognised from the names and shapes of the arrays. What no array tells is its owner's word: the
-sample rate, the window, the labels, and which of two contrastive models a plain projection is of.
+The architecture is recognised from the names and shapes of the arrays. The owner of the file gives what no array shows:
+the sample rate, the window, the labels, and which of two contrastive models a plain projection belongs to.
 """
 
 import re
@@ -18,7 +18,7 @@ def _conv_norm(index: int, name: str) -> tuple[Rule, ...]:
     return *flax_layer(f"{path}/Conv_0", name), *flax_norm(f"{path}/BatchNorm_0", f"{name}_norm")
 
 
-# audax numbers the blocks of ResNet and EfficientNet through; `_named` names them by stage: encoder/stages/0/1/...
+# audax numbers the blocks of ResNet and EfficientNet in one row; `_named` names them by stage: encoder/stages/0/1/...
 TABLE = (
     *under(
         "frontend/",
@@ -86,12 +86,12 @@ RULES = {"audax": TABLE}
 
 
 def recognise(source: Source) -> Recognised | None:
-    """Any train state of Flax: ResNet, EfficientNet or ConvNeXt as a classifier, COLA or SimCLR.
+    """Recognises any train state of Flax: ResNet, EfficientNet or ConvNeXt as a classifier, COLA or SimCLR.
 
-    COLA with the dot product and SimCLR keep the same arrays: they are taken for COLA unless `source.model` says
-    "SimCLR". Raises ValueError for a train state that is not audax's, or one that is not whole.
+    COLA with the dot product and SimCLR have the same arrays. Such a file counts as COLA unless `source.model` is
+    "SimCLR". Raises ValueError for a train state that is not audax's, or that is incomplete.
     """
-    if source.format != "flax" or any("Stem_0" in name.split("/") for name in source.shapes):  # which is Perch's
+    if source.format != "flax" or any("Stem_0" in name.split("/") for name in source.shapes):  # a file of Perch
         return None
     where = str(source.path)
     names = _named(source.shapes, where)
@@ -113,8 +113,10 @@ def recognise(source: Source) -> Recognised | None:
 
 
 def _named(shapes: Shapes, where: str) -> dict[str, str]:
-    """The file's names by ours, in which the blocks of ResNet and EfficientNet are named by stage and block:
-    `encoder/stages/0/1/Conv_0/kernel`."""
+    """A mapping from the table's names to the file's names.
+
+    The table names the blocks of ResNet and EfficientNet by stage and block: `encoder/stages/0/1/Conv_0/kernel`.
+    """
     places = _stages(shapes, where)
     numbered = r"encoder/(?:MBConv|ResNetBlock|BottleneckResNetBlock)_(\d+)/"
     return {
@@ -124,15 +126,15 @@ def _named(shapes: Shapes, where: str) -> dict[str, str]:
 
 
 def _stages(shapes: Shapes, where: str) -> list[tuple[int, int]]:
-    """Stage and index in it of each block of a ResNet or EfficientNet; none for others.
+    """The stage of each block of a ResNet or EfficientNet, and the block's index in the stage; empty for others.
 
     A stage ends where the channels, the kernel or the expansion change.
     """
     kinds = [_block(shapes, f"encoder/{name}_{index}") for name, index in _blocks(shapes)]
     places = []
-    for before, kind in zip([None, *kinds], kinds, strict=False):
+    for previous, kind in zip([None, *kinds], kinds, strict=False):
         stage, index = places[-1] if places else (0, -1)
-        places.append((stage, index + 1) if before in (None, kind) else (stage + 1, 0))
+        places.append((stage, index + 1) if previous in (None, kind) else (stage + 1, 0))
     if any("/MBConv_" in name for name in shapes) and places[-1][0] != 6:
         raise ValueError(
             f"{where} holds an EfficientNet of {places[-1][0] + 1} stages that can be told apart, instead of 7: it is "
@@ -142,9 +144,9 @@ def _stages(shapes: Shapes, where: str) -> list[tuple[int, int]]:
 
 
 def _blocks(shapes: Shapes) -> list[tuple[str, int]]:
-    """(MBConv, 0), (MBConv, 1), ... in this order."""
-    found = {re.match(r"encoder/(MBConv|ResNetBlock|BottleneckResNetBlock)_(\d+)/", name) for name in shapes}
-    blocks = sorted({(match[1], int(match[2])) for match in found if match})
+    """The names and numbers of all blocks, in order: (MBConv, 0), (MBConv, 1), ..."""
+    matches = {re.match(r"encoder/(MBConv|ResNetBlock|BottleneckResNetBlock)_(\d+)/", name) for name in shapes}
+    blocks = sorted({(match[1], int(match[2])) for match in matches if match})
     for index, (name, number) in enumerate(blocks):
         if number != index:
             raise KeyError(f"encoder/{name}_{index}")
@@ -152,7 +154,7 @@ def _blocks(shapes: Shapes) -> list[tuple[str, int]]:
 
 
 def _block(shapes: Shapes, path: str) -> tuple:
-    """What the blocks of one stage have in common."""
+    """The properties that all blocks of a stage have in common."""
     if f"{path}/conv_proj/kernel" in shapes or f"{path}/Conv_0/kernel" in shapes:
         return shapes[f"{path}/Conv_1/kernel"][-1:]
     expanded = f"{path}/ConvNormActivation_2/Conv_0/kernel" in shapes
@@ -175,7 +177,7 @@ def _frontend(shapes: Shapes, sample_rate: int, where: str) -> dict[str, Any]:
 
 
 def _network(shapes: Shapes, where: str) -> dict[str, Any]:
-    """`shapes` are by stage and block."""
+    """The network that the shapes describe. `shapes` names blocks by stage and block."""
 
     def depths(pattern: str) -> tuple[int, ...]:
         places = {match.groups() for name in shapes if (match := re.match(pattern, name))}
@@ -205,8 +207,8 @@ def _network(shapes: Shapes, where: str) -> dict[str, Any]:
             "padding": "same",
             "excite_bias": False,
         }
-    known = sorted({name.split("/")[1] for name in shapes if name.startswith("encoder/")})
-    raise ValueError(f"{where} holds no ResNet, EfficientNet or ConvNeXt as its encoder, but {known or 'none'}.")
+    names = sorted({name.split("/")[1] for name in shapes if name.startswith("encoder/")})
+    raise ValueError(f"{where} holds no ResNet, EfficientNet or ConvNeXt as its encoder, but {names or 'none'}.")
 
 
 def _head(shapes: Shapes, model: str | None, where: str) -> dict[str, Any]:

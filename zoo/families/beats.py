@@ -1,8 +1,8 @@
 """BEATs, Chen et al., 2022, arXiv:2212.09058.
 
-Weights: https://github.com/microsoft/unilm/tree/master/beats (MIT), torch's files `BEATs_iter3_plus_AS2M.pt` and so on,
-to which its links are dead; the zoo loads copies on the Hub. Beside the arrays such a file has its settings, `cfg`, and
-a fine-tuned one the codes of its classes, `label_dict`, in another order than AudioSet's.
+Weights: https://github.com/microsoft/unilm/tree/master/beats (MIT), torch files such as `BEATs_iter3_plus_AS2M.pt`. The
+links to the files are dead; the zoo loads copies on the Hub. Beside its arrays such a file has its settings, `cfg`. A
+fine-tuned model also has the codes of its classes, `label_dict`, whose order differs from AudioSet's.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ ENTRIES = (
         license="MIT",
         source="https://huggingface.co/WeiChihChen/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2",  # a mirror
         paper="https://arxiv.org/abs/2212.09058",
-        checkpoint=Checkpoint(  # the paper's mAP is of other ones: https://github.com/microsoft/unilm/issues/1006
+        checkpoint=Checkpoint(  # the paper's mAP is of other weights: https://github.com/microsoft/unilm/issues/1006
             repo="WeiChihChen/BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2",
             table="beats",
             file="BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt",
@@ -66,7 +66,7 @@ BODY = (
         Rule(r"pos_conv\.0\.(?:weight_v|parametrizations\.weight\.original1)", "positional.0.weight", taps_first),
         Rule(r"layer_norm\.(weight|bias)", r"norm.\1"),
         Rule(r"layers\.0\.self_attn\.relative_attention_bias\.weight", "distance_bias"),
-        Rule(r"layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight", drop),  # the same once more
+        Rule(r"layers\.[1-9]\d*\.self_attn\.relative_attention_bias\.weight", drop),  # the same array again
     ),
     *under(
         r"encoder\.layers\.(\d+)\.",
@@ -93,12 +93,14 @@ ATTENTION = "encoder.layers.0.self_attn."
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu": "relu"}
 PUBLISHED = {"layer_norm_first": False, "deep_norm": True, "activation_fn": "gelu", "max_distance": 800}
 UNSAID = {"layer_norm_first": False, "deep_norm": False, "activation_fn": "gelu", "max_distance": 1280}
-"""What no array tells: of the published files, and the authors' defaults for a `cfg` that does not say it."""
+"""Settings that no array shows: of the published files, and the authors' defaults for fields missing in a `cfg`."""
 
 
 def recognise(source: Source) -> Recognised | None:
-    """The paper's own files, pre-trained or fine-tuned, by their `cfg` and `label_dict`; without a `cfg`, arrays that
-    are laid out as in these are taken for a published model's."""
+    """Recognises the paper's own files, pre-trained or fine-tuned, by their `cfg` and `label_dict`.
+
+    A file with the same arrays and without a `cfg` counts as a published model.
+    """
     shapes = source.shapes
     if not {"patch_embedding.weight", "encoder.pos_conv.0.bias", "encoder.layer_norm.weight"} <= shapes.keys():
         return None
@@ -119,7 +121,7 @@ def recognise(source: Source) -> Recognised | None:
 
 
 def _sizes(source: Source, cfg: Mapping[str, Any]) -> dict[str, int]:
-    """The sizes that the arrays have, by their names in `cfg`."""
+    """The sizes of the model from the shapes of its arrays, by the names that the sizes have in `cfg`."""
     shapes = source.shapes
     old, new = "encoder.pos_conv.0.weight_v", "encoder.pos_conv.0.parametrizations.weight.original1"
     kernel = shapes[old if old in shapes else new]
@@ -142,12 +144,14 @@ def _sizes(source: Source, cfg: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _check(source: Source, cfg: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Raises ValueError for settings that the zoo does not have, that contradict the arrays, and for several tables of
-    the bias by distance, of which the authors' model has one."""
+    """Raises ValueError for settings that the zoo lacks, and for settings that contradict the arrays.
+
+    Also raises it for several tables of the bias by distance, because the authors' model has one.
+    """
     for field, size in sizes.items():
         if field in cfg and cfg[field] != size:
-            given = line(repr(cfg[field]))
-            raise ValueError(f"{source.path} has the {field} {given} in its cfg, and arrays of {size}: fetch it again.")
+            value = line(repr(cfg[field]))
+            raise ValueError(f"{source.path} has the {field} {value} in its cfg, and arrays of {size}: fetch it again.")
     known = {"layer_norm_first": (False, True), "deep_norm": (False, True), "activation_fn": tuple(ACTIVATIONS)}
     refuse(str(source.path), {key: cfg[key] for key in known if key in cfg}, used="", unused="", known=known)
     tables = [source.arrays[key] for key in source.arrays if key.endswith("self_attn.relative_attention_bias.weight")]

@@ -59,12 +59,12 @@ ENTRIES = (
 
 
 def steps(embedding: np.ndarray) -> np.ndarray:
-    """A position embedding over a map, 1 channels freq time, of which one is 1, to ours: steps channels."""
+    """Reshapes a position embedding `1 channels freq time`, in which freq or time is 1, to `steps channels`."""
     return embedding.transpose(0, 2, 3, 1).reshape(-1, embedding.shape[1])
 
 
 def table(top: str, norm: str) -> tuple[Rule, ...]:
-    """The table for keys of the encoder that begin with `top`, and in which its input norm is called `norm`."""
+    """The table of the encoder. Its keys begin with `top`, and its input norm is called `norm`."""
     return (
         COUNTER,
         *under(
@@ -94,7 +94,7 @@ RULES = {
     "ced_authors": (*table("", r"init_bn\.1"), *HEAD, Rule(r"front_end\..*", drop)),
 }
 READS = "CedForAudioClassification"
-SIZES = {  # the width and the heads, which the name of a CED decides
+SIZES = {  # the width and the number of heads, by the name of a CED
     "ced-tiny": (192, 3),
     "ced-mini": (256, 4),
     "ced-small": (384, 6),
@@ -103,12 +103,12 @@ SIZES = {  # the width and the heads, which the name of a CED decides
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is transformers' of a CED."""
+    """Whether a config.json is that of a CED in transformers."""
     return config.get("model_type") == "ced"
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """`CedForAudioClassification`: defaults are those of mispeech's `CedConfig` and `CedFeatureExtractor`."""
+    """The entry of a `CedForAudioClassification`, with mispeech's defaults of `CedConfig` and `CedFeatureExtractor`."""
     extractor = read("preprocessor_config.json")
     width, heads = SIZES.get(config.get("name") or "", (config.get("embed_dim", 768), config.get("num_heads", 12)))
     patch, frames = config.get("patch_size", 16), config.get("target_length", 1012)
@@ -121,7 +121,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         used="name embed_dim num_heads depth n_mels target_length patch_size mlp_ratio qkv_bias outputdim loss",
         unused=BOOKKEEPING
         + " attn_drop_rate drop_path_rate drop_rate"
-        + " center f_max f_min hop_size n_fft win_size",  # on which the extractor decides
+        + " center f_max f_min hop_size n_fft win_size",  # the extractor decides these
         known=known | {"init_values": (None,), "pruned_heads": ({},)},
     )
     refuse(
@@ -132,7 +132,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     )
     agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", extractor.get("feature_size", 64)))
     classes, labels = config.get("outputdim", 527), config.get("id2label") or {}
-    # Their model ends in a sigmoid, unless the pooling is "logit": then the loss tells what the logits are.
+    # With the pooling "mean" the model ends in a sigmoid. With "logit" the loss shows what the logits mean.
     multilabel = pooling == "mean" or config.get("loss") != "CrossEntropyLoss"
     return Entry(
         name=name,
@@ -161,9 +161,11 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         },
         model={"type": "Classifier", "norm": 1e-5},
         classes=classes,
-        labels=id2label(name, labels) if len(labels) == classes else (),  # a fine-tune may have kept AudioSet's
+        labels=id2label(name, labels)
+        if len(labels) == classes
+        else (),  # a fine-tuned model may still have AudioSet's labels
         task="multilabel" if multilabel else "multiclass",
-        window=(frames - 1) * hop / max(rate, 1),  # one chunk: centred frames are one more than hops; Entry refuses 0
+        window=(frames - 1) * hop / max(rate, 1),  # one chunk has one hop less than frames; Entry refuses 0
         source=page(name),
         paper="https://arxiv.org/abs/2308.11957",
         checkpoint=Checkpoint(repo=name, table="ced"),
@@ -171,13 +173,13 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
-    """An entry with all its options as `CedForAudioClassification`; None for another model. Its code is the repo's."""
-    heard, network, model = entry.frontend, entry.network, entry.model
-    if (heard["type"], network["type"], model["type"]) != ("LogMel", "CED", "Classifier"):
+    """The layout as `CedForAudioClassification`, whose code is in mispeech's repo; None for another model."""
+    frontend, network, model = entry.frontend, entry.network, entry.model
+    if (frontend["type"], network["type"], model["type"]) != ("LogMel", "CED", "Classifier"):
         return None
     dialect = {"window": "hann", "periodic": True, "power": 2.0, "normalized": False, "mel_scale": "htk", "norm": None}
     dialect |= {"log": "decibel", "floor": 1e-10, "top_db": 120.0, "ref": 1.0, "pre_emphasis": None, "max_frames": None}
-    require(heard, "a CED", **dialect, fbanks_dtype="float32", mean=0.0, scale=1.0, bins=network["bins"])
+    require(frontend, "a CED", **dialect, fbanks_dtype="float32", mean=0.0, scale=1.0, bins=network["bins"])
     require(model, "a CED", norm=1e-5, projection=None, activation=None, hidden=None, cosine=None)
     patch = network["patch"] if isinstance(network["patch"], int) else network["patch"][0]
     require(network, "a CED", fill=True, patch=patch if isinstance(network["patch"], int) else (patch, patch))
@@ -209,12 +211,12 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "auto_map": {"AutoFeatureExtractor": "mispeech/ced-base--feature_extraction_ced.CedFeatureExtractor"},
         "sampling_rate": entry.sample_rate,
         "feature_size": network["bins"],
-        "n_fft": heard["n_fft"],
-        "win_size": heard["win_length"] or heard["n_fft"],
-        "hop_size": heard["hop_length"],
-        "f_min": heard["f_min"],
-        "f_max": heard["f_max"],
-        "center": heard["framing"] == "center",
+        "n_fft": frontend["n_fft"],
+        "win_size": frontend["win_length"] or frontend["n_fft"],
+        "hop_size": frontend["hop_length"],
+        "f_min": frontend["f_min"],
+        "f_max": frontend["f_max"],
+        "center": frontend["framing"] == "center",
         "padding_value": 0.0,
     }
     undo = {"time_pos_embed": lambda steps: steps.T[None, :, None, :]}
@@ -223,7 +225,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
 
 
 def recognise(source: Source) -> Recognised | None:
-    """Their own files, and those of the Hub without a config.json. A head of attention has 64 channels."""
+    """Recognises the authors' files, and the Hub's files without a config.json. A head of attention has 64 channels."""
     shapes = source.shapes
     layout, top = ("ced", "encoder.") if "encoder.time_pos_embed" in shapes else ("ced_authors", "")
     if not {f"{top}time_pos_embed", f"{top}freq_pos_embed", "outputlayer.1.weight"} <= shapes.keys():
@@ -233,7 +235,7 @@ def recognise(source: Source) -> Recognised | None:
         shapes[f"{top}patch_embed.proj.weight"][-1],
         shapes[f"{top}init_bn.weight" if top else "init_bn.1.weight"][0],
     )
-    frames = 1012 if steps * patch == 1008 else steps * patch  # theirs ends between two patches
+    frames = 1012 if steps * patch == 1008 else steps * patch  # 1012, the authors' size, is no multiple of the patch
     network = {
         "type": "CED",
         "width": width,

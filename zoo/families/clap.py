@@ -1,8 +1,8 @@
 """LAION's CLAP, "Large-scale Contrastive Language-Audio Pretraining", Wu et al., arXiv:2211.06687: words and sounds.
 
-Weights: https://huggingface.co/laion/clap-htsat-unfused, -fused and larger_clap_* (Apache-2.0), any of transformers'
-`ClapModel`, and its audio towers alone. A fused model's fusion of several parts of a long clip is left out, for its
-parts are drawn at random: here, as for all models, a long recording is windows of 10 s.
+Weights: https://huggingface.co/laion/clap-htsat-unfused, -fused and larger_clap_* (Apache-2.0), every other `ClapModel`
+of transformers, and its audio tower alone. A fused model combines several parts of a long clip. The zoo leaves this
+fusion out, because the parts are drawn at random: it cuts a long recording into windows of 10 s, as for all models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from .._foreign import BOOKKEEPING, ENCODER, EXTRACTING, activation, agree, arch
 from .._rules import COUNTER, NORM, Rule, drop, hwio, under
 
 PAPER = "https://arxiv.org/abs/2211.06687"
-CITED = {  # ESC-50 without training, by names of its classes
+CITED = {  # accuracy on ESC-50 without training, by the names of its classes
     "dataset": "ESC-50",
     "metric": "zero-shot accuracy",
     "value": 0.9155,
@@ -58,7 +58,7 @@ PROJECTION = rf"(linear[12])\.{PAIR}"
 RULES = {
     "clap": (
         COUNTER,
-        Rule(r".*\.(relative_position_index|position_ids|token_type_ids)", drop),  # made of the sizes
+        Rule(r".*\.(relative_position_index|position_ids|token_type_ids)", drop),  # derived from the sizes
         Rule(TOWER + r"patch_embed\.(mel_conv2d|fusion_model)\.(?!.*num_batches_tracked).*", drop),
         *under(
             TOWER,
@@ -116,12 +116,12 @@ DROPPING = r".*dropout(_prob)?|drop_path_rate|initializer_factor|.*_token_id"
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is transformers' of a CLAP or of its audio tower."""
+    """Whether a config.json is that of a CLAP or of its audio tower in transformers."""
     return config.get("model_type") in ARCHITECTURES
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """Defaults are those of transformers' `ClapConfig`, `ClapAudioConfig`, `ClapTextConfig` and
+    """The entry of the model, with the defaults of transformers' `ClapConfig`, `ClapAudioConfig`, `ClapTextConfig` and
     `ClapFeatureExtractor`."""
     extractor = read("preprocessor_config.json")
     kind = architecture(name, config, ARCHITECTURES[config["model_type"]])
@@ -143,10 +143,10 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     frontend = _extractor(name, extractor, network["bins"])
     network["frames"] = round(frontend["seconds"] * frontend["sample_rate"]) // max(frontend["hop_length"], 1) + 1
     image, bins = network["image"], max(network["bins"], 1)
-    if network["frames"] > (most := image * (image // bins)):
+    if network["frames"] > (limit := image * (image // bins)):
         raise ValueError(
             f"{name} has clips of {frontend['seconds']:g} s, which are {network['frames']} frames, in its "
-            f"preprocessor_config.json, and an image of {image} x {image}, which takes {most}, in its config.json."
+            f"preprocessor_config.json, and an image of {image} x {image}, which takes {limit}, in its config.json."
         )
     model: dict[str, Any] = ENCODER
     if whole:
@@ -165,7 +165,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def _part(name: str, config: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    """The config of one tower; transformers leaves out what is the default."""
+    """The config of one tower. Fields that transformers leaves out have their defaults."""
     part = config.get(field)
     if part is not None and not isinstance(part, Mapping):
         raise ValueError(f"{name} has {line(repr(part))} as {field} in its config.json: it is an object of fields.")
@@ -173,7 +173,7 @@ def _part(name: str, config: Mapping[str, Any], field: str) -> Mapping[str, Any]
 
 
 def _audio(name: str, config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
-    """The audio tower's options but for its projection."""
+    """The options of the audio tower, without its projection."""
     refuse(
         name,
         config,
@@ -224,7 +224,7 @@ def _pair(name: str, side: Any) -> tuple[int, int]:
 
 
 def _text(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The text tower's options but for its projection."""
+    """The options of the text tower, without its projection."""
     refuse(
         name,
         config,
@@ -248,13 +248,13 @@ def _text(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _extractor(name: str, extractor: Mapping[str, Any], bins: int) -> dict[str, Any]:
-    """The frontend. What the extractor does with longer clips tells the mel scale too."""
+    """The frontend. The extractor's treatment of longer clips also decides the mel scale."""
     refuse(
         name,
         extractor,
         used="""sampling_rate feature_size hop_length max_length_s fft_window_size frequency_min frequency_max
         truncation padding""",
-        unused=f"{EXTRACTING} nb_frequency_bins nb_max_samples",  # made of those above
+        unused=f"{EXTRACTING} nb_frequency_bins nb_max_samples",  # derived from the fields above
         known={"truncation": ("fusion", "rand_trunc"), "padding": ("repeatpad", "repeat", "pad"), "top_db": (None,)},
     )
     agree(name, ("num_mel_bins", bins), ("feature_size", extractor.get("feature_size", 64)))

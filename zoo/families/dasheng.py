@@ -1,7 +1,7 @@
 """Dasheng, "Scaling up masked audio encoder learning", Dinkel et al., 2024, arXiv:2406.06992.
 
-Weights: https://huggingface.co/mispeech/dasheng-base, -0.6B and -1.2B (Apache-2.0), and torch's files of
-https://zenodo.org/records/11511780. They are of the encoder alone, which is CED's with other patches.
+Weights: https://huggingface.co/mispeech/dasheng-base, -0.6B and -1.2B (Apache-2.0), and the torch files at
+https://zenodo.org/records/11511780. They hold only the encoder, which is CED's encoder with other patches.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ ENTRIES = (
         frontend=FRONTEND,
         network={"type": "dasheng_base"},
         **ENCODER,
-        window=10.07,  # a chunk of 1008 frames, which are one more than hops
+        window=10.07,  # a chunk of 1008 frames, which has 1007 hops
         license="Apache-2.0",
         source="https://huggingface.co/mispeech/dasheng-base",
         paper="https://arxiv.org/abs/2406.06992",
@@ -36,12 +36,12 @@ SIZES = {"dasheng-base": (768, 12, 12), "dasheng-0.6B": (1280, 32, 16), "dasheng
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a Dasheng."""
+    """Whether a config.json is that of a Dasheng."""
     return config.get("model_type") == "dasheng"
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """`DashengModel` without an output layer: defaults are those of mispeech's `DashengConfig` and extractor."""
+    """The entry of a `DashengModel` without an output layer, with mispeech's defaults of its config and extractor."""
     extractor = read("preprocessor_config.json")
     size = config.get("name", "dasheng-base")
     if size not in SIZES:
@@ -57,7 +57,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         used="name embed_dim depth num_heads n_mels target_length patch_size patch_stride mlp_ratio qkv_bias",
         unused=f"{BOOKKEEPING} loss encoder_kwargs attn_drop_rate drop_path_rate drop_rate time_patch_out "
         "freq_patch_out eval_avg wavtransforms spectransforms pad_last "
-        "center f_max f_min hop_size n_fft win_size",  # on which the extractor decides
+        "center f_max f_min hop_size n_fft win_size",  # the extractor decides these
         known={"pooling": ("mean", "logit"), "init_values": (None,), "init_bn": (True,), "pruned_heads": ({},)},
     )
     agree(name, ("patch_size", [bins, frames]), ("patch_stride", list(stride)))
@@ -103,8 +103,11 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def recognise(source: Source) -> Recognised | None:
-    """The encoders of the authors, and those of the Hub without a config.json. The heads are those of the file's
-    `config`, of the published width, or else have 64 channels each."""
+    """Recognises the authors' encoders, and the Hub's encoders without a config.json.
+
+    The number of heads is that of the file's `config`, or that of the published model with the same width; otherwise a
+    head has 64 channels.
+    """
     shapes = source.shapes
     layout, top = ("dasheng", "encoder.") if "encoder.time_pos_embed" in shapes else ("dasheng_authors", "")
     keys = {f"{top}{key}" for key in ("time_pos_embed", "freq_pos_embed", "init_bn.1.weight")}
@@ -113,7 +116,7 @@ def recognise(source: Source) -> Recognised | None:
     _, width, _, steps = shapes[f"{top}time_pos_embed"]
     bins, patch = shapes[f"{top}init_bn.1.weight"][0], shapes[f"{top}patch_embed.proj.weight"][:1:-1]
     config: Any = source.settings.get("config")
-    own = config.get("num_heads") if isinstance(config, dict) else None
+    heads_in_config = config.get("num_heads") if isinstance(config, dict) else None
     counts = {width: heads for width, _, heads in SIZES.values()}
     entry = ENTRIES[0]
     if width not in counts:
@@ -121,7 +124,7 @@ def recognise(source: Source) -> Recognised | None:
     network = _network(
         width,
         source.count(f"{top}blocks.{{}}."),
-        own if isinstance(own, int) else counts.get(width, max(width // 64, 1)),
+        heads_in_config if isinstance(heads_in_config, int) else counts.get(width, max(width // 64, 1)),
         bins=bins,
         frames=steps * patch[0],
         patch=patch,

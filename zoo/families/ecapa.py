@@ -1,7 +1,7 @@
-"""ECAPA-TDNN, Desplanques et al., 2020, arXiv:2005.07143, by SpeechBrain: who speaks, and in which language.
+"""ECAPA-TDNN, Desplanques et al., 2020, arXiv:2005.07143, by SpeechBrain: recognises speakers and languages.
 
 Weights: https://huggingface.co/speechbrain/spkrec-ecapa-voxceleb and speechbrain/lang-id-voxlingua107-ecapa
-(Apache-2.0), two files of torch each. `hyperparams.yaml` describes the model, and `label_encoder.txt` has its labels.
+(Apache-2.0), two torch files each. `hyperparams.yaml` describes the model, and `label_encoder.txt` has its labels.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,12 +17,12 @@ from .._weights import Arrays
 FILES = ("embedding_model.ckpt", "classifier.ckpt")
 LABELS = "label_encoder.txt"
 PAPER = "https://arxiv.org/abs/2005.07143"
-SCALE = 30.0  # of the cosines in the loss that SpeechBrain trains speakers with
-WINDOW = 10.0  # seconds; trained on 3, but used on whole recordings, most of which are no longer
+SCALE = 30.0  # of the cosines in SpeechBrain's loss for speakers
+WINDOW = 10.0  # seconds; trained on 3 s, but used on whole recordings, of which few are longer than 10 s
 
 
 def _frontend(rate: int, bins: int, fbank: Mapping[str, Any]) -> dict[str, Any]:
-    """SpeechBrain's Fbank; windows and hops are in milliseconds there."""
+    """The frontend for SpeechBrain's Fbank, which gives windows and hops in milliseconds."""
     return {
         "type": "SpeechBrainFbank",
         "sample_rate": rate,
@@ -84,7 +84,7 @@ ENTRIES = (
     ),
 )
 
-LAYER = (  # a frame layer
+LAYER = (  # the rules of a frame layer
     Rule(r"conv\.conv\.weight", "conv.weight", taps_first),
     Rule(r"conv\.conv\.bias", "conv.bias"),
     Rule(rf"norm\.norm\.{NORM}", r"norm.\1"),
@@ -92,7 +92,7 @@ LAYER = (  # a frame layer
 
 
 def _linear(key: str, name: str) -> tuple[Rule, ...]:
-    """The rules of a convolution of one tap."""
+    """The rules of a convolution with one tap."""
     return Rule(rf"{key}\.weight", f"{name}.weight", dense), Rule(rf"{key}\.bias", f"{name}.bias")
 
 
@@ -127,7 +127,7 @@ RULES = {
 }
 READS = "SpeechBrain's ECAPA_TDNN"
 WITHOUT_CONFIG = {"hyperparams.yaml": {"speechbrain_interface": "EncoderClassifier"}}
-# Of hyperparams.yaml: those that the entry is made of, those on which no output depends, and what others must be
+# Fields of hyperparams.yaml: the entry is made of the first, no output depends on the second, the others are fixed
 OPTIONS = {
     "compute_features": (
         "sample_rate n_mels n_fft win_length hop_length f_min f_max",
@@ -157,12 +157,12 @@ OPTIONS = {
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is SpeechBrain's, which says what the model is used for, and no more."""
+    """Whether a config.json is SpeechBrain's, which gives only the purpose of the model."""
     return "speechbrain_interface" in config
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """The model in SpeechBrain's `hyperparams.yaml`; defaults are those of its classes."""
+    """The entry of the model in SpeechBrain's `hyperparams.yaml`, with the defaults of SpeechBrain's classes."""
     settings = hyperparams(name, read("hyperparams.yaml"))
     if missing := [part for part in OPTIONS if part != "classifier" and not isinstance(settings.get(part), dict)]:
         raise ValueError(f"{name} has a hyperparams.yaml without {' and '.join(missing)}, of which an ECAPA is made.")
@@ -212,7 +212,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def _labels(name: str, read: Callable[[str], str]) -> tuple[str, ...]:
-    """The labels in the file beside the model; none where there is no file."""
+    """The labels in the file beside the model; empty if there is no such file."""
     try:
         return encoded_labels(name, read(LABELS))
     except FileNotFoundError:
@@ -220,7 +220,7 @@ def _labels(name: str, read: Callable[[str], str]) -> tuple[str, ...]:
 
 
 def _with_classes(entry: Entry, classes: int, hidden: tuple[int, ...] | None, labels: tuple[str, ...]) -> Entry:
-    """The entry with SpeechBrain's classifier: of cosines, or with hidden layers of these widths."""
+    """The entry with SpeechBrain's classifier: one of cosines, or one with hidden layers of these widths."""
     head = {"cosine": SCALE} if hidden is None else {"hidden": hidden}
     return entry.replace(
         model={"type": "Classifier"} | head,
@@ -232,8 +232,10 @@ def _with_classes(entry: Entry, classes: int, hidden: tuple[int, ...] | None, la
 
 
 def recognise(source: Source) -> Recognised | None:
-    """SpeechBrain's `embedding_model.ckpt`, and `classifier.ckpt` where it lies in the same folder; `label_encoder.txt`
-    has its labels. The dilations are those of the paper."""
+    """Recognises SpeechBrain's `embedding_model.ckpt`, with the `classifier.ckpt` of the same folder if there is one.
+
+    `label_encoder.txt` has the labels of the classifier. The dilations are those of the paper.
+    """
     shapes = source.shapes
     if not {"blocks.0.conv.conv.weight", "mfa.conv.conv.weight", "asp.conv.conv.weight", "fc.conv.weight"} <= set(
         shapes
@@ -275,7 +277,7 @@ def recognise(source: Source) -> Recognised | None:
 
 
 def _licensed(entry: Entry) -> Entry:
-    """The entry with the licence and the source of the published model that has the same arrays, if there is one."""
+    """The entry with the licence and the source of the published model with the same arrays, if there is one."""
     sizes = ("width", "channels", "outputs", "bins")
     for each in ENTRIES:
         published = {"width": 192, "channels": 1024, "outputs": 3072, "bins": 80} | dict(each.network)
@@ -285,7 +287,7 @@ def _licensed(entry: Entry) -> Entry:
 
 
 def _classifier(shapes: Shapes) -> tuple[int, tuple[int, ...] | None]:
-    """How many classes there are in a file of SpeechBrain's classifier, and how wide its hidden layers are, if any."""
+    """The number of classes in a file of SpeechBrain's classifier, and the widths of its hidden layers, if any."""
     if "out.w.weight" not in shapes:
         return shapes["weight"][0], None
     layers = sum(key.endswith(".linear.w.weight") for key in shapes)

@@ -1,7 +1,7 @@
 """EfficientAT, "Efficient large-scale audio tagging", Schmid et al., 2023, arXiv:2211.04772 and arXiv:2310.15648.
 
-Weights: https://github.com/fschmid56/EfficientAT/releases/tag/v0.0.1 (MIT), torch's files. No repo of the Hub has them,
-so they are converted; AudioSet's mAP is the publisher's figure:
+Weights: https://github.com/fschmid56/EfficientAT/releases/tag/v0.0.1 (MIT), torch files. No repo on the Hub has them,
+so `zoo.convert` reads them. The mAP on AudioSet is the publisher's figure:
 
 | file | parameters | mAP |
 |---|---|---|
@@ -15,7 +15,7 @@ so they are converted; AudioSet's mAP is the publisher's figure:
 | `dymn10_as.pt` | 10.6 M | 0.477 |
 | `dymn20_as_mAP_493.pt` | 40.0 M | 0.491 |
 
-The name of the last says 0.493; 0.491 is what the table of the publisher says.
+The name of the last file says 0.493; the publisher's table says 0.491.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ PUBLISHED = Entry(
     paper="https://arxiv.org/abs/2211.04772",
     checkpoint=Checkpoint(repo="", table="", **AUDIOSET),  # for the labels alone: no repo of the Hub has the weights
 )
-FACTORS = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)  # of the channels, in the published models
-HEADS = {  # other heads of theirs, by a key that they have
+FACTORS = (0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 3.0, 4.0)  # by which the published models scale their channels
+HEADS = {  # the authors' other heads, by a key that only they have
     "classifier.0.weight": "fully convolutional",
     "classifier.subspace_proj.weight": "attention pooling",
 }
@@ -54,7 +54,7 @@ LAYER = r"\.(weight|bias)"
 
 
 class Block(NamedTuple):
-    """One block of a file: its rules, and its sizes; `context` and `squeezed` are 0 where it has none."""
+    """One block of a file: its rules and its sizes. `context` and `squeezed` are 0 if the block has none."""
 
     rules: Sequence[Rule]
     inner: int
@@ -64,18 +64,20 @@ class Block(NamedTuple):
 
 
 def recognise(source: Source) -> Recognised | None:
-    """mn04 to mn40 and dymn04 to dymn20 of their releases, and others of any width and with any classes. Of a file
-    named as theirs, `mn10_as_hop_15_mAP_463.pt` say, the name tells the hop in milliseconds or the mel bins. A DyMN has
-    the temperature 1 of the AudioSet models, unless its name or its counters say that it was not trained so far.
+    """Recognises mn04 to mn40 and dymn04 to dymn20 of the releases, and others of any width and with any classes.
+
+    If a file has a name like the released ones, such as `mn10_as_hop_15_mAP_463.pt`, the hop in milliseconds or the
+    number of mel bins is read from the name. A DyMN has the temperature 1 of the AudioSet models, unless its name or
+    its counters show that it was not trained that far.
 
     Raises ValueError for a head or an excitation that the zoo does not have.
     """
-    from audax_eqx.networks.mobilenet_v3 import STAGES, scaled  # which needs JAX
+    from audax_eqx.networks.mobilenet_v3 import STAGES, scaled  # imported late, because it needs JAX
 
     shapes = source.shapes
     if {"features.16.0.weight", "features.1.block.0.0.weight"} <= shapes.keys():
         if shapes["features.0.0.weight"][1] != 1:
-            return None  # torchvision's, for pictures
+            return None  # a model of torchvision, for pictures
         stem, end, path, paper = "features.0", "features.16", "features.{}.block.", "2211.04772"
     elif {"in_c.0.weight", "out_c.0.weight"} <= shapes.keys():
         stem, end, path, paper = "in_c", "out_c", "layers.{}.", "2310.15648"
@@ -108,7 +110,7 @@ def recognise(source: Source) -> Recognised | None:
 
 
 def _frontend(source: Source) -> dict[str, Any]:
-    """The published frontend, with what the file's name says of it."""
+    """The published frontend, with the options that the file's name gives."""
     frontend = dict(PUBLISHED.frontend)
     if hop := re.search(r"_hop_(\d+)(?:_|\.)", source.path.name):
         frontend["hop_length"] = int(hop[1]) * frontend["sample_rate"] // 1000
@@ -118,8 +120,8 @@ def _frontend(source: Source) -> dict[str, Any]:
 
 
 def _squeeze(blocks: Sequence[Block]) -> int:
-    """By what the excitations divide the channels; the published number where none fits."""
-    from audax_eqx.networks.mobilenet_v3 import divisible  # which needs JAX
+    """The number by which the excitations divide the channels; the published number if no number fits."""
+    from audax_eqx.networks.mobilenet_v3 import divisible  # imported late, because it needs JAX
 
     pairs = [(block.inner, block.squeezed) for block in blocks if block.squeezed]
     fits = (each for each in (4, *range(1, 65)) if all(divisible(inner // each) == to for inner, to in pairs))
@@ -127,8 +129,11 @@ def _squeeze(blocks: Sequence[Block]) -> int:
 
 
 def _dynamics(source: Source, blocks: Sequence[Block]) -> dict[str, Any]:
-    """A DyMN's own options. No array has the temperature: it goes from 30 down to 1 when a model is trained on
-    AudioSet, and is 30 in a file of ImageNet's, and in one where no BatchNorm has counted a batch."""
+    """The options that only a DyMN has.
+
+    No array has the temperature. It falls from 30 to 1 while a model is trained on AudioSet. It is 30 in a file trained
+    on ImageNet, and in a file in which no BatchNorm has counted a batch.
+    """
     shapes, counter = source.shapes, "in_c.1.num_batches_tracked"
     hot = bool(re.search(r"_im(_|\.)", source.path.name)) or (
         counter in source.arrays and not np.any(source.arrays[counter])
@@ -141,12 +146,12 @@ def _dynamics(source: Source, blocks: Sequence[Block]) -> dict[str, Any]:
 
 
 def _layer(path: str, name: str, move: Any) -> tuple[Rule, ...]:
-    """A convolution without a bias, and its norm."""
+    """The rules of a convolution without a bias, and of its norm."""
     return Rule(rf"{path}\.0\.weight", f"{name}.weight", move), Rule(rf"{path}\.1\.{NORM}", rf"{name}_norm.\1")
 
 
 def _block(source: Source, path: str, index: int) -> Block:
-    """The block whose keys begin with `path`. Raises ValueError for an excitation that is not over channels."""
+    """The block whose keys begin with `path`. Raises ValueError if its excitation is not over channels."""
     shapes, name = source.shapes, f"network.blocks.{index}."
     if f"{path}context_gen.joint_norm.weight" in shapes:
         return _dynamic_block(shapes, path, index)
@@ -171,8 +176,8 @@ def _block(source: Source, path: str, index: int) -> Block:
 
 
 def _dynamic_block(shapes: Shapes, path: str, index: int) -> Block:
-    """A block of DyMN. A dynamic convolution's kernels lie in a row, as torch lays out each."""
-    from audax_eqx.networks.mobilenet_v3 import KERNELS, STAGES  # which needs JAX
+    """A block of DyMN. The kernels of a dynamic convolution lie in a row, each in torch's layout."""
+    from audax_eqx.networks.mobilenet_v3 import KERNELS, STAGES  # imported late, because it needs JAX
 
     inner, outputs = shapes[f"{path}depth_norm.weight"][0], shapes[f"{path}proj_norm.weight"][0]
     context, inputs = shapes[f"{path}context_gen.joint_conv.weight"][:2]
@@ -184,9 +189,9 @@ def _dynamic_block(shapes: Shapes, path: str, index: int) -> Block:
     rules = under(
         re.escape(path),
         f"network.blocks.{index}.",
-        *(Rule(rf"{part}_conv\.weight", f"{ours}.weight", move) for part, (ours, move) in parts.items()),
-        *(Rule(rf"{part}_conv\.residuals\.0{LAYER}", rf"{ours}.choose.\1") for part, (ours, _) in parts.items()),
-        *(Rule(rf"{part}_norm\.{NORM}", rf"{ours}_norm.\1") for part, (ours, _) in parts.items()),
+        *(Rule(rf"{part}_conv\.weight", f"{name}.weight", move) for part, (name, move) in parts.items()),
+        *(Rule(rf"{part}_conv\.residuals\.0{LAYER}", rf"{name}.choose.\1") for part, (name, _) in parts.items()),
+        *(Rule(rf"{part}_norm\.{NORM}", rf"{name}_norm.\1") for part, (name, _) in parts.items()),
         Rule(rf"depth_act\.coef_net\.0{LAYER}", r"relu.coefficients.\1"),
         Rule(r"depth_act\.lambdas", "relu.ranges"),
         Rule(r"depth_act\.init_v", "relu.starts"),
@@ -201,11 +206,11 @@ def _dynamic_block(shapes: Shapes, path: str, index: int) -> Block:
 
 
 def _rows(shape: tuple[int, int], kernels: np.ndarray) -> np.ndarray:
-    """1 1 count size, to ours: count outputs inputs."""
+    """Reshapes kernels `1 1 count size` to `count outputs inputs`."""
     return kernels.reshape(kernels.shape[2], *shape)
 
 
 def _maps(shape: tuple[int, int], kernels: np.ndarray) -> np.ndarray:
-    """1 1 count size, to ours: count time freq 1 channels."""
+    """Reshapes kernels `1 1 count size` to `count time freq 1 channels`."""
     channels, size = shape
     return kernels.reshape(kernels.shape[2], channels, 1, size, size).transpose(0, 4, 3, 2, 1)

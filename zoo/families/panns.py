@@ -1,7 +1,7 @@
 """PANNs, "Large-scale pretrained audio neural networks", Kong et al., 2020, arXiv:1912.10211.
 
-Weights: https://zenodo.org/records/3987831 (CC-BY-4.0), torch's files `Cnn14_mAP=0.431.pth` and so on; the keys of
-their mirrors on the Hub begin with `backbone.`.
+Weights: https://zenodo.org/records/3987831 (CC-BY-4.0), torch files such as `Cnn14_mAP=0.431.pth`. The keys of the
+mirrors on the Hub begin with `backbone.`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from .._foreign import Recognised, Source, like
 from .._labels import AUDIOSET
 from .._rules import COUNTER, NORM, Rule, dense, drop, hwio, under
 
-FRONTENDS: dict[int, dict[str, Any]] = {  # by sample rate: their code has a size of the window for each
+FRONTENDS: dict[int, dict[str, Any]] = {  # by sample rate: the authors' code has one window size for each
     rate: {
         "type": "LogMel",
         "sample_rate": rate,
@@ -65,7 +65,7 @@ ENTRIES = (
 
 
 def _table(*rules: Rule) -> tuple[Rule, ...]:
-    """The table of one of PANNs' networks: `rules`, and what all of them have."""
+    """The table of one of PANNs' networks: `rules`, and the rules that all networks share."""
     return (
         Rule(r"(spectrogram_extractor|logmel_extractor)\..*", drop),
         COUNTER,
@@ -135,7 +135,7 @@ TABLES = {"panns_cnn": CNN, "panns_resnet": RESNET, "panns_mobilenet": MOBILENET
 RULES = {name: under(r"backbone\.", "", *table) for name, table in TABLES.items()} | {
     f"{name}_authors": table for name, table in TABLES.items()
 }
-NETWORKS = {  # by a key that others do not have: the network, its table, and the published model of the kind
+NETWORKS = {  # by a key that only the network has: the network, its table, and its published model
     "conv_block6.conv1.weight": ("cnn14", "panns_cnn", "panns_cnn14_audioset"),
     "resnet.layer1.0.conv1.weight": ("resnet22", "panns_resnet", "panns_resnet22_audioset"),
     "features.18.0.weight": ("mobilenet_v2", "panns_mobilenet", "panns_mobilenetv2_audioset"),
@@ -144,15 +144,15 @@ NETWORKS = {  # by a key that others do not have: the network, its table, and th
 
 
 def recognise(source: Source) -> Recognised | None:
-    """Cnn14 and Cnn10, ResNet22 and ResNet38, MobileNetV2, at 32, 16 or 8 kHz, with any classes and bins.
+    """Recognises Cnn14, Cnn10, ResNet22, ResNet38 and MobileNetV2, at 32, 16 or 8 kHz, with any classes and bins.
 
-    Raises ValueError for a model with scores over time, which has the arrays of a Cnn14 and computes something else.
+    Raises ValueError for a model with scores over time, which has the arrays of a Cnn14 but another computation.
     """
     shapes = source.shapes
     kind = next((each for key, each in NETWORKS.items() if key in shapes), None)
     if kind is None or not {"fc_audioset.weight", "fc1.weight", "bn0.weight"} <= shapes.keys():
         return None
-    if "DecisionLevel" in source.path.name:  # its name alone tells it
+    if "DecisionLevel" in source.path.name:  # only the name of the file shows it
         raise ValueError(f"{source.path} is a PANNs of the kind DecisionLevel by its name: the zoo has none of these.")
     network, table, name = kind
     if source.count("resnet.layer1.{}.conv1.weight") == 3:
@@ -168,7 +168,7 @@ def recognise(source: Source) -> Recognised | None:
 
 
 def _rate(source: Source) -> int:
-    """The sample rate by the height of the file's mel filterbank, and where it has none the owner's, or 32 kHz."""
+    """The sample rate, from the height of the file's mel filterbank. Without one: the owner's rate, or 32 kHz."""
     heights = {frontend["n_fft"] // 2 + 1: rate for rate, frontend in FRONTENDS.items()}
     height = source.shapes.get("logmel_extractor.melW", (0,))[0]
     rate = heights.get(height, source.sample_rate)

@@ -1,7 +1,7 @@
 """PaSST, "Efficient training of audio Transformers with patchout", Koutini et al., 2022, arXiv:2110.05069.
 
-Weights: https://github.com/kkoutini/PaSST/releases (Apache-2.0), torch's files. No repo of the Hub has them, so they
-are converted; AudioSet's mAP is the publisher's figure:
+Weights: https://github.com/kkoutini/PaSST/releases (Apache-2.0), torch files. No repo on the Hub has them, so
+`zoo.convert` reads them. The mAP on AudioSet is the publisher's figure:
 
 | release | file | mAP |
 |---|---|---|
@@ -43,7 +43,7 @@ PUBLISHED = Entry(
 
 RULES = {
     "passt_authors": (
-        Rule(r"head_dist\.(weight|bias)", drop),  # of no use since the distillation
+        Rule(r"head_dist\.(weight|bias)", drop),  # unused after the distillation
         Rule(r"head\.0\.(weight|bias)", r"norm.\1"),
         Rule(r"head\.1\.(weight|bias)", r"head.\1"),
         *under(
@@ -68,12 +68,14 @@ RULES = {
 
 
 def recognise(source: Source) -> Recognised | None:
-    """Those of their releases, with any classes. A head of attention has 64 channels; where these do not divide the
-    width there are 4 heads, unless given. The stride is the one that makes
-    as many patches of the bins, 128 unless given, and as far over time; a name like `stfthop160` tells the hop of the
-    frontend.
+    """Recognises the files of the releases, with any classes.
 
-    Raises ValueError where no stride makes so many patches, and for sizes that make no sense.
+    A head of attention has 64 channels. If 64 does not divide the width, there are 4 heads, unless the owner gives
+    another number. The stride over the bins is the one that makes the file's number of patches of the bins (128 unless
+    the owner gives another number), and the stride over time equals it. The hop of the frontend is read from a name
+    like `stfthop160`.
+
+    Raises ValueError if no stride makes this number of patches, and for sizes that make no sense.
     """
     shapes = source.shapes
     if not {"time_new_pos_embed", "freq_new_pos_embed", "new_pos_embed"} <= shapes.keys():
@@ -86,7 +88,7 @@ def recognise(source: Source) -> Recognised | None:
     bins = _size(source, "bins", frontend["bins"], BINS)
     hop_length = _size(source, "a hop_length", source.frontend.get("hop_length", frontend["hop_length"]))
     rate = _size(source, "a sample_rate", source.frontend.get("sample_rate", frontend["sample_rate"]))
-    # Of several the published ones come first: 10, and patches side by side
+    # If several strides fit, the published ones come first: 10, and patches side by side
     strides = (
         each
         for each in (10, patch[1], *range(1, bins + 1))
@@ -126,8 +128,8 @@ def recognise(source: Source) -> Recognised | None:
     return Recognised(entry, RULES["passt_authors"])
 
 
-def _size(source: Source, name: str, value: Any, most: int = NUMBER) -> int:
-    """The value of an option or in a file's name. Raises ValueError for one that is no size."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ValueError(f"{source.path} takes {name} from 1 to {most}, a whole number, got {line(repr(value))}.")
+def _size(source: Source, name: str, value: Any, largest: int = NUMBER) -> int:
+    """The value, unchanged, of an option or in a file's name. Raises ValueError for a value that is no size."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise ValueError(f"{source.path} takes {name} from 1 to {largest}, a whole number, got {line(repr(value))}.")
     return value

@@ -1,14 +1,15 @@
 """Perch 2.0, van Merrienboer et al., 2025, arXiv:2508.04665: birds, frogs, insects and mammals.
 
-Weights: https://www.kaggle.com/models/google/bird-vocalization-classifier (Apache-2.0), TensorFlow's SavedModel of a
-network that was trained in Flax; the zoo loads a copy on the Hub. This is an unofficial conversion of official weights.
+Weights: https://www.kaggle.com/models/google/bird-vocalization-classifier (Apache-2.0), a TensorFlow SavedModel of a
+network that was trained in Flax. The zoo loads a copy on the Hub. This is an unofficial conversion of official weights.
 
-The SavedModel numbers its arrays as Flax sorts a tree: running statistics, parameters, and three of the head. They are
-an EfficientNet-B3 and 4 prototypes for each of 14,795 classes, 101,757,263 numbers in all. The authors' code,
-https://github.com/google-research/perch, has their names and all that is computed, but for two things. The released
-blocks have SiLU instead of ReLU, and its log-mel is the code's `SimpleMelspec` with the floor 1e-5 of the paper instead
-of `MelSpectrogram` with 0.01: so found those who compared ports with the SavedModel's outputs, as
-https://github.com/Benedict-Carling/perch2-int8 does, whose list of the names this module follows.
+The SavedModel numbers its arrays in the order in which Flax sorts a tree: running statistics, parameters, and three
+arrays of the head. They are an EfficientNet-B3 and 4 prototypes for each of 14,795 classes, 101,757,263 numbers in all.
+The authors' code, https://github.com/google-research/perch, has the names of the arrays and the whole computation, with
+two differences. The blocks of the released model have SiLU instead of ReLU. Its log-mel is the code's `SimpleMelspec`
+with the paper's floor of 1e-5 instead of `MelSpectrogram` with 0.01. Authors of ports found this by comparing their
+outputs with the SavedModel's, for example https://github.com/Benedict-Carling/perch2-int8. This module follows that
+port's list of the names.
 """
 
 import dataclasses
@@ -44,16 +45,16 @@ LEAF = re.compile(r"_tf_var_leaves/(\d+)/\.ATTRIBUTES/VARIABLE_VALUE")
 
 
 def prototypes_first(array: np.ndarray) -> np.ndarray:
-    """The authors' prototypes, outputs inputs prototypes, to ours: outputs prototypes inputs."""
+    """Transposes prototypes from `outputs inputs prototypes` to `outputs prototypes inputs`."""
     return array.transpose(0, 2, 1)
 
 
 def _conv_norm(conv: str, norm: str, name: str) -> tuple[Rule, ...]:
-    """A convolution without a bias, and the BatchNorm behind it."""
+    """The rules of a convolution without a bias, and of the BatchNorm behind it."""
     return flax_layer(conv, name)[0], *flax_norm(norm, f"{name}_norm")
 
 
-# The names are Flax's, but for the blocks, which Flax numbers through, `MBConv_25`: `_named` names them by stage.
+# The names are Flax's, except those of blocks: Flax numbers these in one row (`MBConv_25`), `_named` by stage.
 BODY = (
     *under("Stem_0/", "network.", *_conv_norm("Conv_0", "BatchNorm_0", "stem")),
     *under("Head_0/", "network.", *_conv_norm("Conv_0", "BatchNorm_0", "end")),
@@ -79,12 +80,14 @@ RULES = {
 
 
 def recognise(source: Source) -> Recognised | None:
-    """The SavedModel's `variables.index`, and the authors' Flax parameters of any size, `params/Stem_0/Conv_0/kernel`
-    with slashes or dots, with a head of prototypes, a dense one, or none.
+    """Recognises the SavedModel's `variables.index`, and the authors' Flax parameters of any size.
 
-    Nothing tells the activation and the log-mel of other weights than the released ones: as the authors' code has them
-    they are `network={"activation": "relu"}`, `frontend={"framing": "center", "floor": 0.01}`. The labels of the
-    released weights are in `assets/labels.csv`.
+    The keys of Flax parameters are `params/Stem_0/Conv_0/kernel` and so on, with slashes or dots. The head consists of
+    prototypes, is dense, or is missing.
+
+    A file of weights other than the released ones does not show the activation and the log-mel. For those of the
+    authors' code the owner gives `network={"activation": "relu"}`, `frontend={"framing": "center", "floor": 0.01}`. The
+    labels of the released weights are in `assets/labels.csv`.
     """
     paths = _paths(source.shapes)
     if "Stem_0/Conv_0/kernel" not in paths or "MBConv_0/DepthwiseConv/kernel" not in paths:
@@ -107,20 +110,20 @@ def recognise(source: Source) -> Recognised | None:
         published = False
     else:
         head, rules = ENCODER, RULES["perch"]
-    own = {} if published else {"license": None, "source": None}  # somebody else trained it
+    changes = {} if published else {"license": None, "source": None}  # somebody else trained it
     list_of_labels = source.path.parent.parent / "assets" / "labels.csv"
     if published and head is not ENCODER and source.format == "tensorflow" and list_of_labels.is_file():
-        own |= {"labels": read_labels(list_of_labels)}
+        changes |= {"labels": read_labels(list_of_labels)}
     if not (published and head is not ENCODER):
-        own |= {"checkpoint": None}
-    return Recognised(dataclasses.replace(entry, **head, **own), rules, names=names)
+        changes |= {"checkpoint": None}
+    return Recognised(dataclasses.replace(entry, **head, **changes), rules, names=names)
 
 
 def _released() -> list[str]:
-    """The names of the SavedModel's arrays, in its order."""
+    """The names of the SavedModel's arrays, in the order of the SavedModel."""
     layers, norms = ["Stem_0/Conv_0/kernel", "Head_0/Conv_0/kernel"], ["Stem_0/BatchNorm_0", "Head_0/BatchNorm_0"]
     for block in range(sum(DEPTHS)):
-        expanded = ("Expand",) if block >= DEPTHS[0] else ()  # in all stages but the first
+        expanded = ("Expand",) if block >= DEPTHS[0] else ()  # in all stages except the first
         for part in (*expanded, "Depthwise", "Project"):
             layers.append(f"MBConv_{block}/{part}Conv/kernel")
             norms.append(f"MBConv_{block}/{part}BatchNorm")
@@ -133,25 +136,25 @@ def _released() -> list[str]:
 
 
 def _sorted(names: Iterable[str]) -> list[str]:
-    """As Flax sorts a tree: by the first part of the path, and then by the next."""
+    """The names in the order in which Flax sorts a tree: by the first part of the path, then by the next."""
     return sorted(names, key=lambda name: name.split("/"))
 
 
 def _paths(shapes: Shapes) -> dict[str, str]:
-    """The file's keys by Flax's paths within the network, and within a head, which are called "head"."""
+    """The file's keys by Flax's paths in the network. The paths in a head begin with "head"."""
     numbers = {int(match[1]): key for key in shapes if (match := LEAF.fullmatch(key))}
-    if numbers:  # what else a checkpoint holds is no array of the network
+    if numbers:  # other objects in a checkpoint are no arrays of the network
         return {name: numbers[index] for index, name in enumerate(_released()) if index in numbers}
     paths: dict[str, str] = {}
     for key in shapes:
         path = re.sub(r"^(params|batch_stats)/", "", key.replace(".", "/"))
         path = re.sub(r"^(embedding_model/)?(backbone/)?(?=(Stem_0|Head_0|MBConv_\d+)/)", "", path)
-        paths[key if path in paths else path] = key  # what is there twice matches no rule
+        paths[key if path in paths else path] = key  # a repeated path keeps its key, which matches no rule
     return paths
 
 
 def _named(shapes: Shapes, where: str = "the file") -> dict[str, str]:
-    """The file's keys by the rules' names: those of blocks by stage and block, those of the one head without its name.
+    """The file's keys by the rules' names. A block's name has its stage and index; the head's arrays lack its name.
 
     Raises ValueError for several heads.
     """
@@ -174,7 +177,7 @@ NAMES = {"perch": _named}
 
 
 def _places(paths: Mapping[str, str], shapes: Shapes) -> list[tuple[int, int]]:
-    """Stage and index in it of each block; a stage ends where expansion, kernel or channels change."""
+    """The stage of each block and its index in the stage. A stage ends where expansion, kernel or channels change."""
     places: list[tuple[int, int]] = []
     before = None
     for index in range(len({path.split("/")[0] for path in paths if path.startswith("MBConv_")})):
@@ -188,7 +191,7 @@ def _places(paths: Mapping[str, str], shapes: Shapes) -> list[tuple[int, int]]:
 
 
 def _sizes(shapes: Shapes, where: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Depths and widths of the network, from the rules' names."""
+    """The depths and widths of the network, from shapes by the rules' names."""
     blocks = [
         match.groups() for name in shapes if (match := re.fullmatch(r"stages/(\d+)/(\d+)/ProjectConv/kernel", name))
     ]

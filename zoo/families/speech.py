@@ -1,11 +1,11 @@
 """wav2vec 2.0, Baevski et al., 2020, arXiv:2006.11477, and HuBERT, WavLM, data2vec, XLS-R and UniSpeech-SAT, its kin.
 
 Weights: https://huggingface.co/facebook/wav2vec2-base, facebook/hubert-base-ls960, facebook/wav2vec2-xls-r-300m and
-facebook/data2vec-audio-base (Apache-2.0), microsoft/wavlm-base-plus and -large, and any of transformers' of their kind.
-What writes text, tells speakers apart frame by frame or was for pretraining alone is left out.
+facebook/data2vec-audio-base (Apache-2.0), microsoft/wavlm-base-plus and -large, and any model of these kinds in
+transformers. Parts that write text, tell speakers apart frame by frame or served only for pretraining are left out.
 
-WavLM's licence is disputed: its repository says MIT, the card of its weights CC BY-SA 3.0
-(https://github.com/microsoft/unilm/issues/1757). MMS, of the same kind, is for non-commercial use.
+WavLM's licence is disputed: its repository says MIT, and the card of its weights says CC BY-SA 3.0
+(https://github.com/microsoft/unilm/issues/1757). MMS is a model of the same kind for non-commercial use.
 """
 
 from collections.abc import Callable, Mapping
@@ -66,7 +66,7 @@ def _entry(
     )
 
 
-WINDOW = 10.0  # seconds; the models take any length, and were trained on clips of up to 15 s or so
+WINDOW = 10.0  # seconds; the models take any length, and were trained on clips of up to about 15 s
 ENTRIES = (
     _entry("wav2vec2_base", "facebook/wav2vec2-base", "wav2vec2_base", {}, PAPERS["wav2vec2"]),
     _entry("hubert_base", "facebook/hubert-base-ls960", "wav2vec2_base", {}, PAPERS["hubert"]),
@@ -82,7 +82,7 @@ ENTRIES = (
 
 PAIR = "(weight|bias)"
 BODY = r"(?:(?:wav2vec2|hubert|wavlm|data2vec_audio|unispeech_sat)\.)?"
-LEFT_OUT = "quantizer|project_q|project_hid|lm_head|speaker_proj|classifier"  # of what is not read
+LEFT_OUT = "quantizer|project_q|project_hid|lm_head|speaker_proj|classifier"  # arrays that are not read
 
 
 def _table(network: str, *heads: Rule) -> tuple[Rule, ...]:
@@ -148,7 +148,7 @@ RULES = {
         "network.network.network.", *XVECTOR, Rule("layer_weights", "network.network.weights")
     ),
 }
-CLASSES = {  # by transformers' model_type how its classes begin
+CLASSES = {  # by transformers' model_type: the beginning of the names of its classes
     "wav2vec2": "Wav2Vec2",
     "hubert": "Hubert",
     "wavlm": "WavLM",
@@ -165,12 +165,12 @@ PRETRAINING = (
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is transformers' of a wav2vec 2.0 or its kin."""
+    """Whether a config.json is that of a wav2vec 2.0 or a related model in transformers."""
     return config.get("model_type") in CLASSES
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """Defaults are those of transformers' `Wav2Vec2Config`, `Wav2Vec2FeatureExtractor` and the like."""
+    """The entry, with the defaults of transformers' `Wav2Vec2Config`, `Wav2Vec2FeatureExtractor` and the like."""
     extractor, family = read("preprocessor_config.json"), config["model_type"]
     head = architecture(name, config, [CLASSES[family] + each for each in HEADS]).removeprefix(CLASSES[family])
     _check(name, config, extractor)
@@ -197,9 +197,9 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def _check(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -> None:
-    """Raises ValueError for what the zoo does not compute."""
+    """Raises ValueError for fields with values that the zoo does not compute."""
     family = config["model_type"]
-    own = {  # which others do not have
+    keys = {  # fields that other families do not have
         "hubert": "feat_extract_norm do_stable_layer_norm feat_proj_layer_norm",
         "wavlm": "feat_extract_norm do_stable_layer_norm num_buckets max_bucket_distance",
         "data2vec-audio": "conv_pos_kernel_size",
@@ -210,12 +210,12 @@ def _check(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -
     refuse(
         name,
         config,
-        used=f"""{own} conv_dim conv_kernel conv_stride conv_bias feat_extract_activation hidden_size num_hidden_layers
+        used=f"""{keys} conv_dim conv_kernel conv_stride conv_bias feat_extract_activation hidden_size num_hidden_layers
         num_attention_heads intermediate_size hidden_act layer_norm_eps num_conv_pos_embeddings
         num_conv_pos_embedding_groups use_weighted_layer_sum classifier_proj_size tdnn_dim tdnn_kernel tdnn_dilation
         xvector_output_dim""",
         unused=f"{BOOKKEEPING} {matching(f'{TRAINING}|{PRETRAINING}', config)}",
-        known={field: values for field, values in known.items() if field not in own.split()},
+        known={field: values for field, values in known.items() if field not in keys.split()},
     )
     refuse(
         name,
@@ -243,7 +243,7 @@ def _frontend(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]
 
 def _network(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     data2vec, wavlm = (config["model_type"] == each for each in ("data2vec-audio", "wavlm"))
-    positions = config.get("num_conv_pos_embeddings", 5 if data2vec else 128)  # of data2vec their number
+    positions = config.get("num_conv_pos_embeddings", 5 if data2vec else 128)  # layers in data2vec, else taps
     return {
         "type": "Wav2Vec2",
         "width": config.get("hidden_size", 768),
@@ -276,16 +276,16 @@ def _x_vector(config: Mapping[str, Any], network: Mapping[str, Any], width: int)
 
 
 def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
-    """An entry with all its options as transformers' encoder or classifier; None for another model.
+    """The layout of an entry with all its options as transformers' encoder or classifier; None for another model.
 
-    A head without a projection gets one that changes nothing. HuBERT's models are told from wav2vec 2.0's by the paper.
+    A head without a projection gets an identity. The entry's paper distinguishes HuBERT from wav2vec 2.0.
     """
-    network, heard = entry.network, entry.frontend
+    network, front = entry.network, entry.frontend
     vector = network if network["type"] == "XVector" else None
     inner = network if vector is None else vector["network"]
     weighted = inner["type"] == "WeightedLayers"
     body = inner["network"] if weighted else inner
-    if (heard["type"], body["type"]) != ("Wav2Vec", "Wav2Vec2") or entry.model["type"] not in ("Classifier", "Encoder"):
+    if (front["type"], body["type"]) != ("Wav2Vec", "Wav2Vec2") or entry.model["type"] not in ("Classifier", "Encoder"):
         return None
     classifies = entry.model["type"] == "Classifier"
     papers = {entry.paper, (entry.base or {}).get("paper")}
@@ -293,8 +293,8 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     family = "hubert" if hubert else "data2vec-audio" if body["position_layers"] > 1 else "wav2vec2"
     family = "wavlm" if body["buckets"] is not None else family
     what = f"a {CLASSES[family]}"
-    require(body, what, project=True, deep_norm=False, gate="input", position_activation=heard["activation"])
-    require(body, what, bins=heard["widths"][-1], **({} if family == "hubert" else {"input_norm": True}))
+    require(body, what, project=True, deep_norm=False, gate="input", position_activation=front["activation"])
+    require(body, what, bins=front["widths"][-1], **({} if family == "hubert" else {"input_norm": True}))
     head, table, undo = "Model", "speech", {"weight_g": row, "original0": row}
     if classifies:
         require(entry.model, what, norm=None, activation=None, hidden=None, cosine=None, prototypes=None)
@@ -307,17 +307,17 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         raise ValueError(f"transformers has no {CLASSES[family]} with a linear map alone behind it: give it classes.")
     undo |= {"gru_rel_pos_const": lambda scale: scale.reshape(1, -1, 1, 1)}
     extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": entry.sample_rate}
-    extractor |= {"do_normalize": heard["normalize"], "return_attention_mask": heard["norm"] == "layer"}
+    extractor |= {"do_normalize": front["normalize"], "return_attention_mask": front["norm"] == "layer"}
     extractor |= {"feature_size": 1, "padding_value": 0.0, "padding_side": "right"}
     config = {
         "model_type": family,
         "architectures": [CLASSES[family] + head],
-        "conv_dim": heard["widths"],
-        "conv_kernel": heard["kernels"],
-        "conv_stride": heard["strides"],
-        "conv_bias": heard["bias"],
-        "num_feat_extract_layers": len(heard["widths"]),
-        "feat_extract_activation": their_activation(heard["activation"]),
+        "conv_dim": front["widths"],
+        "conv_kernel": front["kernels"],
+        "conv_stride": front["strides"],
+        "conv_bias": front["bias"],
+        "num_feat_extract_layers": len(front["widths"]),
+        "feat_extract_activation": their_activation(front["activation"]),
         "hidden_size": body["width"],
         "num_hidden_layers": body["depth"],
         "num_attention_heads": body["heads"],
@@ -329,11 +329,11 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "use_weighted_layer_sum": weighted,
     }
     if family == "data2vec-audio":
-        require(heard, what, norm="layer")
+        require(front, what, norm="layer")
         require(body, what, norm_first=False)
         config["conv_pos_kernel_size"] = body["kernel"]
     else:
-        config |= {"feat_extract_norm": heard["norm"], "do_stable_layer_norm": body["norm_first"]}
+        config |= {"feat_extract_norm": front["norm"], "do_stable_layer_norm": body["norm_first"]}
     if family == "hubert":
         config["feat_proj_layer_norm"] = body["input_norm"]
     if family == "wavlm":

@@ -1,7 +1,7 @@
-"""ResNet, EfficientNet and ConvNeXt as timm has them, with ImageNet's weights: a start for fine-tuning.
+"""timm's ResNet, EfficientNet and ConvNeXt, with weights from ImageNet: a start for fine-tuning.
 
-Weights: https://huggingface.co/timm (Apache-2.0). The first convolution is summed up for one channel. torchvision's
-ResNets have the same keys as timm's.
+Weights: https://huggingface.co/timm (Apache-2.0). The weights of the first convolution are summed over its three input
+channels, because a spectrogram has one. torchvision's ResNets have the same keys as timm's.
 """
 
 from collections.abc import Callable, Mapping
@@ -131,7 +131,7 @@ PICTURES = """num_features pretrained_cfg label_names label_descriptions hf_hub_
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is timm's, of one of these networks."""
+    """Whether a config.json is that of one of these networks in timm."""
     return "model_type" not in config and _table(config) is not None
 
 
@@ -145,7 +145,7 @@ def _table(config: Mapping[str, Any]) -> str | None:
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """ImageNet weights behind AST's frontend, which gives them numbers around 0."""
+    """The entry of a network with weights from ImageNet behind AST's frontend, whose outputs lie around 0."""
     table = str(_table(config))
     refuse(
         name,
@@ -154,7 +154,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         unused=PICTURES,
         known={"global_pool": ("avg", "fast")},
     )
-    inner = config.get("pretrained_cfg") or {}  # in which timm looks first
+    inner = config.get("pretrained_cfg") or {}  # timm looks here first
     for field in {"global_pool", "num_classes"} & set(inner):
         if (field in config or field == "global_pool") and inner[field] not in (
             ("avg", "fast") if field == "global_pool" else (config[field],)
@@ -167,13 +167,13 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     refuse(
         name,
         config.get("model_args") or {},
-        used="in_chans",  # the first convolution is summed up over them
+        used="in_chans",  # the first convolution is summed over these channels
         unused="drop_rate drop_path_rate drop_block_rate",
         known={"act_layer": (activation, None), "global_pool": ("avg", "fast")},
     )
     network = {"type": config["architecture"]}
     if table == "timm_efficientnet":
-        network |= {"eps": 1e-5, "momentum": 0.1}  # timm's own, at every size
+        network |= {"eps": 1e-5, "momentum": 0.1}  # timm's values, at every size
     return Entry(
         name=name,
         frontend=FRONTEND,
@@ -187,10 +187,10 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def recognise(source: Source) -> Recognised | None:
-    """ResNets of timm and of torchvision, and timm's ConvNeXts, of any size.
+    """Recognises ResNets of timm and of torchvision, and timm's ConvNeXts, of any size.
 
-    EfficientNet is none of them: files of timm's own and of those that it took over from TensorFlow have the same
-    keys, and compute different things. Their config.json tells them apart.
+    It does not recognise EfficientNet: the files that timm trained and those that it converted from TensorFlow have the
+    same keys but different computations. Only their config.json distinguishes them.
     """
     if {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"} <= source.shapes.keys():
         return _resnet(source)

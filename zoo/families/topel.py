@@ -79,7 +79,7 @@ RULES = {
 
 
 def recognise(source: Source) -> Recognised | None:
-    """The file of the repo, or one that was trained on from it, with classes of its own."""
+    """Recognises the file of the repo, and files that were fine-tuned from it with other classes."""
     if not {"downsample_layers.0.0.weight", "head_audioset.weight"} <= source.shapes.keys():
         return None
     return Recognised(like(ENTRIES[0], source.shapes["head_audioset.weight"][0]), RULES["topel_convnext"])

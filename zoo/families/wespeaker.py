@@ -1,7 +1,7 @@
-"""WeSpeaker's ResNets, Wang et al., 2023, arXiv:2210.17016, by pyannote.audio: who speaks.
+"""WeSpeaker's ResNets, Wang et al., 2023, arXiv:2210.17016, by pyannote.audio: recognises speakers.
 
-Weights: https://huggingface.co/pyannote/wespeaker-voxceleb-resnet34-LM (CC-BY-4.0), a checkpoint of Lightning: objects
-of pyannote's own stand beside its arrays, and mean nothing here. `config.yaml` beside it describes the model.
+Weights: https://huggingface.co/pyannote/wespeaker-voxceleb-resnet34-LM (CC-BY-4.0), a Lightning checkpoint.
+Beside its arrays it has objects of pyannote, which the zoo ignores. `config.yaml` beside it describes the model.
 """
 
 import re
@@ -17,7 +17,7 @@ from .._rules import COUNTER, NORM, Rule, dense, drop, time_first, under
 
 FILE = "pytorch_model.bin"
 PAPER = "https://arxiv.org/abs/2210.17016"
-WINDOW = 10.0  # seconds; trained on 2, and then on 6, but used on whole turns of a speaker
+WINDOW = 10.0  # seconds; trained on 2 s and then on 6 s, but used on whole turns of a speaker
 DEPTHS = {"34": (3, 4, 6, 3), "152": (3, 8, 36, 3), "221": (6, 16, 48, 3), "293": (10, 20, 64, 3)}
 
 ENTRIES = (
@@ -44,7 +44,7 @@ ENTRIES = (
 
 
 def _kernel(kernel: np.ndarray) -> np.ndarray:
-    """A torch kernel over freq and time to ours; one of one place to a linear map's."""
+    """Converts a torch kernel over freq and time to the zoo's layout; a kernel of one place becomes a linear map."""
     return dense(kernel.swapaxes(2, 3))
 
 
@@ -73,24 +73,26 @@ RULES = {
     "wespeaker_authors": (
         COUNTER,
         *under(r"(?:state_dict\.)?(?:resnet\.)?", "network.", *BODY),
-        *under(r"(?:state_dict\.)?(?:resnet\.)?layer1\.(\d+)\.", r"network.stages.0.\1.", *SHORTCUT),  # of bottlenecks
+        *under(
+            r"(?:state_dict\.)?(?:resnet\.)?layer1\.(\d+)\.", r"network.stages.0.\1.", *SHORTCUT
+        ),  # in networks of bottlenecks
         Rule(r"projection\..+", drop),  # the classifier of WeSpeaker's training
     ),
 }
 READS = "pyannote.audio's WeSpeakerResNet34, 152, 221 and 293"
-LETTERS, LISTS, LARGEST = 1 << 16, 100, 10**9  # of a config.yaml, and of a number in it
+LETTERS, LISTS, LARGEST = 1 << 16, 100, 10**9  # the largest config.yaml, and the largest number in it
 WITHOUT_CONFIG = {"config.yaml": {"model": {"_target_": "pyannote.audio"}}}
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether that is what a `config.yaml` of pyannote.audio would say, which has its models below "model"."""
+    """Whether the config is that of pyannote.audio, whose `config.yaml` has the model under "model"."""
     inner = config.get("model")
     target = inner.get("_target_") if isinstance(inner, Mapping) else None
     return isinstance(target, str) and target.startswith("pyannote.audio")
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """The model in pyannote.audio's `config.yaml`; defaults are those of its classes."""
+    """The entry of the model in pyannote.audio's `config.yaml`, with the defaults of pyannote's classes."""
     settings = _model(name, read("config.yaml"))
     target = settings.pop("_target_", None)
     if not isinstance(target, str):
@@ -120,9 +122,11 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def _model(name: str, text: str) -> dict[str, Any]:
-    """The settings of the model in a `config.yaml`. An alias of YAML, which no such file has, could make a few letters
-    as large as one likes."""
-    import yaml  # as huggingface_hub needs it; it takes long to import
+    """The settings of the model in a `config.yaml`.
+
+    Aliases of YAML are refused: no such file has them, and they could make a few letters expand without limit.
+    """
+    import yaml  # a dependency of huggingface_hub; imported late, because the import takes long
 
     lists = text.count("[") + text.count("{")
     if len(text) > LETTERS or lists > LISTS:
@@ -145,7 +149,7 @@ def _model(name: str, text: str) -> dict[str, Any]:
 
 
 def _frontend(name: str, settings: Mapping[str, Any], rate: int = 16000, bins: int = 80) -> dict[str, Any]:
-    """The features that pyannote.audio's settings describe."""
+    """The frontend that pyannote.audio's settings describe."""
     if odd := [key for key in settings if not isinstance(key, str)]:
         raise ValueError(f"{name} has the field {line(repr(odd[0]))}, and fields have names: take it out.")
     refuse(
@@ -174,19 +178,22 @@ def _frontend(name: str, settings: Mapping[str, Any], rate: int = 16000, bins: i
 
 
 def recognise(source: Source) -> Recognised | None:
-    """pyannote's `pytorch_model.bin`, or WeSpeaker's own file, of any depth and width. The settings that a file has
-    beside its arrays are its features'; the bins of others are 80, which their arrays must agree with."""
+    """Recognises pyannote's `pytorch_model.bin` and WeSpeaker's own file, of any depth and width.
+
+    If a file has settings beside its arrays, they describe its features. Otherwise the number of bins is 80, and the
+    arrays must agree with it.
+    """
     shapes = source.shapes
-    before = next((each for each in ("state_dict.resnet.", "resnet.", "") if f"{each}seg_1.weight" in shapes), None)
-    if before is None or f"{before}layer1.0.conv1.weight" not in shapes:
+    prefix = next((each for each in ("state_dict.resnet.", "resnet.", "") if f"{each}seg_1.weight" in shapes), None)
+    if prefix is None or f"{prefix}layer1.0.conv1.weight" not in shapes:
         return None
-    if f"{before}seg_2.weight" in shapes:
+    if f"{prefix}seg_2.weight" in shapes:
         raise ValueError(f"{source.path} has two layers behind its statistics, seg_1 and seg_2: the zoo has one.")
-    first, depths = shapes[f"{before}conv1.weight"], []
-    while depth := source.count(f"{before}layer{len(depths) + 1}.{{}}.conv1.weight"):
+    first, depths = shapes[f"{prefix}conv1.weight"], []
+    while depth := source.count(f"{prefix}layer{len(depths) + 1}.{{}}.conv1.weight"):
         depths.append(depth)
-    width, statistics = shapes[f"{before}seg_1.weight"]
-    bottleneck = f"{before}layer1.0.conv3.weight" in shapes
+    width, statistics = shapes[f"{prefix}seg_1.weight"]
+    bottleneck = f"{prefix}layer1.0.conv3.weight" in shapes
     outputs = first[0] * 2 ** (len(depths) - 1) * (4 if bottleneck else 1)
     bins = statistics // (2 * outputs) * 2 ** (len(depths) - 1)
     parameters = source.settings.get("hyper_parameters")

@@ -1,7 +1,7 @@
 """Whisper's encoder, "Robust Speech Recognition via Large-Scale Weak Supervision", Radford et al., arXiv:2212.04356.
 
-Weights: https://huggingface.co/openai/whisper-tiny to -large-v3 (Apache-2.0), and any of transformers' of its kind. Of
-those that write text the decoder is left out.
+Weights: https://huggingface.co/openai/whisper-tiny to -large-v3 (Apache-2.0), and any Whisper in transformers.
+The decoder of models that write text is left out.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +68,7 @@ PAIR = "(weight|bias)"
 
 
 def _table(network: str) -> tuple[Rule, ...]:
-    """The table of a model whose encoder is `network`."""
+    """The rename table of a model whose encoder is `network`."""
     return (
         Rule(r"(?:model\.)?decoder\..*|proj_out\..*", drop),
         *under(
@@ -106,12 +106,12 @@ OTHERS = "alignment_heads is_encoder_decoder lang_ids lang_to_id median_filter_w
 
 
 def describes(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is transformers' of a Whisper."""
+    """Whether a config.json is that of a Whisper in transformers."""
     return config.get("model_type") == "whisper"
 
 
 def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -> Entry:
-    """Defaults are those of transformers' `WhisperConfig` and `WhisperFeatureExtractor`."""
+    """The entry, with the defaults of transformers' `WhisperConfig` and `WhisperFeatureExtractor`."""
     extractor = read("preprocessor_config.json")
     kind = architecture(name, config, ARCHITECTURES)
     refuse(
@@ -126,7 +126,7 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         name,
         extractor,
         used="sampling_rate feature_size hop_length chunk_length n_fft",
-        unused=f"{EXTRACTING} mel_filters n_samples nb_max_frames",  # made of those above
+        unused=f"{EXTRACTING} mel_filters n_samples nb_max_frames",  # derived from the fields above
         known={"dither": (0, 0.0), "do_normalize": (False,)},
     )
     rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_length", 160)
@@ -169,21 +169,23 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
 
 
 def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
-    """An entry with all its options as `WhisperForAudioClassification`; None for another model. A head without a
-    projection gets one that changes nothing."""
-    heard, weighted = entry.frontend, entry.network["type"] == "WeightedLayers"
+    """The layout of an entry as `WhisperForAudioClassification`; None for another model.
+
+    A head without a projection gets an identity.
+    """
+    frontend, weighted = entry.frontend, entry.network["type"] == "WeightedLayers"
     body = entry.network["network"] if weighted else entry.network
-    if (heard["type"], body["type"]) != ("WhisperLogMel", "Whisper"):
+    if (frontend["type"], body["type"]) != ("WhisperLogMel", "Whisper"):
         return None
     if entry.model["type"] != "Classifier":
         raise ValueError(
             "transformers has no Whisper without its decoder but the one that classifies: save the encoder without "
             "layout, or give it classes."
         )
-    require(body, "a Whisper that classifies", pool="all", bins=heard["bins"])
+    require(body, "a Whisper that classifies", pool="all", bins=frontend["bins"])
     require(entry.model, "a Whisper that classifies", norm=None, activation=None, hidden=None, cosine=None)
     arrays, width = projected(entry, arrays, body["width"])
-    samples, rate = heard["total_frames"] * heard["hop_length"], entry.sample_rate
+    samples, rate = frontend["total_frames"] * frontend["hop_length"], entry.sample_rate
     if samples % rate:
         raise ValueError(
             f"transformers' Whisper hears whole seconds, and this one {samples / rate:g}: save it without layout."
@@ -205,12 +207,12 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     extractor = {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "sampling_rate": rate,
-        "feature_size": heard["bins"],
-        "hop_length": heard["hop_length"],
-        "n_fft": heard["n_fft"],
+        "feature_size": frontend["bins"],
+        "hop_length": frontend["hop_length"],
+        "n_fft": frontend["n_fft"],
         "chunk_length": samples // rate,
         "n_samples": samples,
-        "nb_max_frames": heard["total_frames"],
+        "nb_max_frames": frontend["total_frames"],
         "padding_value": 0.0,
         "padding_side": "right",
         "return_attention_mask": False,

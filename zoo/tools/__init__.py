@@ -1,9 +1,9 @@
-"""What programs that are built on the zoo need besides its models, as `train` does.
+"""Tools for programs that are built on the zoo, such as `train`, beside its models.
 
-Files that are there whole or not at all, folders that one process writes at a time, texts and JSON of others, the
-limits of what is loaded, the cache of compiled programs, and the engine of `zoo.embed` with an output of one's own.
-`UNREADABLE` are the errors of a recording that cannot be read; `SUFFIXES` and `FOREIGN` those of files of sound that
-libsndfile and FFmpeg read.
+They write files completely or not at all, lock folders for one process at a time, read texts and JSON from others,
+check the limits of an entry, keep compiled programs in a cache, and run the engine of `zoo.embed` with your own output.
+`UNREADABLE` are the errors of a recording that cannot be read. `SUFFIXES` and `FOREIGN` are the suffixes of the sound
+files that libsndfile and FFmpeg read.
 """
 
 from typing import TYPE_CHECKING
