@@ -1,4 +1,4 @@
-"""Packages whose public names are imported when they are first asked for (PEP 562): programs pay for what they use."""
+"""Packages that import a public name when it is first used (PEP 562): a program pays only for what it uses."""
 
 import ast
 import importlib
@@ -8,20 +8,20 @@ import threading
 import types
 from typing import Any
 
-PARSING = threading.Lock()  # Python 3.11 raises a SystemError in threads that make syntax trees at the same time
+PARSING = threading.Lock()  # Python 3.11 raises a SystemError if two threads make syntax trees at the same time
 
 
 class LazyPackage(types.ModuleType):
-    """A package with names that lie in other modules; each is imported when it is first asked for.
+    """A package whose names lie in other modules; it imports each name when the name is first used.
 
-    The names are those that the package's own text imports under `if TYPE_CHECKING:`, where type checkers read them
-    too. Its modules are attributes, imported by then or not.
+    The names are those that the package's own source imports under `if TYPE_CHECKING:`, where type checkers read them
+    too. The modules of the package are attributes as well, whether they have been imported or not.
     """
 
     def __getattr__(self, name: str) -> Any:
-        places, modules = self.__dict__["_places"], self.__dict__["_modules"]
-        if name in places:
-            module, attribute = places[name]
+        imports, modules = self.__dict__["_imports"], self.__dict__["_modules"]
+        if name in imports:
+            module, attribute = imports[name]
             value = importlib.import_module(module, self.__name__)
             if attribute is not None:
                 value = getattr(value, attribute)
@@ -33,34 +33,34 @@ class LazyPackage(types.ModuleType):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Keeps a name from the module of the same name, which Python sets when it has imported it."""
-        _, attribute = self.__dict__["_places"].get(name, (None, None))
+        """Sets an attribute, unless a module would replace a name: Python sets each module that it imports."""
+        _, attribute = self.__dict__["_imports"].get(name, (None, None))
         if attribute is None or not isinstance(value, types.ModuleType):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted({*self.__dict__, *self.__dict__["_places"]})
+        return sorted({*self.__dict__, *self.__dict__["_imports"]})
 
 
 def make_lazy(package: str) -> None:
-    """Gives a package, from its `__init__.py`, the names that this file imports under `if TYPE_CHECKING:`."""
+    """Makes a package lazy. Its `__init__.py` calls this, and imports the names under `if TYPE_CHECKING:`."""
     module = sys.modules[package]
     source = module.__spec__ and module.__spec__.loader.get_source(package)  # type: ignore[union-attr]
-    module._places = _places(source)  # type: ignore[attr-defined]
-    module._modules = {each.name for each in pkgutil.iter_modules(module.__path__)}  # type: ignore[attr-defined]
-    module.__all__ = sorted(module._places)  # type: ignore[attr-defined]
+    module._imports = _read_imports(source)  # type: ignore[attr-defined]
+    module._modules = {info.name for info in pkgutil.iter_modules(module.__path__)}  # type: ignore[attr-defined]
+    module.__all__ = sorted(module._imports)  # type: ignore[attr-defined]
     module.__class__ = LazyPackage
 
 
-def _places(source: str) -> dict[str, tuple[str, str | None]]:
-    """For each name the module that has it, as `importlib` takes it, and its name there; None for a module itself."""
+def _read_imports(source: str) -> dict[str, tuple[str, str | None]]:
+    """Maps each name to its module, as `importlib` takes it, and its name in that module; None for a module itself."""
     with PARSING:
         tree = ast.parse(source)
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    places: dict[str, tuple[str, str | None]] = {}
+    imports: dict[str, tuple[str, str | None]] = {}
     for node in block.body:
         assert isinstance(node, ast.ImportFrom), "a lazy package imports its names by from ... import"
         for alias in node.names:
             module = "." * node.level + (node.module or alias.name)
-            places[alias.asname or alias.name] = (module, alias.name if node.module else None)
-    return places
+            imports[alias.asname or alias.name] = (module, alias.name if node.module else None)
+    return imports

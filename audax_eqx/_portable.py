@@ -1,8 +1,8 @@
-"""Two roads through one computation: one that XLA runs fast on the device at hand, and one of plain operations.
+"""Two ways to run one computation: one that XLA runs fast on the device at hand, and one of plain operations.
 
-`portable(True)` is a context in which all functions of this package are traced by plain operations alone, which other
-runtimes than XLA have too: `zoo.export` opens it to write ONNX. It is part of the key of `jax.jit`'s caches, so that a
-function that was traced outside of it is traced anew.
+`portable(True)` is a context in which JAX traces all functions of this package with plain operations alone. Runtimes
+other than XLA have these operations too: `zoo.export` opens the context to write ONNX. The context is part of the key
+of `jax.jit`'s caches, so JAX traces a function anew if it was traced outside of the context before.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ portable = jax.make_user_context(default_value=False)
 
 
 def by_platform(*arguments: Any, default: Callable, plain: Callable | None = None, **platforms: Callable) -> Any:
-    """The result of the function for the platform that the program runs on, `cpu` or `cuda`, or of `default`.
+    """Runs the function for the platform of the program, `cpu` or `cuda`, or else `default`, on the arguments.
 
-    In a portable program it is that of `plain`, or of `default` where there is no `plain`.
+    A portable program runs `plain` instead, or `default` if `plain` is None.
     """
     if portable.value:
         return (plain or default)(*arguments)

@@ -1,8 +1,8 @@
-"""A batch that is spread over several devices, for work that XLA would not leave spread.
+"""A batch that is spread over several devices, for work that XLA would gather on every device.
 
-XLA gathers all of a batch on each device for a Fourier transform and for a loop over its examples. `by_share` and
-`sum_by_share` give such work the examples that the device has: `vmap` shows the whole batch, `jax.typeof` the mesh that
-it lies on.
+XLA gathers the whole batch on each device for a Fourier transform and for a loop over examples. `by_share` and
+`sum_by_share` run such work on the examples that the device has. `vmap` gives them the whole batch, and `jax.typeof`
+the mesh on which the batch lies.
 """
 
 import math
@@ -16,32 +16,32 @@ from jaxtyping import Array
 
 
 def by_share(run: Callable[[Array], Array], batch: Array) -> Array:
-    """`run(batch)` for a `run` that treats each example alone, on each device over its own share of them.
+    """`run(batch)`, where `run` treats each example alone; each device computes its own share of the examples.
 
     Examples lie along the first axis, whose size may be symbolic without a mesh (`jax.export`).
 
-    Of an Explicit axis of the mesh one knows whether the batch lies on it. Of an Auto axis one does not, and takes it
-    wherever it divides the batch: there each device has a share to compute, even if it was given all. Under
-    `jax.shard_map` the batch is a share already.
+    The type of the batch says whether it lies on an Explicit axis of the mesh. It does not say so for an Auto axis, so
+    this function divides the batch over every Auto axis whose size divides it: each device then computes a share, even
+    if it holds the whole batch. Under `jax.shard_map` the batch is a share already.
     """
     axes, options = _share(batch)
     return jax.shard_map(run, in_specs=P(axes), out_specs=P(axes), **options)(batch) if axes else run(batch)
 
 
 def sum_by_share(run: Callable[[Array, Array], Array], batch: Array, other: Array) -> Array:
-    """`run(batch, other)` for a `run` that sums over the examples of both, as the sum over the devices' shares."""
+    """`run(batch, other)`, where `run` sums over the examples of both: the sum of the devices' partial sums."""
     axes, options = _share(batch)
     if not axes:
         return run(batch, other)
 
-    def share(batch, other):
+    def add_shares(batch, other):
         return jax.lax.psum(run(batch, other), axes)
 
-    return jax.shard_map(share, in_specs=(P(axes), P(axes)), out_specs=P(), **options)(batch, other)
+    return jax.shard_map(add_shares, in_specs=(P(axes), P(axes)), out_specs=P(), **options)(batch, other)
 
 
 def _share(batch: Array) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The axes of the mesh over which a batch is spread, and what `jax.shard_map` needs to know of the mesh."""
+    """The axes of the mesh over which a batch is spread, and the options for `jax.shard_map` on that mesh."""
     sharding = jax.typeof(batch).sharding
     if sharding.mesh.empty:
         return (), {}
@@ -50,7 +50,7 @@ def _share(batch: Array) -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def _axes(sharding: NamedSharding, size: int) -> tuple[str, ...]:
-    """The axes of the mesh over which a first axis of `size` is, or may be, spread."""
+    """The axes of the mesh over which an array is spread, or may be spread, if its first axis has this `size`."""
     first = sharding.spec[0]
     axes = () if first is None else first if isinstance(first, tuple) else (first,)
     share = size // math.prod(sharding.mesh.shape[name] for name in axes)

@@ -1,9 +1,9 @@
-"""The checks of shapes and types: every function and dataclass of a checked module is held against its annotations.
+"""The checks of shapes and types: every function and dataclass of a checked module is checked against its annotations.
 
-jaxtyping and beartype check; whose import hook is not used, for three reasons. It makes each function's checks while
-the module is imported, which takes longer than all the rest of the import: here they are made when the function is
-first called. It looks for the bytecode of whatever a checked module imports, jax say, under a name of its own. And it
-is for one thread, while names that are imported when they are asked for may be asked for by several.
+jaxtyping and beartype make the checks. We do not use jaxtyping's import hook, for three reasons. The hook makes the
+checks of each function during the import, which takes longer than the rest of the import; this module makes them at the
+first call of the function. The hook gives a name of its own to the bytecode of everything that a checked module
+imports, jax for example. And the hook works in one thread only, while several threads may import a lazy name.
 """
 
 import ast
@@ -18,36 +18,36 @@ from typing import Any
 
 from ._lazy import PARSING
 
-BYTECODE = "checked1"  # in the names of files of bytecode; a change of what is compiled here needs another one
-NAME = "__checked__"  # of `checked` in a checked module
+BYTECODE = "checked1"  # part of the bytecode files' names; change it whenever the compiled code changes
+NAME = "__checked__"  # the name of `checked` in a checked module
 
 
-def checked(made: Any) -> Any:
-    """The function with its arguments and result checked; a dataclass, with the arguments of its `__init__`.
+def checked(definition: Any) -> Any:
+    """The function with checks of its arguments and its result, or the dataclass with checks of its fields.
 
     `JAXTYPING_DISABLE=1` in the environment turns the checks off.
     """
-    if isinstance(made, type):
-        if dataclasses.is_dataclass(made) and not hasattr(made.__init__, NAME):
-            made.__init__ = checked(made.__init__)
-        return made
+    if isinstance(definition, type):
+        if dataclasses.is_dataclass(definition) and not hasattr(definition.__init__, NAME):
+            definition.__init__ = checked(definition.__init__)
+        return definition
     checks = None
 
-    @functools.wraps(made)
+    @functools.wraps(definition)
     def check_call(*arguments: Any, **keywords: Any) -> Any:
         nonlocal checks
         if checks is None:
-            checks = _with_checks(made)
+            checks = _add_checks(definition)
         return checks(*arguments, **keywords)
 
     setattr(check_call, NAME, True)
     return check_call
 
 
-def _with_checks(function: Callable) -> Callable:
-    """The function with its checks, for which a whole number is a float too.
+def _add_checks(function: Callable) -> Callable:
+    """The function with its checks, which accept a whole number as a float.
 
-    jaxtyping, which needs JAX, is for functions that have shapes in their annotations.
+    Only functions with shapes in their annotations use `jaxtyped`, because it needs JAX.
     """
     from jaxtyping import TypeCheckError, config, jaxtyped
 
@@ -62,13 +62,13 @@ def _with_checks(function: Callable) -> Callable:
 
 
 def check_modules(pattern: str) -> None:
-    """Has all modules checked whose whole name matches the regular expression, and that are imported from now on."""
-    if not any(isinstance(each, _Finder) and each.pattern.pattern == pattern for each in sys.meta_path):
+    """Checks all modules that are imported from now on and whose full name matches the regular expression."""
+    if not any(isinstance(finder, _Finder) and finder.pattern.pattern == pattern for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder(re.compile(pattern)))
 
 
 class _Finder(importlib.machinery.PathFinder):
-    """Finds the modules as Python does, and has them loaded with checks."""
+    """Finds the modules as Python does, and loads them with checks."""
 
     def __init__(self, pattern: re.Pattern):
         self.pattern = pattern
@@ -83,7 +83,7 @@ class _Finder(importlib.machinery.PathFinder):
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Compiles a module with `checked` as the decorator next to each function, and around each class."""
+    """Compiles a module with `checked` as the innermost decorator of each function and the outermost of each class."""
 
     def exec_module(self, module: Any) -> None:
         setattr(module, NAME, checked)
@@ -95,32 +95,32 @@ class _Loader(importlib.machinery.SourceFileLoader):
             return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True, optimize=_optimize)
 
     def get_data(self, path: str) -> bytes:
-        return super().get_data(self._own(path))
+        return super().get_data(self._bytecode_path(path))
 
     def set_data(self, path: str, data: Any, **options: Any) -> None:  # type: ignore[override]
-        super().set_data(self._own(path), data, **options)
+        super().set_data(self._bytecode_path(path), data, **options)
 
-    def _own(self, path: str) -> str:
-        """The path, or in place of Python's own file of bytecode the one with checks."""
+    def _bytecode_path(self, path: str) -> str:
+        """The path; the path of a file of bytecode becomes that of the file with checks."""
         if not path.endswith(tuple(importlib.machinery.BYTECODE_SUFFIXES)):
             return path
         return importlib.util.cache_from_source(self.path, optimization=f"{BYTECODE}o{sys.flags.optimize}")
 
 
 class _Decorate(ast.NodeTransformer):
-    """Decorates all functions and classes, but for those under `typing.no_type_check`."""
+    """Decorates all functions and classes, except those under `typing.no_type_check`."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        return self._decorated(node, len(node.decorator_list))  # before `jax.custom_vjp`, say, takes the function
+        return self._decorate(node, len(node.decorator_list))  # inside of `jax.custom_vjp`, for example
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        return self._decorated(node, 0)  # when it is a dataclass
+        return self._decorate(node, 0)  # outside of `dataclass`
 
-    def _decorated(self, node: Any, place: int) -> Any:
-        if any("no_type_check" in ast.unparse(each) for each in node.decorator_list):
+    def _decorate(self, node: Any, index: int) -> Any:
+        if any("no_type_check" in ast.unparse(decorator) for decorator in node.decorator_list):
             return node
         self.generic_visit(node)
         first = node.decorator_list[0] if node.decorator_list else node
         decorator = ast.Name(NAME, ast.Load(), lineno=first.lineno, col_offset=first.col_offset)
-        node.decorator_list.insert(place, decorator)
+        node.decorator_list.insert(index, decorator)
         return node

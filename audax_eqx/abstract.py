@@ -1,4 +1,4 @@
-"""The two abstract classes. Frontends and networks meet in one shape, `frames bins`, and know no more of each other."""
+"""The two abstract classes. Frontends and networks share one shape, `frames bins`, and depend on nothing else."""
 
 import abc
 
@@ -10,12 +10,12 @@ Maps = tuple[Float[Array, "_time _freq _channels"], ...]
 
 
 class AbstractFrontend(eqx.Module):
-    """A waveform in [-1, 1] to `frames bins`, always in float32 and without State.
+    """A frontend maps a waveform in [-1, 1] to `frames bins`, always in float32 and without State.
 
-    `sample_rate` is in Hz, `min_samples` is the shortest waveform it takes.
+    `sample_rate` is in Hz, `min_samples` is the length of the shortest waveform.
 
-    One that `takes_length` has `frontend(wave, length=samples)`, and gives in its first `frames(samples)` frames what
-    it gives for the wave's first `samples` alone, whatever lies behind them. `samples` may be traced.
+    Some frontends accept a length (`takes_length`): `frontend(wave, length=samples)`. Their first `frames(samples)`
+    frames are those of the wave's first `samples` alone, whatever follows them. `samples` may be traced.
     """
 
     sample_rate: eqx.AbstractVar[int]
@@ -28,7 +28,8 @@ class AbstractFrontend(eqx.Module):
 
     @abc.abstractmethod
     def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
-        """Seconds from the start of the waveform to the centre of frame 0.0, 1.0, ...; fractions lie between."""
+        """Seconds from the start of the waveform to the centre of frame 0.0, 1.0, ...; a position may lie between two
+        frames."""
 
     @property
     def takes_length(self) -> bool:
@@ -36,23 +37,23 @@ class AbstractFrontend(eqx.Module):
 
     @property
     def fills(self) -> bool:
-        """Whether a network hears all that the frontend fills a clip up with, as CLAP's repetitions: it needs no length
-        then."""
+        """Whether the network is meant to read the frames with which the frontend fills up a short clip, for example
+        the repetitions of CLAP's frontend. Such a network needs no length."""
         return False
 
 
 class AbstractNetwork(eqx.Module):
-    """`frames bins` to an embedding of `width` numbers, one example at a time; the user's `vmap` makes the batch.
+    """A network maps `frames bins` to an embedding of `width` numbers, one example at a time; `vmap` makes the batch.
 
-    Where the embedding is pooled from the feature map alone, `pool_map(map)` does it: what it makes of one step of the
-    map is that step's own embedding.
+    If the embedding depends on the feature map alone, the network has `pool_map(map)`, which computes the embedding
+    from the map. The `pool_map` of a single step of the map is the embedding of that step.
 
-    One that `takes_length` has a keyword `length`, of the call, `features`, `layers` and `pool_map`: how many of the
-    frames that went in are a recording's. It may be traced. What lies behind has no part in the embedding or in the
-    map before it, and the map behind it means nothing.
+    Some networks accept a length (`takes_length`): the call, `features`, `layers` and `pool_map` have a keyword
+    `length`, the number of input frames that belong to the recording; it may be traced. Frames behind the length
+    change neither the embedding nor the steps of the map before it. Steps of the map behind it have no meaning.
 
-    `state` is threaded in Equinox's way; a stateless network hands it through. `key` feeds dropout and drop path, and
-    is needed in training mode only.
+    `state` is threaded in Equinox's way; a stateless network returns it unchanged. `key` is the source of dropout and
+    drop path; only training mode needs it.
     """
 
     width: eqx.AbstractVar[int]
@@ -71,23 +72,23 @@ class AbstractNetwork(eqx.Module):
 
     @abc.abstractmethod
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        """Where the centre of each of `time` steps of a map lies, counted in input frames: of the feature map, or of
+        """The centres of the first `time` steps of a map, counted in input frames. The map is the feature map, or
         `layers(...)[0][layer]`."""
 
     def layers(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Maps, eqx.nn.State]:
-        """The maps of all layers: after each stage of a convolutional network, after the embedding and each block of a
-        Transformer. The last is what `features` gives, unless a norm comes in between.
+        """The maps of all layers. A convolutional network has one after each stage, a Transformer one after the
+        embedding and one after each block. The last map is the feature map, unless a norm lies between the two.
 
-        Where a network does not define it, the feature map is its one layer.
+        By default the feature map is the only layer.
         """
         y, state = self.features(x, state, key=key)
         return (y,), state
 
     def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """How many steps of the feature map are made of so many frames, of those that `takes_length`: a frame each
-        unless a network says otherwise."""
+        """The number of steps of the feature map that belong to so many frames, for networks that take a length. By
+        default each step is one frame."""
         return frames
 
     @property
@@ -96,5 +97,5 @@ class AbstractNetwork(eqx.Module):
 
     @property
     def unit_length(self) -> bool:
-        """Whether the embedding has length 1, as that of several clips should have, too."""
+        """Whether the embedding has length 1. The mean embedding of several clips should then have length 1 too."""
         return False

@@ -34,10 +34,10 @@ def roads(kernel, stride):
     options = ((stride, stride), ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2)))
 
     def shifts(x, weight, gradient):
-        return depthwise._shifts(x, weight, options)
+        return depthwise._sum_shifts(x, weight, options)
 
     def grouped(x, weight, gradient):
-        return depthwise._grouped(x, weight, options)
+        return depthwise._convolve(x, weight, options)
 
     def shifts_backward(x, weight, gradient):
         return (

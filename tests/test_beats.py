@@ -126,9 +126,9 @@ def test_gates_are_made_of_the_query():
     [
         ({"patch": 0}, "sizes of at least 1, got patch=0"),
         ({"embedding": 0}, "sizes of at least 1"),
-        ({"norm_first": True}, "deep_norm with norms that come last"),
+        ({"norm_first": True}, "deep_norm only with norm_first=False"),
         ({"groups": 3}, "groups that divide its 8 channels"),
-        ({"buckets": 3}, "4 buckets on"),
+        ({"buckets": 3}, "4 <= buckets"),
     ],
 )
 def test_sizes_that_do_not_go_together_are_told(options, part):

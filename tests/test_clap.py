@@ -22,7 +22,7 @@ from audax_eqx.frontends import CLAPLogMel, LogMel
 from audax_eqx.layers import SwinBlock
 from audax_eqx.models import CLAP, Classifier
 from audax_eqx.networks import HTSAT, RoBERTa
-from audax_eqx.networks.htsat import _stretched
+from audax_eqx.networks.htsat import _stretch
 from zoo import families
 from zoo.__main__ import main
 from zoo._limits import check_entry
@@ -189,10 +189,10 @@ def test_frames_are_stretched_as_torch_does():
     # torch.nn.functional.interpolate(x, (8, 1), mode="bicubic", align_corners=True)
     golden = [0.0, 0.26530659, 1.37609434, 2.70553947, 5.73469543, 8.59183598, 8.68513012, 7.0]
     x = jnp.asarray([[0.0], [1.0], [4.0], [9.0], [7.0]])
-    np.testing.assert_allclose(_stretched(x, 8)[:, 0], golden, atol=2e-6)
-    np.testing.assert_allclose(_stretched(jnp.ones((41, 2)), 64), np.ones((64, 2)), atol=1e-6)
+    np.testing.assert_allclose(_stretch(x, 8)[:, 0], golden, atol=2e-6)
+    np.testing.assert_allclose(_stretch(jnp.ones((41, 2)), 64), np.ones((64, 2)), atol=1e-6)
     with pytest.raises(ValueError, match="at most 4 frames, got 5"):
-        _stretched(x, 4)
+        _stretch(x, 4)
 
 
 def test_positions_say_which_frame_a_step_is_made_of():

@@ -166,7 +166,7 @@ def test_no_more_frames_than_the_longest_clip_has(samples):
         ({"epsilon": -1.0}, "adds `epsilon`"),
         ({"epsilon": float("nan")}, "adds `epsilon`"),
         ({"scale": 0.0}, "divides by `scale`"),
-        ({"mean": float("inf")}, "takes `mean` off"),
+        ({"mean": float("inf")}, "subtracts `mean`"),
         ({"pre_emphasis": float("nan")}, "pre_emphasis is a finite factor"),
         ({"max_frames": 0}, "gives at least 1 frame"),
     ],

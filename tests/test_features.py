@@ -458,7 +458,7 @@ BAD = {
     "0 <= f_min < f_max, got f_min = 9000": lambda: features.mel_spectrogram(CLIP, f_min=9000.0),
     "unknown mel_scale 'bark'": lambda: features.melscale_fbanks(201, 0.0, None, 40, 16000, mel_scale="bark"),
     "unknown norm 'l2'": lambda: features.melscale_fbanks(201, 0.0, None, 40, 16000, norm="l2"),
-    "n_freqs is 200, and n_fft = 401 has 201": lambda: features.melscale_fbanks(200, 0.0, None, 9, 16000, n_fft=401),
+    "n_freqs is 200, but n_fft = 401 has 201": lambda: features.melscale_fbanks(200, 0.0, None, 9, 16000, n_fft=401),
     "n_mfcc = 50 is not in 1 .. n_mels = 40": lambda: features.mfcc(CLIP, n_mfcc=50, n_mels=40),
     "unknown dct_type 3": lambda: features.mfcc(CLIP, dct_type=3),
     "needs 400 samples for a frame of 25.0 ms, got 300": lambda: features.kaldi_fbank(CLIP[:300]),

@@ -214,7 +214,7 @@ def test_the_shortest_waveform(options, least):
 BAD = {
     "divides by `scale`, which must be > 0: got 0.0": {"scale": 0.0},
     "multiplies samples by `gain`, which must be finite and > 0: got -1.0": {"gain": -1.0},
-    "at least 1 frame, or as many as there are: got frames=0": {"frames": 0},
+    "frames of at least 1, or None for all: got frames=0": {"frames": 0},
     "0 <= low_freq < high_freq <= 4000.0 Hz, got low 5000": {"low_freq": 5000.0},
     "needs frames of 2 samples or more": {"frame_length": 0.0},
     "a shift of 1 or more": {"frame_shift": 0.05, "frames": 3},

@@ -26,7 +26,7 @@ from audax_eqx.layers import (
     mean_pool,
     pointwise,
 )
-from audax_eqx.layers.depthwise import _grouped
+from audax_eqx.layers.depthwise import _convolve
 
 KEY = jax.random.key(0)
 
@@ -385,7 +385,7 @@ def test_strided_depthwise_is_a_grouped_convolution_with_its_gradients(size, ker
     def values_and_gradients(x, weight):
         pairs = [
             jax.vjp(road, x, weight)
-            for road in (ours, lambda x, weight: _grouped(x[None], weight, (stride, around))[0])
+            for road in (ours, lambda x, weight: _convolve(x[None], weight, (stride, around))[0])
         ]
         probe = jnp.asarray(noise(*pairs[1][0].shape, seed=2))
         return [(y, *pullback(probe)) for y, pullback in pairs]

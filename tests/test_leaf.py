@@ -269,7 +269,7 @@ def test_no_channels_are_held_at_full_rate():
 def test_the_mel_start_of_audax(shared):
     """The oracle's parameters are the start, each times a number in [0.9, 1.1]."""
     theirs = audax_parameters(shared / "oracles" / "audax" / "leaf_convnext.checkpoint")["complex_conv"]["gabor_kernel"]
-    ratio = theirs / leaf_module._from_mel(16000, 64, 60.0, 7800.0)
+    ratio = theirs / leaf_module._mel_start(16000, 64, 60.0, 7800.0)
     assert np.all(np.abs(ratio - 1) < 0.1 + 1e-6) and np.max(np.abs(ratio - 1)) > 0.09
 
 
@@ -315,7 +315,7 @@ def test_random_starts_are_folded_normals(init, deviation):
 
 def test_folding_is_reflection_at_both_bounds():
     draw = jnp.array([[0.25, -0.25], [1.25, 2.5], [-3.75, 0.0], [8.1, 1.0]])
-    folded = leaf_module._folded(draw, np.float32([5.0, 2.0]), np.float32([6.0, 3.0]))
+    folded = leaf_module._fold(draw, np.float32([5.0, 2.0]), np.float32([6.0, 3.0]))
     np.testing.assert_allclose(folded, [[5.25, 2.25], [5.75, 2.5], [5.75 - 0.5, 2.0], [5.1, 3.0]], atol=1e-5)
 
 

@@ -230,7 +230,7 @@ def test_prototypes_have_gradients_and_compute_in_bfloat16():
 def test_prototypes_and_parts_of_an_embedding_are_refused():
     network = EfficientNet(**SEVEN, key=KEY)
     for options in ({"cosine": 30.0}, {"projection": 4}, {"hidden": (4,)}, {"norm": 1e-5}):
-        with pytest.raises(ValueError, match="hears the feature map: leave norm, projection, hidden and cosine out"):
+        with pytest.raises(ValueError, match="reads the feature map: leave norm, projection, hidden and cosine out"):
             Classifier(PerchLogMel(), network, 3, prototypes=2, **options, key=KEY)
     with pytest.raises(ValueError, match="at least 1 prototype"):
         Prototypes(4, 3, 0, key=KEY)

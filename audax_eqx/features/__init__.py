@@ -3,16 +3,16 @@
     samples --frame, window, FFT--> stft --|.|^power--> spectrogram --@ fbanks--> mel --log--> log-mel --DCT--> mfcc
 
 Names, parameters, defaults and numbers are those of `torch.stft`, `torchaudio.functional`, `torchaudio.transforms` and
-`torchaudio.compliance.kaldi`, but for three things:
+`torchaudio.compliance.kaldi`, with three exceptions:
 
 - the layout is time x frequency, `*batch frames freqs` (torch: `*batch freqs frames`);
 - a window is a name ("hann", "hamming", "blackman", "bartlett", "kaiser", "povey", "rectangular") or an array of
   `win_length` numbers known at trace time; a named one is periodic unless `periodic=False`;
-- samples are floating-point. float16 and bfloat16 are computed in, and returned as, float32 on purpose (a sum over a
-  window needs the digits); float64 stays float64; integers raise a TypeError.
+- samples are floating-point. float16 and bfloat16 samples are converted to float32, and the result is float32, because
+  a sum over a window needs the digits; float64 stays float64; integers raise a TypeError.
 
-All take any leading batch axes, run under `jit`, `vmap` and `grad`, and have finite gradients at silence. Sizes and
-names that make no sense raise a ValueError. Windows, filters and kernels are NumPy tables, computed once.
+All functions accept any leading batch axes, run under `jit`, `vmap` and `grad`, and have finite gradients at silence.
+Sizes and names that make no sense raise a ValueError. Windows, filters and kernels are NumPy tables, computed once.
 """
 
 from ._kaldi import kaldi_fbank as kaldi_fbank

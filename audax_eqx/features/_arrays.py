@@ -1,4 +1,4 @@
-"""Arrays as the features take them: floating-point, padded, and multiplied in full precision."""
+"""Operations that the features share: conversion to floating point, padding, and products in full precision."""
 
 import jax
 import jax.numpy as jnp
@@ -7,17 +7,17 @@ from jaxtyping import Array
 
 from .._checks import require, require_choice
 
-TABLES = 32  # the last ones of each kind stay in memory
+TABLES = 32  # the number of tables of each kind that stay in memory
 PAD_MODES = {"reflect": "reflect", "constant": "constant", "replicate": "edge", "edge": "edge", "circular": "wrap"}
 
 
 def as_array(x: Array | np.ndarray) -> Array:
-    """`jnp.asarray`, which compiles a program of 1.5 MB for each new shape and keeps it, without one."""
+    """`jnp.asarray` without a program: `jnp.asarray` compiles and keeps a program of 1.5 MB for each new shape."""
     return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def as_floats(x: Array | np.ndarray, function: str, content: str, remedy: str) -> Array:
-    """`x` in float32, or in float64 if it has that; else a TypeError that names the function and what it takes."""
+    """`x` in float32, or in float64 if it is float64. Raises TypeError for numbers that are not floating-point."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{function} takes floating-point {content}, got {x.dtype}: {remedy}")
     x = as_array(x)
@@ -31,7 +31,7 @@ def as_samples(x: Array | np.ndarray, function: str) -> Array:
 
 
 def pad_ends(x: Array, before: int, after: int, mode: str, axis: int = -1) -> Array:
-    """`x` padded along `axis`; `mode` is torch's name."""
+    """`x` padded along `axis`; `mode` is a name of torch's."""
     require_choice("pad_mode", mode, PAD_MODES)
     size, widest = x.shape[axis], max(before, after)
     shortest = {"reflect": widest + 1, "circular": widest, "constant": 0}.get(mode, min(widest, 1))

@@ -1,6 +1,6 @@
-"""Programs that compute a feature of one clip after the other, of which the last ones stay compiled.
+"""Programs that compute a feature of each clip of a batch; the last programs stay compiled.
 
-A feature is a function `fun(clip, options)` of one clip. Its options are static and hashable: a frozen dataclass, say.
+A feature is a function `fun(clip, options)` of one clip. Its options are static and hashable, like a frozen dataclass.
 """
 
 import functools
@@ -13,14 +13,14 @@ from jaxtyping import Array
 from .._portable import portable
 from .._sharding import by_share
 
-RATES = 8  # as many programs and tables of resampling stay
+RATES = 8  # the number of programs and tables of resampling that stay
 
 
 def last_programs(count: int, together: bool = False) -> Callable[..., Array]:
-    """`each_clip(fun, options, clips, rank=1)`, which compiles `_over_clips` and keeps its last `count` programs.
+    """A function `each_clip(fun, options, clips, rank=1)` that compiles `_over_clips` and keeps its last programs.
 
-    Each of them takes 1.6 MB and the size of its tables. `jax.jit` itself keeps thousands: for each length of a clip,
-    and each pair of rates. `together` computes all clips at once on a CPU too.
+    Each program takes 1.6 MB and the size of its tables. `jax.jit` itself keeps thousands of programs, one for each
+    length of a clip and each pair of rates. With `together` the program computes all clips at once on a CPU too.
     """
 
     @functools.lru_cache(count)
@@ -38,8 +38,8 @@ def last_programs(count: int, together: bool = False) -> Callable[..., Array]:
 
 
 each_clip = last_programs(64)
-# What is resampled or stretched at random never comes again. Resampling is made of matrix products, which
-# XLA divides among the cores where they are large: so it takes all clips at once.
+# A random rate rarely occurs twice, so few programs are kept. Resampling computes all clips at once because it consists
+# of matrix products, and XLA divides large products among the cores.
 stretch_each_clip = last_programs(RATES)
 resample_each_clip = last_programs(RATES, together=True)
 
@@ -47,9 +47,10 @@ resample_each_clip = last_programs(RATES, together=True)
 def _over_clips(plain: Callable[[Array], Array], clips: Array, rank: int, together: bool) -> Array:
     """`plain(clip)` over the leading axes of `clips` (a clip has `rank` axes) and over those of any `vmap`.
 
-    On a CPU one clip goes after the other, unless `together`: its spectra stay in cache, those of a batch do not, which
-    makes a batched FFT two to five times slower. Derivatives by the samples, which training does not take, are those of
-    `plain`, in forward and reverse mode and of any order, and batch in the plain way.
+    On a CPU one clip is computed after the other, unless `together`: the spectra of one clip fit into the cache, those
+    of a batch do not, which makes a batched FFT two to five times slower. Derivatives by the samples, which training
+    does not need, are those of `plain`, in forward and reverse mode and of any order; under `vmap` they are computed
+    for all clips at once.
     """
 
     @jax.custom_batching.custom_vmap

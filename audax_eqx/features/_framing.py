@@ -1,4 +1,4 @@
-"""Windows, and how samples are cut into frames."""
+"""Windows, and the frames of a wave."""
 
 import functools
 import math
@@ -29,7 +29,7 @@ Window = str | np.ndarray | Array  # a name, or numbers that are known at trace 
 
 @functools.lru_cache(TABLES)
 def named_window(name: str, length: int, periodic: bool) -> np.ndarray:
-    """`length` numbers in float64. A periodic window is one number of a symmetric one short."""
+    """`length` numbers in float64. A periodic window is the next longer symmetric one without its last number."""
     require_choice("window", name, WINDOWS)
     return np.ones(1) if length == 1 else WINDOWS[name](length + periodic)[:length]
 
@@ -39,9 +39,9 @@ class Framing:
     """The frames of a wave and their window, in samples. Raises ValueError for sizes and names that make no sense.
 
     - `window`: a name, or `win_length` numbers.
-    - `normalized`: False, or the norm by which the window is divided: True or "window", its own; "frame_length",
-      sqrt(n_fft).
-    - `center`: whether `n_fft // 2` samples are padded on both sides, by `pad_mode`.
+    - `normalized`: the norm by which the window is divided: False, none; True or "window", the window's norm;
+      "frame_length", sqrt(n_fft).
+    - `center`: whether `n_fft // 2` samples are added on both sides, as `pad_mode` says.
     """
 
     n_fft: int
@@ -66,7 +66,7 @@ class Framing:
 
     @property
     def left(self) -> int:
-        """The zeros in front of the window, which torch centres in its `n_fft` samples."""
+        """The number of zeros in front of the window: torch puts the window in the middle of the `n_fft` samples."""
         return (self.n_fft - self.win_length) // 2
 
     def weights(self, dtype: np.dtype) -> np.ndarray:
@@ -82,21 +82,21 @@ class Framing:
         return values.astype(dtype)
 
     def windows(self, clip: Array) -> Array:
-        """`frames n_fft` of one clip: each frame under the window."""
+        """The frames of one clip, `frames n_fft`, multiplied by the window."""
         if self.center:
             clip = pad_ends(clip, self.n_fft // 2, self.n_fft // 2, self.pad_mode)
         size = len(clip)
         require(
             size >= self.n_fft, f"{size} samples are less than one frame of n_fft = {self.n_fft}: give a longer clip"
         )
-        # Only the samples under the window are cut out; the zeros around them keep the phase torch's.
+        # Only the samples under the window are cut out; the zeros around them make the phase the same as torch's.
         frames = 1 + (size - self.n_fft) // self.hop_length
         x = cut(clip[self.left :], self.win_length, self.hop_length, frames) * self.weights(clip.dtype)[None]
         return jnp.pad(x, ((0, 0), (self.left, self.n_fft - self.win_length - self.left)))
 
 
 def window_numbers(window: Window, win_length: int | None, n_fft: int) -> tuple[str | tuple[float, ...], int]:
-    """The window of a `Framing`, and its length: `win_length`, or that of an array, or `n_fft`."""
+    """The window of a `Framing`, and its length: `win_length`, or the length of an array, or `n_fft`."""
     if isinstance(window, str):
         return window, n_fft if win_length is None else win_length
     numbers = np.asarray(window, np.float64)
@@ -110,9 +110,9 @@ def window_numbers(window: Window, win_length: int | None, n_fft: int) -> tuple[
 def cut(samples: Array, length: int, hop: int, frames: int) -> Array:
     """`frames length`: frame t starts at sample t * hop.
 
-    A frame is a few whole hops and a part of one, so that all first hops are one slice of the samples, all second ones
-    another. On CPU, under a window, they take three quarters of the time of a slice for each frame, and their
-    derivative a quarter.
+    A frame consists of a few whole hops and a part of a hop. The first hops of all frames are one slice of the samples,
+    the second hops another slice, and so on. On CPU, with a window, these slices take three quarters of the time of a
+    slice for each frame, and their derivative takes a quarter.
     """
     parts = -(-length // hop)
     if parts > 16:

@@ -1,6 +1,6 @@
 """Kaldi's log-mel filterbank (Povey et al., 2011).
 
-wave -> frames less their mean -> pre-emphasis -> window -> |FFT|^power -> mel filterbank -> log
+wave -> frames minus their mean -> pre-emphasis -> window -> |FFT|^power -> mel filterbank -> log
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from ._clips import each_clip
 from ._framing import cut, named_window
 from ._mel_filters import KaldiFilters, kaldi_fbanks
 
-_FLOOR = float(np.finfo(np.float32).eps)  # of the logarithm
+_FLOOR = float(np.finfo(np.float32).eps)  # the floor of the logarithm's argument
 WINDOW_TYPES = ("hanning", "hamming", "povey", "rectangular", "blackman")
 
 
 @dataclass(frozen=True)
 class KaldiOptions:
-    """Options of `kaldi_fbank`, which says what they are. Raises ValueError for those that make no sense."""
+    """The options of `kaldi_fbank`, where they are described. Raises ValueError for options that make no sense."""
 
     blackman_coeff: float
     energy_floor: float
@@ -54,12 +54,12 @@ class KaldiOptions:
 
     @property
     def size(self) -> int:
-        """Samples of a frame."""
+        """The number of samples of a frame."""
         return int(self.sample_frequency * self.frame_length * 0.001)
 
     @property
     def shift(self) -> int:
-        """Samples from frame to frame."""
+        """The number of samples from frame to frame."""
         return int(self.sample_frequency * self.frame_shift * 0.001)
 
     @property
@@ -72,12 +72,12 @@ class KaldiOptions:
 
     @property
     def shortest(self) -> int:
-        """Samples of the shortest clip, which has one frame."""
+        """The number of samples of the shortest clip, which has one frame."""
         return self.size if self.snip_edges else (self.shift + 1) // 2
 
     @property
     def window(self) -> np.ndarray:
-        """`size` numbers."""
+        """The window, `size` numbers."""
         if self.window_type != "blackman":
             return named_window(self.window_type, self.size, False)
         angle, coefficient = 2 * np.pi * np.arange(self.size) / (self.size - 1), self.blackman_coeff
@@ -94,27 +94,28 @@ def kaldi_fbank(
 ) -> Float[Array, "*batch frames bins"]:  # fmt: skip
     """Kaldi's log-mel filterbank, as `torchaudio.compliance.kaldi.fbank` (without VTLN).
 
-    - `waveform`: `*batch samples`. Kaldi's samples have the range of 16 bits: multiply by 32768 to get its numbers.
-    - `blackman_coeff`: the first number of the window "blackman".
-    - `dither`: the standard deviation of Gaussian noise that is added to the samples, drawn by `key`. (Kaldi draws it
-      anew for every one of the overlapping frames.)
-    - `energy_floor`: the floor of a frame's energy, below its logarithm.
+    - `waveform`: `*batch samples`. Kaldi's samples have the range of 16 bits: multiply by 32768 to get Kaldi's numbers.
+    - `blackman_coeff`: the first coefficient of the window "blackman".
+    - `dither`: the standard deviation of Gaussian noise that is added to the samples, drawn with `key`. (Kaldi draws
+      new noise for each of the overlapping frames.)
+    - `energy_floor`: the floor of a frame's energy, before its logarithm.
     - `frame_length`, `frame_shift`: milliseconds.
     - `low_freq`, `high_freq`: Hz; a `high_freq` <= 0 counts from half the sample rate.
     - `num_mel_bins`: the number of filters.
-    - `preemphasis_coefficient`: the factor by which each sample of a frame is lessened by the one before.
-    - `remove_dc_offset`: whether each frame loses its mean.
+    - `preemphasis_coefficient`: the factor times which the previous sample is subtracted from each sample of a frame.
+    - `remove_dc_offset`: whether the mean of each frame is subtracted from it.
     - `round_to_power_of_two`: whether the FFT is as long as the next power of two.
     - `sample_frequency`: Hz.
-    - `snip_edges`: whether only whole frames count; else the clip is mirrored at its ends.
-    - `subtract_mean`: whether each bin loses its mean over time.
-    - `use_energy`: whether a bin is put in front, the log energy of a frame: with `raw_energy` that before
-      pre-emphasis and window. `htk_compat` puts it behind.
-    - `use_log_fbank`: whether the logarithm is taken; `use_power`: of energies, or else of magnitudes.
+    - `snip_edges`: whether only whole frames are used; otherwise the clip is mirrored at its ends.
+    - `subtract_mean`: whether the mean over time is subtracted from each bin.
+    - `use_energy`: whether the log energy of each frame is added as the first bin; with `htk_compat` it is the last
+      bin. With `raw_energy` it is the energy before pre-emphasis and window.
+    - `use_log_fbank`: whether the result is a logarithm.
+    - `use_power`: whether the filters apply to energies; otherwise they apply to magnitudes.
     - `window_type`: "hanning", "hamming", "povey", "rectangular" or "blackman".
-    - `key`: for the `dither`, which needs one.
+    - `key`: the key of the noise; a `dither` above 0 needs one.
 
-    Raises ValueError for a clip of less than one frame, and for options that make no sense.
+    Raises ValueError for a clip that is shorter than one frame, and for options that make no sense.
     """
     waveform = as_samples(waveform, "kaldi_fbank")
     options = KaldiOptions(
@@ -122,11 +123,11 @@ def kaldi_fbank(
         preemphasis_coefficient, raw_energy, remove_dc_offset, round_to_power_of_two, sample_frequency, snip_edges,
         use_energy, use_log_fbank, use_power, window_type,
     )  # fmt: skip
-    kaldi_fbanks(options.filters)  # outside of the trace, for its errors
-    shortest, got = options.shortest, waveform.shape[-1]
+    kaldi_fbanks(options.filters)  # outside of the trace, so that its errors are raised first
+    shortest, samples = options.shortest, waveform.shape[-1]
     require(
-        got >= shortest,
-        f"kaldi_fbank needs {shortest} samples for a frame of {frame_length} ms, got {got}: pad the clip",
+        samples >= shortest,
+        f"kaldi_fbank needs {shortest} samples for a frame of {frame_length} ms, got {samples}: pad the clip",
     )
     if dither:
         if key is None:
@@ -141,8 +142,8 @@ def _fbank(clip: Array, options: KaldiOptions) -> Array:
     raw = _frames(clip, options)
     if options.remove_dc_offset:
         raw = raw - jnp.mean(raw, axis=1, keepdims=True)
-    before = jnp.concatenate([raw[:, :1], raw[:, :-1]], axis=1)
-    x = (raw - options.preemphasis_coefficient * before) * options.window.astype(clip.dtype)[None]
+    previous = jnp.concatenate([raw[:, :1], raw[:, :-1]], axis=1)
+    x = (raw - options.preemphasis_coefficient * previous) * options.window.astype(clip.dtype)[None]
     spectrum = magnitude(jnp.fft.rfft(x, options.n_fft), 2.0 if options.use_power else 1.0)
     mel = matmul(spectrum, kaldi_fbanks(options.filters))
     mel = jnp.log(jnp.maximum(mel, _FLOOR)) if options.use_log_fbank else mel
@@ -154,11 +155,11 @@ def _fbank(clip: Array, options: KaldiOptions) -> Array:
 
 
 def _frames(clip: Array, options: KaldiOptions) -> Array:
-    """`frames size`, of the clip or, without `snip_edges`, of one that is mirrored at its ends."""
+    """`frames size`: the frames of the clip, which is mirrored at its ends without `snip_edges`."""
     size, shift = options.size, options.shift
     if options.snip_edges:
         frames = 1 + (len(clip) - size) // shift
-    else:  # frame t is centred at (t + 1/2) shift, and the clip mirrored, its first and last samples doubled
+    else:  # frame t is centred at (t + 1/2) shift; mirroring repeats the first and the last sample
         frames, left = (len(clip) + shift // 2) // shift, size // 2 - shift // 2
         right = (frames - 1) * shift + size - left - len(clip)
         clip = jnp.pad(clip[max(-left, 0) :], (max(left, 0), max(right, 0)), mode="symmetric")

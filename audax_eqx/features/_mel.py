@@ -21,8 +21,8 @@ def apply_melscale(
 ) -> Float[Array, "*batch frames bins"]:
     """`specgram @ fbanks`, in full float32 precision on every device.
 
-    - `specgram`: `*batch frames freqs`, magnitudes or energies, those of `spectrogram`.
-    - `fbanks`: `freqs bins`, those of `melscale_fbanks`.
+    - `specgram`: `*batch frames freqs`, magnitudes or energies, for example those of `spectrogram`.
+    - `fbanks`: `freqs bins`, the filters, for example those of `melscale_fbanks`.
     """
     return matmul(as_floats(specgram, "apply_melscale", "magnitudes or powers", "take spectrogram(power=2.0)"), fbanks)
 
@@ -52,19 +52,19 @@ def mel_spectrogram(
     - `waveform`: `*batch samples`.
     - `sample_rate`: Hz.
     - `n_fft`, `win_length`, `hop_length`, `pad`, `window`, `periodic`, `power`, `normalized`, `center`, `pad_mode`: as
-      in `spectrogram`, of which sizes are in samples.
-    - `f_min`, `f_max`, `n_mels`, `norm`, `mel_scale`: as in `melscale_fbanks`, of which frequencies are in Hz.
-    - `fbanks_dtype`: its `dtype`, "float32" for torchaudio's filters or "float64" for librosa's.
+      in `spectrogram`; sizes are in samples.
+    - `f_min`, `f_max`, `n_mels`, `norm`, `mel_scale`: as in `melscale_fbanks`; frequencies are in Hz.
+    - `fbanks_dtype`: the `dtype` of `melscale_fbanks`: "float32" for torchaudio's filters, "float64" for librosa's.
 
-    As `librosa.feature.melspectrogram` with `fbanks_dtype="float64"`, `mel_scale="slaney"`, `norm="slaney"` and
-    `pad_mode="constant"`.
+    The options `fbanks_dtype="float64"`, `mel_scale="slaney"`, `norm="slaney"` and `pad_mode="constant"` give the
+    numbers of `librosa.feature.melspectrogram`.
     """
     waveform = as_samples(waveform, "mel_spectrogram")
     weights, width = window_numbers(window, win_length, n_fft)
     hop_length = width // 2 if hop_length is None else hop_length
     framing = Framing(n_fft, hop_length, width, weights, periodic, normalized, center, pad_mode)
     filters = MelFilters(n_fft // 2 + 1, f_min, f_max, n_mels, sample_rate, norm, mel_scale, fbanks_dtype, n_fft)
-    mel_fbanks(filters)  # outside of the trace, for its warning
+    mel_fbanks(filters)  # outside of the trace, so that its warning is given
     return each_clip(_mel, MelOptions(SpectrumOptions(framing, pad, power=power), filters), waveform)
 
 
@@ -77,10 +77,10 @@ def amplitude_to_db(
     - `x`: energies or magnitudes, of any shape.
     - `multiplier`: 10 for energies, 20 for magnitudes.
     - `amin`: the floor of `x`.
-    - `db_multiplier`: log10 of what has 0 decibels.
-    - `top_db`: decibels below the maximum of a spectrogram, the last two axes, to which all is lifted that lies lower;
-      None for none. (`torchaudio.functional.amplitude_to_DB` does so item by item, but takes one maximum over an item's
-      channels.)
+    - `db_multiplier`: log10 of the value that has 0 decibels.
+    - `top_db`: the largest distance, in decibels, from the maximum of each spectrogram (the last two axes); lower
+      values are raised to it. None for no limit. (`torchaudio.functional.amplitude_to_DB` has one maximum for all
+      channels of an item.)
     """
     x = as_floats(x, "amplitude_to_db", "amplitudes or powers", "take their magnitude, in float32")
     db = multiplier * (jnp.log10(jnp.maximum(x, amin)) - db_multiplier)
@@ -110,11 +110,12 @@ def mfcc(
 
     - `waveform`: `*batch samples`.
     - `sample_rate`: Hz.
-    - `n_mfcc`: how many coefficients, at most `n_mels`.
+    - `n_mfcc`: the number of coefficients, at most `n_mels`.
     - `dct_type`: 2.
     - `norm`: "ortho" for an orthonormal DCT, or None.
-    - `log_mels`: whether the logarithm is log(mel + 1e-6), or else decibels with a `top_db` of 80.
-    - `mel_norm`: the `norm` of `mel_spectrogram`; all others are its arguments too, torchaudio's `melkwargs`.
+    - `log_mels`: whether the logarithm is log(mel + 1e-6); otherwise it is decibels with a `top_db` of 80.
+    - `mel_norm`: the `norm` of `mel_spectrogram`; all other options are those of `mel_spectrogram` too. They are
+      torchaudio's `melkwargs`.
     """
     waveform = as_samples(waveform, "mfcc")
     require_choice("dct_type", dct_type, (2,))

@@ -14,7 +14,7 @@ from ._arrays import TABLES
 
 @dataclass(frozen=True)
 class MelFilters:
-    """Options of `melscale_fbanks`, which says what they are."""
+    """The options of `melscale_fbanks`, where they are described."""
 
     n_freqs: int
     f_min: float
@@ -33,7 +33,7 @@ class MelFilters:
         freqs = self.points // 2 + 1
         require(
             self.n_freqs == freqs > 1,
-            f"n_freqs is {self.n_freqs}, and n_fft = {self.points} has {freqs}: give 2 or more, n_fft // 2 + 1",
+            f"n_freqs is {self.n_freqs}, but n_fft = {self.points} has {freqs}: give n_fft // 2 + 1, at least 2",
         )
         require(
             self.mel_scale != "kaldi" or (self.norm is None and self.dtype == "float32" and self.points % 2 == 0),
@@ -53,7 +53,7 @@ class MelFilters:
 
     @property
     def highest(self) -> float:
-        """`f_max`, or the Nyquist frequency; torchaudio's is a whole number of Hz."""
+        """`f_max`, or the Nyquist frequency, which torchaudio rounds down to a whole number of Hz."""
         if self.f_max is not None:
             return self.f_max
         whole = self.dtype == "float32" and self.mel_scale != "kaldi"
@@ -64,33 +64,33 @@ def melscale_fbanks(
     n_freqs: int, f_min: float, f_max: float | None, n_mels: int, sample_rate: int, norm: str | None = None,
     mel_scale: str = "htk", dtype: str = "float32", n_fft: int | None = None,
 ) -> Float[np.ndarray, "{n_freqs} {n_mels}"]:  # fmt: skip
-    """Triangular filters, evenly spaced on a mel scale, as a read-only array of float32, which is made once.
+    """Triangular filters, evenly spaced on a mel scale: a read-only array of float32, computed once.
 
     - `n_freqs`: the number of frequencies, n_fft // 2 + 1.
-    - `f_min`, `f_max`: Hz, between which the filters lie; `f_max` None is half the sample rate.
+    - `f_min`, `f_max`: Hz, the range of the filters; `f_max` None is half the sample rate.
     - `n_mels`: the number of filters.
     - `sample_rate`: Hz.
-    - `norm`: "slaney" gives the filters unit area; None the height 1.
+    - `norm`: "slaney" gives each filter the area 1, None the height 1.
     - `mel_scale`: "htk", "slaney" or "kaldi".
-    - `dtype`: "float32" gives the filters of `torchaudio.functional`, whose edges are rounded to float32: that moves
-      the flank of a narrow filter by up to 4e-5 of its height. "float64" gives the exact ones, which are librosa's.
-    - `n_fft`: the size of the FFT, which only librosa's filters need, and only an odd one; it is 2 (n_freqs - 1)
-      unless given.
+    - `dtype`: "float32" gives the filters of `torchaudio.functional`, whose edges are rounded to float32: the rounding
+      moves the flank of a narrow filter by up to 4e-5 of its height. "float64" gives the exact filters, librosa's.
+    - `n_fft`: the size of the FFT. Only librosa's filters of an odd size need it; None is 2 (n_freqs - 1).
 
-    torchaudio's and librosa's differ at odd sample rates and sizes too: torchaudio spreads its `n_freqs` frequencies
-    evenly from 0 to sample_rate // 2, which is its `f_max` None; librosa has those of the FFT, k sample_rate / n_fft,
-    and sample_rate / 2. `mel_scale="kaldi"` gives those of `torchaudio.compliance.kaldi.get_mel_banks`, in float32 and
-    without a norm: their flanks are straight in mel, not in Hz, and the last frequency is in none.
+    torchaudio's and librosa's filters also differ at odd sample rates and sizes. torchaudio spreads its `n_freqs`
+    frequencies evenly from 0 to sample_rate // 2, and the latter is its default `f_max`. librosa uses the frequencies
+    of the FFT, k sample_rate / n_fft, and the default `f_max` sample_rate / 2. `mel_scale="kaldi"` gives the filters of
+    `torchaudio.compliance.kaldi.get_mel_banks`, in float32 and without a norm: their flanks are straight in mel, not in
+    Hz, and no filter contains the last frequency.
 
-    Warns, when it makes them, of filters so narrow that no frequency falls into them. Raises ValueError for sizes,
-    frequencies and names that make no sense.
+    Warns, when it first computes the filters, if some are so narrow that no frequency falls into them. Raises
+    ValueError for sizes, frequencies and names that make no sense.
     """
     return mel_fbanks(MelFilters(n_freqs, f_min, f_max, n_mels, sample_rate, norm, mel_scale, dtype, n_fft))
 
 
 @functools.lru_cache(TABLES)
 def mel_fbanks(filters: MelFilters) -> np.ndarray:
-    """`melscale_fbanks` of its options."""
+    """`melscale_fbanks`, from its options."""
     if filters.mel_scale == "kaldi":
         return kaldi_fbanks(
             KaldiFilters(filters.n_mels, filters.points, filters.sample_rate, filters.f_min, filters.highest)
@@ -151,7 +151,7 @@ def _read_only(table: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class KaldiFilters:
-    """Options of `kaldi_fbanks`: `low` and `high` in Hz; a `high` <= 0 counts from the Nyquist frequency."""
+    """The options of `kaldi_fbanks`: `low` and `high` in Hz; a `high` <= 0 counts from the Nyquist frequency."""
 
     bins: int
     n_fft: int
@@ -176,9 +176,9 @@ class KaldiFilters:
 
 @functools.lru_cache(TABLES)
 def kaldi_fbanks(filters: KaldiFilters) -> np.ndarray:
-    """`freqs bins`. Kaldi's triangles are straight in mel, not in Hz, and leave the Nyquist frequency out."""
+    """`freqs bins`: Kaldi's triangles, which are straight in mel, not in Hz, and exclude the Nyquist frequency."""
     low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (filters.low, filters.highest))
-    single = np.float32  # torchaudio's rounding decides how far a frequency at the foot of a triangle is inside it
+    single = np.float32  # torchaudio's rounding decides whether a frequency at the foot of a triangle lies inside it
     freqs = single(filters.sample_rate / filters.n_fft) * np.arange(filters.n_fft // 2, dtype=single)
     mels = single(1127) * _single_log(single(1) + freqs / single(700))
     step = single((high - low) / (filters.bins + 1))
@@ -187,10 +187,10 @@ def kaldi_fbanks(filters: KaldiFilters) -> np.ndarray:
 
 
 def _single_log(x: np.ndarray) -> np.ndarray:
-    """The logarithm in float32, by the steps of Cephes' `logf` (Moshier, 1992), which end 0.7 of the last digit off at
-    most.
+    """The logarithm in float32, computed as Cephes' `logf` (Moshier, 1992); its error is at most 0.7 of the last digit.
 
-    NumPy's and the exact one differ from torch's in as many places, but in those that count: Kaldi's narrow filters.
+    torch's logarithm has the same steps. NumPy's and the exact logarithm differ from torch's for as many numbers, but
+    these numbers matter in Kaldi's narrow filters.
     """
     fraction, exponent = np.frexp(x)
     low = fraction < math.sqrt(0.5)

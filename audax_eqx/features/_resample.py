@@ -16,7 +16,7 @@ from ._clips import RATES, resample_each_clip
 
 @dataclass(frozen=True)
 class ResampleOptions:
-    """From `orig` samples to `new` ones, with no common factor, by a sinc of `zeros` zero crossings on either side."""
+    """From `orig` samples to `new` samples, without a common factor, with a sinc of `zeros` zero crossings per side."""
 
     orig: int
     new: int
@@ -33,11 +33,12 @@ def resample(
     """Band-limited interpolation to ceil(samples * new_freq / orig_freq) samples, as `torchaudio.functional.resample`.
 
     - `waveform`: `*batch samples`.
-    - `orig_freq`, `new_freq`: Hz. Each pair compiles anew, and the last 8 stay: draw random speeds from a few.
-    - `lowpass_filter_width`: the zero crossings of the sinc on either side.
-    - `rolloff`: where the sinc cuts off, as a share of the lower one of both Nyquist frequencies.
+    - `orig_freq`, `new_freq`: Hz. Each pair compiles a program, and the last 8 programs stay in memory: draw random
+      speeds from a short list.
+    - `lowpass_filter_width`: the number of zero crossings of the sinc on either side.
+    - `rolloff`: the cutoff of the sinc, as a share of the lower one of the two Nyquist frequencies.
     - `resampling_method`: the window of the sinc, "sinc_interp_hann" or "sinc_interp_kaiser".
-    - `beta`: of the Kaiser window; 14.77 unless given.
+    - `beta`: the shape of the Kaiser window; None for 14.77.
 
     Raises ValueError for rates, widths and names that make no sense.
     """
@@ -54,19 +55,19 @@ def resample(
 
 @functools.lru_cache(RATES)
 def sinc_blocks(options: ResampleOptions, samples: int, dtype: str) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """The filters of `samples` samples in blocks: the first input of each, blocks x inputs x outputs, and a period.
+    """The filters of `samples` output samples, in blocks of neighbouring outputs.
 
-    Neighbouring samples share most of their inputs: a block of them is one small matrix. After a period, so many inputs
-    and so many outputs, the blocks repeat. Their size is that of the filters, about 13 inputs an output (more where the
-    rate falls), however long the period is.
+    Gives the first input of each block, the matrices `blocks inputs outputs`, and the period in inputs and in outputs.
+    Neighbouring outputs share most of their inputs, so a block of outputs is one small matrix. After a period the
+    blocks repeat. The matrices have about 13 inputs an output (more if the rate falls), however long the period is.
 
-    The positions t of the taps are rounded as in torchaudio, step by step, in the dtype of the samples: that moves
-    the samples by up to 3e-5.
+    The positions t of the taps are rounded as in torchaudio, step by step, in the dtype of the samples: this moves the
+    output samples by up to 3e-5.
     """
     orig, new, zeros = options.orig, options.new, options.zeros
-    size = min(128, 32 * max(1, round(new / orig)))  # of 16 to 160 the fastest on CPU, at the usual rates
+    size = min(128, 32 * max(1, round(new / orig)))  # on CPU, at the usual rates, the fastest size from 16 to 160
     if size < new <= 128 and orig < 1.5 * new:
-        size = new  # as is a short period as a whole
+        size = new  # a whole period is fast too if it is short
     periods = max(1, size // new)
     blocks = -(-min(periods * new, samples) // size)
     cutoff = min(orig, new) * options.rolloff
@@ -100,7 +101,7 @@ def resample_clip(clip: Array, options: ResampleOptions) -> Array:
     left, end = -int(starts[0]), (frames - 1) * hop + int(starts[-1]) + width
     clip = jnp.pad(clip, (left, max(end - len(clip), 0)))
     starts = (left + starts[:, None] + hop * np.arange(frames)[None]).astype(np.int32)
-    if len(filters) <= 16:  # on CPU one product a block is up to twice as fast as all in one
+    if len(filters) <= 16:  # on CPU one product a block is up to twice as fast as one product of all
         blocks = zip(starts, filters, strict=True)
         y = jnp.concatenate([matmul(slices(clip, start, width), matrix) for start, matrix in blocks], axis=1)
     else:
@@ -110,5 +111,5 @@ def resample_clip(clip: Array, options: ResampleOptions) -> Array:
 
 
 def slices(samples: Array, starts: np.ndarray, length: int) -> Array:
-    """`starts length`."""
+    """The slices of the samples that begin at `starts`: `starts length`."""
     return jax.vmap(lambda start: jax.lax.dynamic_slice(samples, (start,), (length,)))(jnp.asarray(starts))

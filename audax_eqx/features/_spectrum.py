@@ -17,7 +17,7 @@ from ._framing import Framing, Window, cut, window_numbers
 
 @dataclass(frozen=True)
 class SpectrumOptions:
-    """Options of `spectrum`: `pad` zeros go on both sides first; `power` None keeps the complex numbers."""
+    """The options of `spectrum`: `pad` zeros are added on both sides first; `power` None keeps complex numbers."""
 
     framing: Framing
     pad: int = 0
@@ -26,7 +26,7 @@ class SpectrumOptions:
 
 
 def spectrum(clip: Array, options: SpectrumOptions) -> Array:
-    """`frames freqs` of one clip."""
+    """The spectrum of one clip, `frames freqs`."""
     x = options.framing.windows(jnp.pad(clip, options.pad))
     y = jnp.fft.rfft(x) if options.onesided else jnp.fft.fft(x)
     return y if options.power is None else magnitude(y, options.power)
@@ -37,16 +37,16 @@ def stft(
     win_length: int | None = None, window: Window = "hann", center: bool = True, pad_mode: str = "reflect",
     normalized: bool = False, onesided: bool = True, *, periodic: bool = True,
 ) -> Complex[Array, "*batch frames freqs"]:  # fmt: skip
-    """Short-time Fourier transform, as `torch.stft` (whose window, if none is given, is rectangular).
+    """Short-time Fourier transform, as `torch.stft` (whose default window is rectangular).
 
     - `waveform`: `*batch samples`.
     - `n_fft`: samples of a frame; there are n_fft // 2 + 1 freqs, or n_fft if not `onesided`.
-    - `hop_length`: samples from frame to frame; n_fft // 4 unless given.
-    - `win_length`: samples of the window, which lies in the middle of a frame; n_fft unless given.
+    - `hop_length`: samples from frame to frame; None for n_fft // 4.
+    - `win_length`: samples of the window, which lies in the middle of a frame; None for n_fft.
     - `window`: a name, or an array of `win_length` numbers. A named window is symmetric with `periodic=False`.
-    - `center`: whether n_fft // 2 samples are padded on both sides, so that frame t is centred at sample
+    - `center`: whether n_fft // 2 samples are added on both sides, so that frame t is centred at sample
       t * hop_length.
-    - `pad_mode`: how they are padded: "reflect", "constant", "replicate" or "circular".
+    - `pad_mode`: the kind of padding: "reflect", "constant", "replicate" or "circular".
     - `normalized`: whether the result is divided by sqrt(n_fft).
     """
     weights, width = window_numbers(window, win_length, n_fft)
@@ -66,12 +66,12 @@ def spectrogram(
 
     - `waveform`: `*batch samples`.
     - `n_fft`, `window`, `periodic`, `center`, `pad_mode`, `onesided`: as in `stft`.
-    - `win_length`: samples; n_fft unless given.
-    - `hop_length`: samples; win_length // 2 unless given.
-    - `pad`: zeros that go on both sides before all else.
+    - `win_length`: samples; None for n_fft.
+    - `hop_length`: samples; None for win_length // 2.
+    - `pad`: the number of zeros that are first added on both sides.
     - `power`: 1 for magnitudes, 2 for energies.
-    - `normalized`: what the stft is divided by: nothing; the window's norm for True or "window"; sqrt(n_fft) for
-      "frame_length".
+    - `normalized`: the divisor of the stft: False for 1; True or "window" for the window's norm; "frame_length" for
+      sqrt(n_fft).
     """
     weights, width = window_numbers(window, win_length, n_fft)
     hop_length = width // 2 if hop_length is None else hop_length
@@ -81,7 +81,7 @@ def spectrogram(
 
 @dataclass(frozen=True)
 class InverseOptions:
-    """Options of `overlap_add`; `length` is the samples that are asked for."""
+    """The options of `overlap_add`; `length` is the number of samples of the result."""
 
     framing: Framing
     onesided: bool
@@ -97,21 +97,21 @@ def istft(
 
     - `specgram`: `*batch frames freqs`.
     - `n_fft`, `hop_length`, `win_length`, `window`, `periodic`, `center`, `normalized`, `onesided`: as in `stft`.
-    - `length`: the number of samples, to which the result is cut or filled up with zeros; None leaves it as it is.
+    - `length`: the number of samples of the result, which is cut or filled up with zeros; None for no change.
 
-    Raises ValueError where the squared windows leave a sample uncovered.
+    Raises ValueError if a sample lies under no window, or only under zeros of the windows.
     """
     weights, width = window_numbers(window, win_length, n_fft)
     hop_length = n_fft // 4 if hop_length is None else hop_length
     framing = Framing(n_fft, hop_length, width, weights, periodic, center=center)
-    freqs, got = n_fft // 2 + 1 if onesided else n_fft, specgram.shape[-1]
-    require(got == freqs, f"istft with n_fft = {n_fft} and onesided = {onesided} takes {freqs} freqs, got {got}")
+    freqs, size = n_fft // 2 + 1 if onesided else n_fft, specgram.shape[-1]
+    require(size == freqs, f"istft with n_fft = {n_fft} and onesided = {onesided} takes {freqs} freqs, got {size}")
     y = each_clip(overlap_add, InverseOptions(framing, onesided, length), as_array(specgram), 2)
     return y * math.sqrt(n_fft) if normalized else y
 
 
 def overlap_add(specgram: Array, options: InverseOptions) -> Array:
-    """The samples of one clip, from `frames freqs`."""
+    """The samples of one clip, from its spectrum `frames freqs`."""
     framing, length, frames = options.framing, options.length, len(specgram)
     n_fft, hop, width, left = framing.n_fft, framing.hop_length, framing.win_length, framing.left
     total = n_fft + hop * (frames - 1)
@@ -128,8 +128,8 @@ def overlap_add(specgram: Array, options: InverseOptions) -> Array:
     )
     x = jnp.fft.irfft(specgram, n_fft) if options.onesided else jnp.fft.ifft(specgram).real
     x = x[:, left : left + width] * weights.astype(x.dtype)[None]
-    # Adding frames up is the transpose of cutting them out.
-    cut_out = functools.partial(cut, length=width, hop=hop, frames=frames)
-    (y,) = jax.linear_transpose(cut_out, jax.ShapeDtypeStruct((total - left,), x.dtype))(x)
+    # The sum of overlapping frames is the transpose of cutting frames out.
+    cut_frames = functools.partial(cut, length=width, hop=hop, frames=frames)
+    (y,) = jax.linear_transpose(cut_frames, jax.ShapeDtypeStruct((total - left,), x.dtype))(x)
     y = jnp.pad(y, (left, 0))[start:stop] / envelope.astype(x.dtype)
     return y if length is None else jnp.pad(y, (0, length - len(y)))

@@ -1,4 +1,4 @@
-"""Frontends from a waveform to `frames bins`."""
+"""Frontends, which map a waveform to `frames bins`."""
 
 from typing import TYPE_CHECKING
 

@@ -1,12 +1,12 @@
-"""Filters at full rate and windows over what they give, without ever holding all of it.
+"""Filters at full rate and windows over their outputs, without keeping all outputs in memory.
 
     wave --FFT of overlapping blocks--> spectra --x filter, inverse FFT--> full rate --windows--> frames
                                         (once)  \\_______ one filter after the other ________/
 
-A bank of 64 filters over 5 s at 16 kHz makes 5 million samples, of which 500 x 64 numbers are left in the end. Here
-one filter's samples at a time exist, in the backward pass too, which makes them anew. On CPU a block's transform stays
-in the first cache, and a batch (`vmap`) is as fast as a loop over its clips. `benchmarks/cpu.py` measures LEAF
-beside the direct convolution with its 128 x 401 taps. Accelerators have not been measured.
+A bank of 64 filters over 5 s at 16 kHz makes 5 million samples, which the windows reduce to 500 x 64 numbers. This
+module keeps the samples of one filter at a time in memory; the backward pass does too, and computes them anew. On CPU
+the transform of a block stays in the first cache, and a batch (`vmap`) is as fast as a loop over its clips.
+`benchmarks/cpu.py` compares LEAF with a direct convolution of 128 x 401 taps. Accelerators have not been measured.
 """
 
 import functools
@@ -21,16 +21,16 @@ from .._portable import portable
 from .._sharding import by_share
 from ..layers.conv import pads
 
-_CACHE = 4000  # complex64 samples: a transform longer than 32 KB, a core's first cache, takes 1.6 times as long
+_CACHE = 4000  # complex64 samples, 32 KB, a core's first cache: a longer transform takes 1.6 times as long
 
 
 def window_and_stride(name: str, sample_rate: int, window_ms: float, stride_ms: float) -> tuple[int, int]:
-    """Both in samples, rounded as in audax: a window of 25 ms has 401 samples at 16 kHz."""
+    """The window and the stride in samples, rounded as in audax: 25 ms are 401 samples at 16 kHz."""
     window, stride = int(sample_rate * window_ms // 1000 + 1), int(sample_rate * stride_ms // 1000)
     if window < 5 or stride < 1:
         raise ValueError(
             f"{name} with window_ms={window_ms} and stride_ms={stride_ms} has windows of {window} samples every "
-            f"{stride} at {sample_rate} Hz: make them long enough for 5 samples and 1."
+            f"{stride} at {sample_rate} Hz: make the window 5 samples or longer and the stride 1 or longer."
         )
     return window, stride
 
@@ -38,8 +38,8 @@ def window_and_stride(name: str, sample_rate: int, window_ms: float, stride_ms: 
 def first_centre(window: int, stride: int) -> float:
     """The sample at the centre of frame 0, in a clip of a whole number of strides.
 
-    "SAME" padding depends on the length. In such clips, and as nearly as samples allow, frame t is centred on its own
-    stride, t stride ... (t + 1) stride - 1; in others all frames lie earlier, by up to half a stride.
+    "SAME" padding depends on the length. In such clips frame t is centred on its own stride, the samples from t stride
+    to (t + 1) stride - 1, to within half a sample. In other clips all frames lie earlier, by up to half a stride.
     """
     return (window - 1) / 2 - max(window - stride, 0) // 2
 
@@ -54,13 +54,18 @@ def filter_and_pool(
     pool: Callable[[Array, Array, Array, int, PyTree], Array],
     combine: Callable[[Array, Array], Array],
 ) -> Float[Array, "frames filters ..."]:
-    """Correlates `wave` with each filter, given by its real and its imaginary part, then reduces windows of `taps`
-    samples every `stride`; both padded as "SAME".
+    """Correlates `wave` with each filter, then reduces windows of `taps` samples, one every `stride` samples.
 
-    A window is a few whole strides and a part of one. `pool(real, imaginary, inside, taps, parameters)` takes the parts
-    of one filter's output cut into strides, `strides stride`, a mask of the samples that are not padding, and the
-    filter's own parameters; it returns `strides parts ...`: what each stride gives to a window of which it is the
-    first, second, ... part. The parts of a window are then `combine`d.
+    - `wave`: `samples`.
+    - `filters`: the real and the imaginary parts of the filters, each `filters taps`.
+    - `parameters`: arrays with one row for each filter, for `pool`.
+    - `stride`: samples. Both steps pad as "SAME".
+    - `pool(real, imaginary, inside, taps, parameters)`: reduces the strides of one filter's output. It gets the real
+      and the imaginary part of the output, cut into strides (`strides stride`), a mask of the samples that are no
+      padding, and the row of parameters. It gives `strides parts ...`: the contribution of each stride to the window
+      of which the stride is the first part, the second part, and so on.
+    - `combine`: combines the contributions of two parts of a window. A window consists of a few whole strides and a
+      part of a stride.
     """
     samples, taps = wave.size, filters[0].shape[1]
     frames, parts = -(-samples // stride), -(-taps // stride)
@@ -74,41 +79,41 @@ def filter_and_pool(
     position = jnp.arange(blocks * hop, dtype=jnp.int32) - before
     inside = ((position >= 0) & (position < samples)).reshape(-1, stride)
 
-    def windows(real, imaginary, parameters):
+    def pool_windows(real, imaginary, parameters):
         """The frames of one filter, whose output has `blocks * hop` samples."""
         pooled = pool(real.reshape(-1, stride), imaginary.reshape(-1, stride), inside, taps, parameters)
         return functools.reduce(combine, [pooled[part : part + frames, part] for part in range(parts)])
 
     if portable.value:
-        real, imaginary = (_correlated(padded, part)[:, : blocks * hop] for part in filters)
-        return jnp.moveaxis(jax.vmap(windows)(real, imaginary, parameters), 1, 0)
+        real, imaginary = (_correlate(padded, part)[:, : blocks * hop] for part in filters)
+        return jnp.moveaxis(jax.vmap(pool_windows)(real, imaginary, parameters), 1, 0)
 
     spectra = _fft(jax.vmap(lambda start: jax.lax.dynamic_slice(padded, (start,), (block,)))(starts))
-    # Correlation, not convolution: the filter is not turned round, but its spectrum is.
+    # This is a correlation, not a convolution: the inverse transform of the filter replaces the transform.
     responses = jnp.fft.ifft(jnp.pad(jax.lax.complex(*filters), ((0, 0), (0, block - taps))), norm="forward")
 
-    def one(filter_):
+    def apply_filter(filter_):
         response, parameters = filter_
-        # Flat in between: a batch on a mesh with Explicit axes knows no reshape that merges and splits at once.
+        # Two reshapes: on a mesh with Explicit axes one reshape cannot merge axes and split axes.
         y = _ifft(spectra * response[None])[:, :hop].reshape(-1)
-        return windows(y.real, y.imag, parameters)
+        return pool_windows(y.real, y.imag, parameters)
 
-    # Without the checkpoint the backward pass would keep the full rate of all filters.
-    frames_last = jax.lax.map(jax.checkpoint(one, prevent_cse=False), (responses, parameters))
+    # Without the checkpoint the backward pass would keep the outputs of all filters at full rate.
+    frames_last = jax.lax.map(jax.checkpoint(apply_filter, prevent_cse=False), (responses, parameters))
     return jnp.moveaxis(frames_last, 1, 0)
 
 
-def _correlated(wave: Array, filters: Array) -> Array:
-    """`filters samples`: the wave under each filter, as a convolution that needs neither transforms nor loops."""
+def _correlate(wave: Array, filters: Array) -> Array:
+    """`filters samples`: the correlation with each filter, as one convolution without transforms or loops."""
     layout = ("NHC", "HIO", "NHC")
     kernel = filters.T[:, None]
     return jax.lax.conv_general_dilated(wave[None, :, None], kernel, (1,), "VALID", dimension_numbers=layout)[0].T
 
 
 def _spread(transform: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """A Fourier transform that leaves a batch, the axis of a `vmap`, on its devices; reverse mode only.
+    """The Fourier transform, computed for each example of a batch (`vmap`) on the example's device; reverse mode only.
 
-    Its matrix is symmetric, so that it is its own transpose.
+    The matrix of the transform is symmetric, so the transform is its own transpose.
     """
 
     @jax.custom_batching.custom_vmap
@@ -132,21 +137,21 @@ _fft, _ifft = _spread(jnp.fft.fft), _spread(jnp.fft.ifft)
 
 @functools.lru_cache
 def _plan(strides: int, taps: int, stride: int) -> tuple[int, int, int]:
-    """How many strides a block yields, its length with the overlap, and the number of blocks, for the least work."""
+    """The strides in a block, its length with the overlap, and the number of blocks that make the least work."""
 
     def work(count):
         block = _fast_length(count * stride + taps - 1)
-        passes = math.log2(block) + 6  # those of the transform, and the products' and the pooling's
+        passes = math.log2(block) + 6  # passes over the data: of the transform, and 6 of products and pooling
         return -(-strides // count) * block * passes * (1.0 if block < _CACHE else 1.6)
 
-    most = max(_CACHE, 8 * taps) // stride + 1
-    count = min(range(1, min(strides, most) + 1), key=work)
+    max_count = max(_CACHE, 8 * taps) // stride + 1
+    count = min(range(1, min(strides, max_count) + 1), key=work)
     return count, _fast_length(count * stride + taps - 1), -(-strides // count)
 
 
-def _fast_length(least: int) -> int:
-    """The smallest multiple of 16 from `least` with no prime factor above 5; odd lengths are slow as memory goes."""
-    length = -(-least // 16) * 16
+def _fast_length(min_length: int) -> int:
+    """The smallest multiple of 16 from `min_length` on with no prime factor above 5; odd lengths make memory slow."""
+    length = -(-min_length // 16) * 16
     while True:
         rest = length
         for prime in (2, 3, 5):

@@ -1,10 +1,10 @@
 """The log-mel spectrogram of LAION's CLAP (Wu et al., 2022, arXiv:2211.06687).
 
-    wave -> its first 10 s, or what is shorter again and again and then zeros -> |STFT|^2 -> mel filterbank
+    wave -> its first 10 s, or a shorter wave repeated and then zeros -> |STFT|^2 -> mel filterbank
          -> 10 log10(max(mel, 1e-10))
 
-That of https://huggingface.co/laion/clap-htsat-unfused (Apache-2.0), and with mel_scale="htk", norm=None of
-clap-htsat-fused. The reference takes 10 s at random of a longer clip; here it is always the first.
+The defaults are those of https://huggingface.co/laion/clap-htsat-unfused (Apache-2.0); mel_scale="htk" and norm=None
+are those of clap-htsat-fused. The reference cuts 10 s at random from a longer clip; this frontend cuts the first 10 s.
 """
 
 import equinox as eqx
@@ -19,18 +19,19 @@ from ..layers import Length, within
 
 
 class CLAPLogMel(AbstractFrontend):
-    """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
+    """Maps one clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
 
     - `sample_rate`: Hz.
     - `bins`: the number of mel filters.
     - `n_fft`, `hop_length`: samples.
-    - `seconds`: what every clip is cut or filled up to.
-    - `fill`: how. "repeatpad": the clip as often as it fits, then zeros; "repeat": the clip again and again, the last
-      time cut; "pad": zeros alone.
-    - `f_min`, `f_max`: Hz; `mel_scale`, `norm`: as in `features.mel_spectrogram`.
+    - `seconds`: the length to which every clip is cut or filled up.
+    - `fill`: the filling of a shorter clip. "repeatpad": the clip as often as it fits, then zeros; "repeat": the clip
+      repeated, the last repetition cut off; "pad": zeros alone.
+    - `f_min`, `f_max`: Hz.
+    - `mel_scale`, `norm`: as in `features.mel_spectrogram`.
 
-    All frames are heard, those of a repetition too. Raises ValueError for options that make no sense, and for an empty
-    waveform.
+    The network reads all frames, including those of repetitions. Raises ValueError for options that make no sense, and
+    for an empty waveform.
     """
 
     sample_rate: int = eqx.field(static=True, default=48000)
@@ -52,7 +53,7 @@ class CLAPLogMel(AbstractFrontend):
             0 <= self.f_min < self.f_max and self.seconds > 0
         ):
             raise ValueError(
-                "CLAPLogMel takes sizes of at least 1, a length and frequencies from f_min to f_max, got "
+                "CLAPLogMel takes sizes of at least 1, seconds > 0 and 0 <= f_min < f_max, got "
                 f"sample_rate={self.sample_rate}, bins={self.bins}, n_fft={self.n_fft}, hop_length={self.hop_length}, "
                 f"f_min={self.f_min:g}, f_max={self.f_max:g} and seconds={self.seconds:g}."
             )
@@ -68,12 +69,12 @@ class CLAPLogMel(AbstractFrontend):
 
     @property
     def max_samples(self) -> int:
-        """The samples of a clip that count; what lies behind does not."""
+        """The number of samples to which a longer clip is cut."""
         return round(self.seconds * self.sample_rate)
 
     @property
     def total_frames(self) -> int:
-        """How many frames there are, whatever the clip's length."""
+        """The number of frames, which does not depend on the length of the clip."""
         return self.max_samples // self.hop_length + 1
 
     @property
@@ -85,7 +86,7 @@ class CLAPLogMel(AbstractFrontend):
         return True
 
     def frames(self, samples: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """How many frames are centred within a clip of so many samples."""
+        """The number of frames that are centred within a clip of so many samples."""
         count = (samples - 1) // self.hop_length + 1
         return min(count, self.total_frames) if isinstance(count, int) else jnp.minimum(count, self.total_frames)
 
@@ -96,7 +97,7 @@ class CLAPLogMel(AbstractFrontend):
             raise ValueError("CLAPLogMel takes at least 1 sample, got 0: pad the clip with zeros.")
         wave = wave.astype(jnp.float32)[: self.max_samples]
         mel = features.mel_spectrogram(
-            self._filled(wave, wave.size if length is None else length),
+            self._fill(wave, wave.size if length is None else length),
             sample_rate=self.sample_rate,
             n_fft=self.n_fft,
             hop_length=self.hop_length,
@@ -109,16 +110,16 @@ class CLAPLogMel(AbstractFrontend):
         )
         return features.amplitude_to_db(mel)
 
-    def _filled(self, wave: Float[Array, " samples"], length: Int[Array, ""] | int) -> Float[Array, " filled"]:
-        """The clip's first `length` samples, filled up."""
+    def _fill(self, wave: Float[Array, " samples"], length: Int[Array, ""] | int) -> Float[Array, " filled"]:
+        """The first `length` samples of the clip, filled up to `max_samples`."""
         size = self.max_samples
         if isinstance(length, int) and min(length, wave.size) == size:
             return wave
         length = jnp.clip(jnp.asarray(length, jnp.int32), 1, wave.size)
-        places = jnp.arange(size, dtype=jnp.int32)
+        positions = jnp.arange(size, dtype=jnp.int32)
         repetitions = {"repeatpad": size // length, "repeat": size, "pad": 1}[self.fill]
         inside = within(size, size if self.fill == "repeat" else repetitions * length)
-        return jnp.where(inside, wave[places % length], 0.0)
+        return jnp.where(inside, wave[positions % length], 0.0)
 
     def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
         return positions * self.hop_length / self.sample_rate

@@ -1,10 +1,10 @@
-"""Kaldi's log-mel filterbank (Povey et al., 2011), normalised as Transformers over spectrograms take it.
+"""Kaldi's log-mel filterbank (Povey et al., 2011), normalised for Transformers over spectrograms.
 
-    wave times `gain` -> frames less their mean -> pre-emphasis -> window -> |FFT|^2 -> mel filterbank -> log
-         -> less its mean over time, if `centred` -> cut or filled up to `frames` -> (x - mean) / scale
+    wave times `gain` -> frames minus their mean -> pre-emphasis -> window -> |FFT|^2 -> mel filterbank -> log
+         -> minus its mean over time, if `centred` -> cut or filled up to `frames` -> (x - mean) / scale
 
-`ast_fbank` is that of https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593 (BSD-3), `beats_fbank` that of
-https://github.com/microsoft/unilm/tree/master/beats (MIT), `wespeaker_fbank` that of
+`ast_fbank` has the numbers of https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593 (BSD-3), `beats_fbank`
+those of https://github.com/microsoft/unilm/tree/master/beats (MIT), `wespeaker_fbank` those of
 https://github.com/wenet-e2e/wespeaker (Apache-2.0).
 """
 
@@ -24,20 +24,21 @@ from ..layers import Length, mean_first
 
 
 class KaldiFbank(AbstractFrontend):
-    """Kaldi's log-mel filterbank of one clip: `samples` in [-1, 1] to `frames bins`, in float32.
+    """Kaldi's log-mel filterbank: it maps one clip, `samples` in [-1, 1], to `frames bins`, in float32.
 
     - `sample_rate`: Hz.
     - `bins`: the number of filters.
-    - `frame_length`, `frame_shift`: milliseconds; only whole frames count.
+    - `frame_length`, `frame_shift`: milliseconds; only whole frames are used.
     - `window`: "hanning", "hamming", "povey", "rectangular" or "blackman".
     - `low_freq`, `high_freq`: Hz; a `high_freq` <= 0 counts from half the sample rate.
-    - `frames`: the number of frames to which the filterbank is cut, or filled up with zeros; None leaves it as long as
-      the clip.
-    - `mean`, `scale`: the result, zeros included, is (filterbank - mean) / scale. AST divides by two standard
-      deviations, and so does BEATs.
-    - `gain`: the factor of the samples. Kaldi's own numbers are of samples in the range of 16 bits, a gain of 32768:
-      higher by 2 log(32768) = 20.79, but in silence, for the floor of the logarithm, 1.2e-7, stays where it is.
-    - `centred`: whether each bin loses its mean over the frames of the clip that count.
+    - `frames`: the number of frames to which the result is cut, or filled up with zeros; None leaves it as long as the
+      clip.
+    - `mean`, `scale`: the result, including the zeros, is (filterbank - mean) / scale. The scale of AST and of BEATs is
+      two standard deviations.
+    - `gain`: the factor of the samples. Kaldi's samples have the range of 16 bits, so Kaldi's numbers need a gain of
+      32768. This gain raises the result by 2 log(32768) = 20.79, except in silence, because the floor of the
+      logarithm's argument stays 1.2e-7.
+    - `centred`: whether the mean over the valid frames of the clip is subtracted from each bin.
 
     Raises ValueError for options that make no sense, and for a waveform shorter than `min_samples`, which is one frame.
     """
@@ -77,7 +78,7 @@ class KaldiFbank(AbstractFrontend):
         if not 0.0 < gain < math.inf:
             raise ValueError(f"KaldiFbank multiplies samples by `gain`, which must be finite and > 0: got {gain}.")
         if frames is not None and frames < 1:
-            raise ValueError(f"KaldiFbank gives at least 1 frame, or as many as there are: got frames={frames}.")
+            raise ValueError(f"KaldiFbank takes frames of at least 1, or None for all: got frames={frames}.")
         self.sample_rate, self.bins, self.frame_length, self.frame_shift = sample_rate, bins, frame_length, frame_shift
         self.window, self.low_freq, self.high_freq, self.total_frames = window, low_freq, high_freq, frames
         self.mean, self.scale, self.gain, self.centred = mean, scale, gain, centred
@@ -92,7 +93,7 @@ class KaldiFbank(AbstractFrontend):
 
     @property
     def max_samples(self) -> int | None:
-        """The samples of a clip that count: what lies behind the last of `frames` does not; None for all."""
+        """The number of samples of the longest clip that has at most `total_frames` frames; None for any."""
         return None if self.total_frames is None else self.min_samples + self.total_frames * self._shift - 1
 
     @property
@@ -100,7 +101,7 @@ class KaldiFbank(AbstractFrontend):
         return True
 
     def frames(self, samples: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """How many frames see nothing but a clip of so many samples."""
+        """The number of frames that lie within a clip of so many samples."""
         count = (samples - self.min_samples) // self._shift + 1
         if self.total_frames is None:
             return count
@@ -116,7 +117,7 @@ class KaldiFbank(AbstractFrontend):
                 f"KaldiFbank takes at least one frame, {self.min_samples} samples "
                 f"({self.frame_length} ms at {self.sample_rate} Hz), got {wave.size}: pad the clip with zeros."
             )
-        if self.total_frames is not None:  # what is cut off need not be computed
+        if self.total_frames is not None:  # frames that are cut off need not be computed
             wave = wave[: self.min_samples + (self.total_frames - 1) * self._shift]
         fbank = features.kaldi_fbank(
             self.gain * wave.astype(jnp.float32),

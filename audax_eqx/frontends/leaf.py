@@ -22,26 +22,28 @@ from ..layers import EnergyNorm, bounded
 from ..layers.initial import full
 from ._overlap_save import filter_and_pool, first_centre, window_and_stride
 
-_WIDTH = math.sqrt(2.0 * math.log(2.0)) / math.pi  # times n: the sigma whose spectrum is 2 pi / n wide at half maximum
+_WIDTH = math.sqrt(2.0 * math.log(2.0)) / math.pi  # n times this: the sigma whose spectrum is 2 pi / n wide
 
 
 class LEAF(AbstractFrontend):
-    """One clip, `samples` in [-1, 1], to `frames bins`: ceil(samples / stride) frames, in float32.
+    """Maps one clip, `samples` in [-1, 1], to `frames bins`: ceil(samples / stride) frames, in float32.
 
     - `sample_rate`: Hz.
     - `bins`: the number of filters.
-    - `window_ms`, `stride_ms`: length of filters and windows, distance of frames; 401 and 160 samples at 16 kHz.
-    - `min_freq`, `max_freq`: Hz, between which the filters start; `max_freq` None is 0.4875 of the sample rate (7800
-      at 16 kHz). Training may move them anywhere up to half the sample rate.
-    - `init`: "mel", the filters' centres and widths at half maximum are those of a mel filterbank; or at random, as
-      the filters' distance from `min_freq` and from the least width: "normal" (standard deviation 0.01),
-      "lecun_normal", "kaiming_normal". What is drawn past the bounds is folded back.
-    - `key`: draws the filters; "mel" does not use it.
+    - `window_ms`, `stride_ms`: the length of filters and windows, and the distance of frames, in milliseconds; 401 and
+      160 samples at 16 kHz.
+    - `min_freq`, `max_freq`: Hz, the range of the filters' initial frequencies; `max_freq` None is 0.4875 of the sample
+      rate (7800 at 16 kHz). Training may move the filters to any frequency up to half the sample rate.
+    - `init`: the initial filters. With "mel", their centres and their widths at half maximum are those of a mel
+      filterbank. With "normal" (standard deviation 0.01), "lecun_normal" or "kaiming_normal", the distances from
+      `min_freq` and from the smallest width are random; numbers beyond the bounds are folded back.
+    - `key`: the key of the random filters; "mel" does not use it.
 
     `gabor` holds (mu, sigma), `pooling` the width of the low-pass in half windows. `layers.bounded` keeps mu in [0,
-    pi], sigma where the filter's spectrum is 2 pi / window to pi / 2 wide at half maximum, and pooling in [2 / window,
-    0.5], so that gradients are finite and lead back from outside. (That by mu is 0 at its bounds: there the energy is
-    even in mu.) Raises ValueError for frequencies, windows or a name that make no sense, and for an empty waveform.
+    pi], sigma in the range in which the filter's spectrum is 2 pi / window to pi / 2 wide at half maximum, and pooling
+    in [2 / window, 0.5], so that gradients are finite and lead back from outside. (The gradient of mu is 0 at its
+    bounds, because the energy is an even function of mu there.) Raises ValueError for frequencies, windows or a name
+    that make no sense, and for an empty waveform.
     """
 
     gabor: Float[Array, "bins 2"]
@@ -75,13 +77,13 @@ class LEAF(AbstractFrontend):
             raise ValueError(f"LEAF has one filter a bin and needs at least 1, got bins={bins}.")
         self.window, self.stride = window_and_stride("LEAF", sample_rate, window_ms, stride_ms)
         if init == "mel":
-            gabor = _from_mel(sample_rate, bins, min_freq, max_freq)
+            gabor = _mel_start(sample_rate, bins, min_freq, max_freq)
             self.gabor = jnp.asarray(np.clip(gabor, *_bounds(self.window)), jnp.float32)
         elif init in _RANDOM:
             low, high = _bounds(self.window)
             low[0], high[0] = 2.0 * math.pi * min_freq / sample_rate, 2.0 * math.pi * max_freq / sample_rate
             draw = _RANDOM[init](key, (bins, 2), jnp.float32)
-            self.gabor = _folded(draw, low.astype(np.float32), high.astype(np.float32))
+            self.gabor = _fold(draw, low.astype(np.float32), high.astype(np.float32))
         else:
             names = ", ".join(repr(name) for name in ("mel", *_RANDOM))
             raise ValueError(f"LEAF has no init {init!r}: choose one of {names}.")
@@ -103,14 +105,14 @@ class LEAF(AbstractFrontend):
         return self.compression(jnp.maximum(energies, 1e-5))
 
     def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
-        ahead = 1 - self.window % 2  # of its two middle taps an even filter is centred on the later
-        return (positions * self.stride + first_centre(self.window, self.stride) + ahead) / self.sample_rate
+        offset = 1 - self.window % 2  # an even filter is centred on the later one of its two middle taps
+        return (positions * self.stride + first_centre(self.window, self.stride) + offset) / self.sample_rate
 
 
 def _gabor_filters(
     gabor: Float[Array, "bins 2"], taps: int
 ) -> tuple[Float[Array, "bins {taps}"], Float[Array, "bins {taps}"]]:
-    """Their real and their imaginary parts."""
+    """The real and the imaginary parts of the filters."""
     low, high = _bounds(taps)
     mu, sigma = (bounded(gabor[:, i], float(low[i]), float(high[i]))[:, None] for i in range(2))
     t = jnp.arange(-(taps // 2), (taps + 1) // 2, dtype=jnp.float32)[None]
@@ -132,14 +134,14 @@ def _weighted_energies(
     taps: int,
     weights: Float[Array, " {taps}"],
 ) -> Float[Array, "strides parts"]:
-    """Each stride's energy under each part of the low-pass: one matrix product."""
+    """The energy of each stride, weighted by each part of the low-pass: one matrix product."""
     energy = jnp.where(inside, jnp.square(real) + jnp.square(imaginary), 0.0)
     parts = -(-taps // real.shape[1])
     weights = jnp.pad(weights, (0, parts * real.shape[1] - taps)).reshape(parts, -1)
     return jnp.matmul(energy, weights.T, precision=jax.lax.Precision.HIGHEST)
 
 
-# The filters' start ---------------------------------------------------------------------------------------------------
+# The initial filters --------------------------------------------------------------------------------------------------
 
 _RANDOM = {
     "normal": jax.nn.initializers.normal(0.01),
@@ -149,16 +151,16 @@ _RANDOM = {
 
 
 def _bounds(taps: int) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
-    """Least and greatest (mu, sigma)."""
+    """The lower and the upper bounds of (mu, sigma)."""
     return np.array([0.0, 4.0 * _WIDTH]), np.array([math.pi, taps * _WIDTH])
 
 
-def _from_mel(sample_rate: int, bins: int, min_freq: float, max_freq: float) -> Float[np.ndarray, "{bins} 2"]:
-    """(mu, sigma) of filters that peak where mel filters do, and are as wide at half the maximum of their magnitude.
+def _mel_start(sample_rate: int, bins: int, min_freq: float, max_freq: float) -> Float[np.ndarray, "{bins} 2"]:
+    """(mu, sigma) of filters with the peaks of mel filters and the same width at half the maximum of their magnitude.
 
-    The mel filters are sampled at the frequencies of an FFT, as in audax: of 512 points, or of twice as many, and
-    again, until each has a peak of its own. (512 points are enough for 64 filters at
-    16 kHz; at 44.1 kHz they would make pairs of equal ones.)
+    The mel filters are sampled at the frequencies of an FFT, as in audax. The FFT has 512 points, and this number is
+    doubled until all filters have different peaks. (512 points are enough for 64 filters at 16 kHz; at 44.1 kHz some
+    pairs of filters would be equal.)
     """
     for n_fft in (2**power for power in range(9, 17)):
         with warnings.catch_warnings():
@@ -174,8 +176,8 @@ def _from_mel(sample_rate: int, bins: int, min_freq: float, max_freq: float) -> 
     )
 
 
-def _folded(draw: Array, low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"]) -> Array:
-    """low + |draw|, reflected at both bounds as often as it takes."""
+def _fold(draw: Array, low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"]) -> Array:
+    """low + |draw|, reflected at both bounds until it lies between them."""
     width = (high - low)[None]
     distance = jnp.mod(jnp.abs(draw), 2.0 * width)
     return jnp.clip(low[None] + width - jnp.abs(distance - width), low[None], high[None])

@@ -1,4 +1,4 @@
-"""The log-mel spectrogram, and the dialects in which checkpoints were trained on it.
+"""The log-mel spectrogram, and the dialects of it on which checkpoints were trained.
 
     wave (-> pre-emphasis) -> |STFT|^power -> mel filterbank -> log(max(mel + epsilon, floor)) (-> (x - mean) / scale)
 
@@ -10,11 +10,11 @@
 | `audax_log_mel(16000)` | symmetric Hann | audax's framing | HTK, none | natural | 1e-8 | all |
 | `efficientat_log_mel(32000)` | symmetric Hann | reflected | Kaldi, none | natural | 1e-5 is added | all |
 
-The last, https://github.com/fschmid56/EfficientAT (MIT), is PaSST's too; it begins with a pre-emphasis, and ends with
-(x + 4.5) / 5.
+PaSST uses the last one too, that of https://github.com/fschmid56/EfficientAT (MIT). It begins with a pre-emphasis and
+ends with (x + 4.5) / 5.
 
-These are of the power spectrum. With power=1 librosa's `amplitude_to_db` has another floor: give floor=1e-5.
-`docs/features.md` has the call of each library that a constructor stands for; `benchmarks/dialects.py` runs both.
+All of them use the power spectrum. For power=1, librosa's `amplitude_to_db` has another floor: give floor=1e-5.
+`docs/features.md` lists the call of the other library for each constructor; `benchmarks/dialects.py` runs both.
 """
 
 import math
@@ -32,24 +32,26 @@ from ..abstract import AbstractFrontend
 
 
 class LogMel(AbstractFrontend):
-    """Log-mel spectrogram of one clip: `samples` in [-1, 1] to `frames bins`, in float32.
+    """The log-mel spectrogram: it maps one clip, `samples` in [-1, 1], to `frames bins`, in float32.
 
     - `sample_rate`: Hz.
     - `bins`: the number of mel filters.
     - `n_fft`, `win_length`, `hop_length`: samples; `win_length` None is `n_fft`.
-    - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate, as `fbanks_dtype` has it.
+    - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate, rounded as `fbanks_dtype` requires.
     - `window`, `periodic`, `power`, `normalized`, `pad_mode`, `mel_scale`, `norm`, `fbanks_dtype`: as in
       `features.mel_spectrogram`; `fbanks_dtype` is "float64", librosa's filters, or "float32", torchaudio's.
-    - `framing`: "center" pads by `n_fft // 2`, so that frame k is centred at sample `k hop_length`; "valid" pads
-      nothing; "audax" reflects as much, but lets frames of `win_length` start at the padding's first sample.
-    - `pre_emphasis`: the factor by which each sample is lessened by the one before; the first sample, which has none
-      before, is left out. None for no pre-emphasis.
+    - `framing`: "center" pads by `n_fft // 2`, so that frame k is centred at sample `k hop_length`. "valid" does not
+      pad. "audax" pads by `n_fft // 2` too, but its frames have `win_length` samples and the first one begins at the
+      first sample of the padding.
+    - `pre_emphasis`: the factor times which the previous sample is subtracted from each sample; the first sample, which
+      has no previous one, is left out. None for no pre-emphasis.
     - `log`: "natural", or "decibel" (10 log10 for power 2, 20 log10 for power 1), of the mel bins plus `epsilon`,
-      clipped to `floor` and, if given, `ceiling`; `top_db` then lifts all below the clip's maximum less `top_db`
-      decibels.
+      clipped to `floor` and, if given, to `ceiling`.
+    - `top_db`: the largest distance from the clip's maximum, in decibels; lower values are raised to it. None for no
+      limit.
     - `ref`: the energy that has 0 decibels, or "max" for the clip's maximum.
     - `mean`, `scale`: the result is (x - mean) / scale.
-    - `max_frames`: the frames that count; those behind are left out. None for all.
+    - `max_frames`: the number of frames to which the result is cut; None for all.
 
     Raises ValueError for options that make no sense, and for a waveform shorter than `min_samples`.
     """
@@ -103,12 +105,12 @@ class LogMel(AbstractFrontend):
             raise ValueError(f"LogMel adds `epsilon` to its bins, which must be finite and >= 0: got {self.epsilon}.")
         if not (0.0 < self.scale < math.inf and math.isfinite(self.mean)):
             raise ValueError(
-                f"LogMel takes `mean` off and divides by `scale`, finite and > 0: got {self.mean} and {self.scale}."
+                f"LogMel subtracts `mean` and divides by `scale`, finite and > 0: got {self.mean} and {self.scale}."
             )
         if self.pre_emphasis is not None and not math.isfinite(self.pre_emphasis):
-            raise ValueError(f"LogMel's pre_emphasis is a finite factor, 0.97 say, or None: got {self.pre_emphasis}.")
+            raise ValueError(f"LogMel's pre_emphasis is a finite factor, like 0.97, or None: got {self.pre_emphasis}.")
         if self.max_frames is not None and self.max_frames < 1:
-            raise ValueError(f"LogMel gives at least 1 frame, or all: got max_frames={self.max_frames}.")
+            raise ValueError(f"LogMel takes max_frames >= 1, or None for all: got max_frames={self.max_frames}.")
         if self.framing == "audax" and self.pad_mode != "reflect":
             raise ValueError(f"LogMel's framing 'audax' pads by reflection, got pad_mode={self.pad_mode!r}.")
         # The features themselves refuse all other options that make no sense, and warn of empty filters.
@@ -120,7 +122,7 @@ class LogMel(AbstractFrontend):
 
     @property
     def _delay(self) -> int:
-        """Samples in front that have no difference to one before, where there is pre-emphasis."""
+        """The number of samples that the pre-emphasis leaves out at the start."""
         return 0 if self.pre_emphasis is None else 1
 
     @property
@@ -131,7 +133,7 @@ class LogMel(AbstractFrontend):
 
     @property
     def max_samples(self) -> int | None:
-        """The samples of the longest clip that has no more than `max_frames`; None for any."""
+        """The number of samples of the longest clip that has at most `max_frames` frames; None for any."""
         if self.max_frames is None:
             return None
         shortest = self.n_fft if self.framing == "valid" else 0
@@ -147,14 +149,14 @@ class LogMel(AbstractFrontend):
                 "pad the clip with zeros."
             )
         wave = wave.astype(jnp.float32)
-        if self.max_samples is not None:  # what is left out need not be computed
+        if self.max_samples is not None:  # frames that are cut off need not be computed
             wave = wave[: max(self.max_samples, self.min_samples)]
         if self.pre_emphasis is not None:
-            # The maximum keeps XLA from making one operation of both, whose rounding is another than torch's: in high
-            # bins, which have little energy, that is five times the noise of all else.
+            # The maximum prevents XLA from fusing product and difference, which would round differently from torch. In
+            # high bins, which have little energy, this difference is five times all other rounding.
             wave = wave[1:] - jnp.maximum(self.pre_emphasis * wave[:-1], jnp.finfo(jnp.float32).min)
         if self.framing == "audax":
-            shift = (self.n_fft - self._window_length) // 2  # torch's frames hold the window in their middle
+            shift = (self.n_fft - self._window_length) // 2  # torch puts the window in the middle of a frame
             wave = jnp.pad(
                 jnp.pad(wave, self.n_fft // 2, mode="reflect"), (shift, self.n_fft - self._window_length - shift)
             )

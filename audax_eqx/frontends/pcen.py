@@ -2,7 +2,7 @@
 
     wave -> |STFT|^2 -> mel filterbank -> x / (floor + running mean of x)^alpha -> root compression
 
-It takes the logarithm's place, and with it what of a recording is constant: the channel, the level and the background.
+PCEN replaces the logarithm, and removes the constant properties of a recording: channel, level and background.
 """
 
 import math
@@ -19,18 +19,18 @@ from ..layers import EnergyNorm
 
 
 class PCEN(AbstractFrontend):
-    """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
+    """Maps one clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
 
     - `sample_rate`: Hz.
     - `bins`: the number of mel filters.
     - `n_fft`, `win_length`, `hop_length`, `f_min`, `f_max`, `mel_scale`, `norm`: as in `LogMel`, with its defaults.
-    - `time_constant`: seconds in which the gain follows at the start; librosa's formula gives `smooth` from it.
+    - `time_constant`: the initial time constant of the gain, in seconds; `smooth` follows from it by librosa's formula.
 
     `compression` starts with the paper's parameters, alpha 0.98, delta 2, root 2, and a floor of 1e-6. The energies
-    of waves in [-1, 1] need no scaling for it: under a window of 1024 samples a full-scale sine has 8e4, speech 1e-4
-    to 1e3, and the noise of 16 bits 1e-7, which the floor holds down. (librosa advises to multiply by 2^31, and means
-    magnitudes.) A much shorter window or `norm="slaney"` makes energies smaller: amplify the wave then. Raises
-    ValueError for options that make no sense, and for a waveform shorter than `min_samples`.
+    of waves in [-1, 1] need no scaling: with a window of 1024 samples a full-scale sine has the energy 8e4, speech 1e-4
+    to 1e3, and the noise of 16 bits 1e-7, which lies below the floor. (librosa advises to multiply magnitudes by 2^31.)
+    With a much shorter window or `norm="slaney"` energies are smaller: amplify the wave then. Raises ValueError for
+    options that make no sense, and for a waveform shorter than `min_samples`.
     """
 
     compression: EnergyNorm
@@ -60,7 +60,7 @@ class PCEN(AbstractFrontend):
     ):
         if time_constant <= 0.0 or hop_length < 1:
             raise ValueError(
-                f"PCEN's gain follows in time_constant seconds, counted in hops, which must both be > 0: got "
+                f"PCEN takes a time_constant (seconds) and a hop_length (samples) that are both > 0: got "
                 f"time_constant={time_constant} and hop_length={hop_length}."
             )
         self.sample_rate, self.bins = sample_rate, bins

@@ -1,14 +1,15 @@
 """Perch 2.0's log-mel spectrogram (van Merrienboer et al., 2025, arXiv:2508.04665).
 
-    wave -> less its mean, the largest at 0.25 -> |STFT| / sum of the window -> mel filterbank -> 0.1 log(max(., 1e-5))
+    wave -> minus its mean, scaled to the peak 0.25 -> |STFT| / sum of the window -> mel filterbank
+         -> 0.1 log(max(., 1e-5))
 
-The first step lies outside of the published network: Perch's users do it to each window of 5 s, so that loudness tells
-nothing, and silence stays silence. The filters are TensorFlow's: straight lines over the mel scale, not over Hz, and
-nothing of 0 Hz.
+The published network does not contain the first step: users of Perch apply it to each window of 5 s, so that the result
+does not depend on loudness, and silence stays silence. The filters are TensorFlow's: their flanks are straight in mel,
+not in Hz, and no filter contains 0 Hz.
 
 The numbers are those of the released model, https://www.kaggle.com/models/google/bird-vocalization-classifier
-(Apache-2.0). In the authors' code, https://github.com/google-research/perch, this is `SimpleMelspec`, framing="same";
-its `perch_2.py` has `MelSpectrogram` with the floor 0.01 instead, framing="center".
+(Apache-2.0). In the authors' code, https://github.com/google-research/perch, this is `SimpleMelspec`, framing="same".
+The authors' `perch_2.py` uses `MelSpectrogram` with the floor 0.01 instead, framing="center".
 """
 
 import functools
@@ -25,17 +26,17 @@ from ..abstract import AbstractFrontend
 
 
 class PerchLogMel(AbstractFrontend):
-    """One clip, `samples` of any size, to `frames bins`, in float32; there is a frame for each `hop_length` begun.
+    """Maps one clip, `samples` of any amplitude, to ceil(samples / hop_length) `frames bins`, in float32.
 
     - `sample_rate`: Hz.
     - `bins`: the number of mel filters.
     - `n_fft`, `win_length`, `hop_length`: samples.
     - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate.
-    - `framing`: "same" pads as a convolution does, by `(win_length - hop_length) // 2` zeros in front, and has a
-      symmetric Hann window; "center" centres frame k at sample `k hop_length`, and has a periodic one.
-    - `floor`, `scale`: bins are `scale * log(max(bin, floor))`.
-    - `peak`: the largest of the samples, once their mean is taken away; None leaves the wave as it is. Zeros that fill
-      up a window count among its samples, as in perch_hoplite.
+    - `framing`: "same" pads as a convolution does, with `(win_length - hop_length) // 2` zeros in front, and has a
+      symmetric Hann window; "center" centres frame k at sample `k hop_length`, and has a periodic Hann window.
+    - `floor`, `scale`: the result is `scale * log(max(bin, floor))`.
+    - `peak`: the largest magnitude of the samples after their mean is subtracted; None leaves the wave unchanged. Zeros
+      that fill up a window are samples too, as in perch_hoplite.
 
     Raises ValueError for an empty waveform, and for sizes that make no filterbank.
     """
@@ -86,7 +87,7 @@ class PerchLogMel(AbstractFrontend):
             wave = wave * (self.peak / jnp.where(largest > 0.0, largest, 1.0))
         periodic = self.framing == "center"
         magnitude = features.spectrogram(
-            self._padded(wave),
+            self._pad(wave),
             n_fft=self.n_fft,
             win_length=self.win_length,
             hop_length=self.hop_length,
@@ -98,10 +99,10 @@ class PerchLogMel(AbstractFrontend):
         mel = features.apply_melscale(magnitude, filters / _sum_of_hann(self.win_length, periodic))
         return self.scale * jnp.log(jnp.maximum(mel, self.floor))
 
-    def _padded(self, wave: Float[Array, " samples"]) -> Float[Array, " padded"]:
-        """The wave between zeros, of which the STFT makes a frame for each hop begun."""
+    def _pad(self, wave: Float[Array, " samples"]) -> Float[Array, " padded"]:
+        """The wave between zeros, so that the STFT has ceil(samples / hop_length) frames."""
         span = (-(-wave.size // self.hop_length) - 1) * self.hop_length
-        before = (self.n_fft - self.win_length) // 2  # torch's frames hold the window in their middle
+        before = (self.n_fft - self.win_length) // 2  # torch puts the window in the middle of a frame
         if self.framing == "center":
             before += self.win_length // 2
         else:
@@ -116,14 +117,14 @@ class PerchLogMel(AbstractFrontend):
 
 @functools.lru_cache(32)
 def _filters(bins: int, n_fft: int, sample_rate: int, f_min: float, f_max: float) -> np.ndarray:
-    """The filterbank, `frequencies bins`: triangles of the height 1 over the mel scale, and zeros for 0 Hz."""
+    """The filterbank, `frequencies bins`: triangles of height 1 over the mel scale, and zeros at 0 Hz."""
 
     def mel(frequencies):
         return 1127.0 * np.log1p(np.asarray(frequencies) / 700.0)
 
     edges = np.linspace(mel(f_min), mel(f_max), bins + 2)
-    places = mel(np.linspace(0, sample_rate / 2, n_fft // 2 + 1))[:, None]
-    rise, fall = (places - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - places) / np.diff(edges)[1:]
+    mels = mel(np.linspace(0, sample_rate / 2, n_fft // 2 + 1))[:, None]
+    rise, fall = (mels - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - mels) / np.diff(edges)[1:]
     filters = np.maximum(np.minimum(rise, fall), 0.0)
     filters[0] = 0.0
     return filters.astype(np.float32)

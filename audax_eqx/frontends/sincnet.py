@@ -6,7 +6,7 @@ A filter is a difference of two sincs under a Hamming window, divided by its max
 
     (2 high sinc(2 high t) - 2 low sinc(2 low t)) / (2 (high - low)) = cos(pi (low + high) t) sinc((high - low) t),
 
-it needs no division. The t of an even number of taps are halves, so that every filter is symmetric.
+it needs no division. With an even number of taps each t is a half-integer, so that every filter is symmetric.
 """
 
 import math
@@ -23,18 +23,19 @@ from ._overlap_save import filter_and_pool, first_centre, window_and_stride
 
 
 class SincNet(AbstractFrontend):
-    """One clip, `samples` in [-1, 1], to `frames bins`: ceil(samples / stride) frames, in float32.
+    """Maps one clip, `samples` in [-1, 1], to `frames bins`: ceil(samples / stride) frames, in float32.
 
     - `sample_rate`: Hz.
     - `bins`: the number of filters.
-    - `window_ms`, `stride_ms`: length of filters and windows, distance of frames; 401 and 160 samples at 16 kHz.
-    - `min_low_hz`, `min_band_hz`: Hz, the least lower edge and the least width of a band.
+    - `window_ms`, `stride_ms`: the length of filters and windows, and the distance of frames, in milliseconds; 401 and
+      160 samples at 16 kHz.
+    - `min_low_hz`, `min_band_hz`: Hz, the smallest lower edge and the smallest width of a band.
 
-    `bands` holds two numbers in Hz a filter, which start evenly spaced in mel: low = min_low_hz + |bands[:, 0]| and
-    high = low + min_band_hz + |bands[:, 1]|. `layers.bounded` keeps high up to half the sample rate and low
-    `min_band_hz` below it, so that no band is ever empty. audax's filters are those of 16 kHz at any sample rate;
-    these are not.
-    Raises ValueError for frequencies or windows that make no sense, and for an empty waveform.
+    `bands` holds two numbers in Hz for each filter: low = min_low_hz + |bands[:, 0]| and high = low + min_band_hz +
+    |bands[:, 1]|. The initial edges are evenly spaced in mel. `layers.bounded` keeps high at or below half the sample
+    rate and low `min_band_hz` below that, so that no band is ever empty. audax uses the filters of 16 kHz at any sample
+    rate; this class uses the filters of its own sample rate. Raises ValueError for frequencies or windows that make no
+    sense, and for an empty waveform.
     """
 
     bands: Float[Array, "bins 2"]
@@ -77,7 +78,8 @@ class SincNet(AbstractFrontend):
     def __call__(self, wave: Float[Array, " samples"]) -> Float[Array, "frames {self.bins}"]:
         if wave.size < self.min_samples:
             raise ValueError("SincNet takes at least 1 sample, got 0: pad the clip with zeros.")
-        # Two real filters make one complex filter, whose output's real part is the first's and imaginary the second's.
+        # Two real filters make one complex filter: the real part of its output is the output of the first filter, the
+        # imaginary part that of the second.
         filters = jnp.pad(self._filters(), ((0, self.bins % 2), (0, 0)))
         peaks = filter_and_pool(
             wave.astype(jnp.float32),
@@ -87,11 +89,11 @@ class SincNet(AbstractFrontend):
             pool=_maxima,
             combine=jnp.maximum,
         ).reshape(-1, len(filters))[:, : self.bins]
-        # The leaky ReLU rises, and so may follow the maximum, where it is a hundred times less work.
+        # The leaky ReLU is increasing, so it may follow the maximum, where it is a hundred times less work.
         return self.norm(jnp.maximum(jax.nn.leaky_relu(peaks, 0.2), 1e-5))
 
     def _filters(self) -> Float[Array, "{self.bins} {self.window}"]:
-        size = jnp.abs(self.bands.astype(jnp.float32))  # whose gradient at 0 is 1, in JAX: no band is stuck there
+        size = jnp.abs(self.bands.astype(jnp.float32))  # its gradient at 0 is 1 in JAX, so no band is stuck there
         nyquist = self.sample_rate / 2
         low = bounded(self.min_low_hz + size[:, 0], 0.0, nyquist - self.min_band_hz)
         high = bounded(low + self.min_band_hz + size[:, 1], 0.0, nyquist)
@@ -101,8 +103,8 @@ class SincNet(AbstractFrontend):
         return jnp.cos(jnp.pi * middle * t) * jnp.sinc(width * t) * hamming
 
     def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
-        ahead = 0.5 * (1 - self.window % 2)  # an even filter is centred between samples
-        return (positions * self.stride + first_centre(self.window, self.stride) + ahead) / self.sample_rate
+        offset = 0.5 * (1 - self.window % 2)  # an even filter is centred between samples
+        return (positions * self.stride + first_centre(self.window, self.stride) + offset) / self.sample_rate
 
 
 def _maxima(
@@ -112,7 +114,7 @@ def _maxima(
     taps: int,
     parameters: None,
 ) -> Float[Array, "strides parts 2"]:
-    """Each stride's maximum, of real and imaginary part, for a window's whole strides and for its last part of one."""
+    """The maxima of both parts of the output over each stride, for a window's whole strides and for its last part."""
     both = jnp.where(inside[None], jnp.stack([real, imaginary]), -jnp.inf)
     parts = -(-taps // real.shape[1])
     whole, last = jnp.max(both, axis=2), jnp.max(both[:, :, : taps - (parts - 1) * real.shape[1]], axis=2)

@@ -1,10 +1,10 @@
-"""SpeechBrain's log-mel filterbank (Ravanelli et al., 2021, arXiv:2106.04624), as its speaker encoders take it.
+"""SpeechBrain's log-mel filterbank (Ravanelli et al., 2021, arXiv:2106.04624), the input of its speaker encoders.
 
     wave -> |STFT|^2, Hamming window, zeros at the ends -> filterbank -> 10 log10(max(., 1e-10))
-         -> max(., the recording's maximum - 80) -> less the mean over the recording's frames
+         -> max(., the recording's maximum - 80) -> minus the mean over the recording's frames
 
-The filters are no others' triangles: each falls on both sides by its distance to the centre below it, so that it ends
-in front of the next one's centre.
+The filters are triangles of a special kind: a filter is as wide above its centre as below it, where the width is the
+distance to the next lower centre, so that the filter ends below the next higher centre.
 """
 
 import functools
@@ -20,14 +20,14 @@ from ..layers import Length, mean_first, within, zero_behind
 
 
 class SpeechBrainFbank(AbstractFrontend):
-    """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
+    """Maps one clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
 
     - `sample_rate`: Hz.
     - `bins`: the number of mel filters.
     - `n_fft`, `win_length`, `hop_length`: samples; `win_length` None is `n_fft`.
     - `f_min`, `f_max`: Hz; `f_max` None is half the sample rate.
-    - `top_db`: decibels below the recording's maximum to which all is lifted that lies lower.
-    - `centred`: whether the mean over the recording's frames is taken away from each bin.
+    - `top_db`: the largest distance from the recording's maximum, in decibels; lower values are raised to it.
+    - `centred`: whether the mean over the recording's frames is subtracted from each bin.
 
     Raises ValueError for an empty waveform, and for sizes that make no filterbank.
     """
@@ -64,7 +64,7 @@ class SpeechBrainFbank(AbstractFrontend):
         return True
 
     def frames(self, samples: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """How many frames are centred within a clip of so many samples, its end included."""
+        """The number of frames that are centred within a clip of so many samples, or at its end."""
         return samples // self.hop_length + 1
 
     def __call__(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames {self.bins}"]:
@@ -91,7 +91,7 @@ class SpeechBrainFbank(AbstractFrontend):
 
 @functools.lru_cache(32)
 def _filters(bins: int, n_fft: int, sample_rate: int, f_min: float, f_max: float) -> np.ndarray:
-    """The filterbank, `frequencies bins`: centres at equal distances on HTK's mel scale."""
+    """The filterbank, `frequencies bins`; its centres are evenly spaced on HTK's mel scale."""
     low, high = (2595 * np.log10(1 + frequency / 700) for frequency in (f_min, f_max))
     edges = 700 * (10 ** (np.linspace(low, high, bins + 2) / 2595) - 1)
     centres, widths = edges[1:-1], np.diff(edges)[:-1]

@@ -1,14 +1,15 @@
-"""wav2vec 2.0's convolutional encoder (Baevski et al., 2020, arXiv:2006.11477), of HuBERT, WavLM and data2vec too.
+"""wav2vec 2.0's convolutional encoder (Baevski et al., 2020, arXiv:2006.11477), which HuBERT, WavLM and data2vec share.
 
-    wave, less its mean and divided by its standard deviation
-      -> 7 x gelu(norm(convolution)) -> a frame of 512 numbers each 20 ms
+    wave, minus its mean and divided by its standard deviation
+      -> 7 x gelu(norm(convolution)) -> a frame of 512 numbers every 20 ms
 
-    | layer    |  1 | 2 | 3 | 4 | 5 | 6 | 7 |     in samples at 16 kHz a frame sees 400, and they begin every 320
+    | layer    |  1 | 2 | 3 | 4 | 5 | 6 | 7 |     at 16 kHz a frame covers 400 samples, and begins every 320 samples
     | kernel   | 10 | 3 | 3 | 3 | 3 | 2 | 2 |
     | stride   |  5 | 2 | 2 | 2 | 2 | 2 | 2 |
 
-Base models have a norm behind the first convolution alone, over time and for each channel, so that all of a clip has a
-part in each frame: what pads it, too, unless its `length` is told. Large ones have a LayerNorm behind each.
+Base models have one norm, behind the first convolution: it normalises each channel over time, so that every frame
+depends on the whole clip, and also on its padding unless `length` is given. Large models have a LayerNorm behind each
+convolution.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ from ..layers.initial import full, split
 
 
 class TimeNorm(eqx.Module):
-    """Over time, for each channel, with a scale and a shift: GroupNorm (Wu and He, 2018, arXiv:1803.08494) with as many
-    groups as channels. Of a map of which `length` steps count, it is over these."""
+    """Normalises each channel over time, with a scale and a shift: GroupNorm (Wu and He, 2018, arXiv:1803.08494) with
+    as many groups as channels. With a `length` the statistics are those of the first `length` steps."""
 
     weight: Float[Array, " channels"]
     bias: Float[Array, " channels"]
@@ -42,7 +43,7 @@ class TimeNorm(eqx.Module):
 
 
 class ConvLayer(eqx.Module):
-    """A convolution over time without padding, a norm or none, and the activation."""
+    """A convolution over time without padding, an optional norm, and the activation."""
 
     conv: TimeConv
     norm: TimeNorm | LayerNorm | None
@@ -58,15 +59,15 @@ class ConvLayer(eqx.Module):
 
 
 class Wav2Vec(AbstractFrontend):
-    """One clip, `samples` in [-1, 1], to `frames bins`, in float32; the bins are the channels of the last layer.
+    """Maps one clip, `samples` in [-1, 1], to `frames bins`, in float32; the bins are the channels of the last layer.
 
     - `sample_rate`: Hz.
     - `widths`, `kernels`, `strides`: channels, taps and steps of each convolution.
-    - `norm`: "group", a norm over time behind the first convolution, or "layer", one over channels behind each.
-    - `bias`: whether the convolutions have one.
+    - `norm`: "group", a norm over time behind the first convolution, or "layer", a norm over channels behind each.
+    - `bias`: whether the convolutions have a bias.
     - `normalize`: whether the wave is normalised first.
     - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu".
-    - `key`: draws the weights.
+    - `key`: the key of the random weights.
 
     Raises ValueError for sizes that do not go together, and for a waveform shorter than `min_samples`, which is one
     frame.
@@ -109,18 +110,18 @@ class Wav2Vec(AbstractFrontend):
 
     @property
     def min_samples(self) -> int:
-        """The samples that a frame sees."""
-        seen = 1
+        """The number of samples that a frame covers."""
+        samples = 1
         for kernel, stride in zip(self.kernels[::-1], self.strides[::-1], strict=True):
-            seen = (seen - 1) * stride + kernel
-        return seen
+            samples = (samples - 1) * stride + kernel
+        return samples
 
     @property
     def takes_length(self) -> bool:
         return True
 
     def frames(self, samples: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """How many frames see nothing but a clip of so many samples."""
+        """The number of frames that lie within a clip of so many samples."""
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             samples = (samples - kernel) // stride + 1
         return samples

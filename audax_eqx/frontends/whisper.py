@@ -3,7 +3,7 @@
     wave -> cut, or filled up with zeros, to 30 s -> |STFT|^2 without its last frame -> mel filterbank
          -> log10(max(mel, 1e-10)) -> max(., its maximum - 8) -> (. + 4) / 4
 
-That of https://huggingface.co/openai/whisper-base (Apache-2.0); large-v3 has 128 bins.
+The defaults are those of https://huggingface.co/openai/whisper-base (Apache-2.0); large-v3 has 128 bins.
 """
 
 import equinox as eqx
@@ -17,14 +17,14 @@ from ..layers import Length, zero_behind
 
 
 class WhisperLogMel(AbstractFrontend):
-    """One clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
+    """Maps one clip, `samples` in [-1, 1], to `frames bins`, in float32; frame k is centred at sample `k hop_length`.
 
     - `sample_rate`: Hz.
     - `bins`: the number of mel filters.
     - `n_fft`, `hop_length`: samples.
-    - `total_frames`: how many frames there are, whatever the clip's length.
+    - `total_frames`: the number of frames, which does not depend on the length of the clip.
 
-    Raises ValueError for an empty waveform, and for fewer frames than reflection at the ends takes.
+    Raises ValueError for an empty waveform, and for too few frames to reflect `n_fft // 2` samples.
     """
 
     sample_rate: int = eqx.field(static=True, default=16000)
@@ -46,7 +46,7 @@ class WhisperLogMel(AbstractFrontend):
 
     @property
     def max_samples(self) -> int:
-        """The samples of a clip that count; what lies behind does not."""
+        """The number of samples to which a longer clip is cut."""
         return self.total_frames * self.hop_length
 
     @property
@@ -54,7 +54,7 @@ class WhisperLogMel(AbstractFrontend):
         return True
 
     def frames(self, samples: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """How many frames begin within a clip of so many samples."""
+        """The number of frames that are centred within a clip of so many samples."""
         count = -(-samples // self.hop_length)
         return min(count, self.total_frames) if isinstance(count, int) else jnp.minimum(count, self.total_frames)
 

@@ -1,7 +1,8 @@
 """Convolutions over one channels-last map, `time freq channels`; kernels are `height width inputs outputs`.
 
-Padding is one of three: "symmetric" (torch's `padding=kernel // 2`) and "same" (TensorFlow's and Flax's: `ceil(size /
-stride)` steps, the odd zero at the end) differ where the stride is 2; "valid" pads nothing.
+There are three kinds of padding. "symmetric" is torch's `padding=kernel // 2`. "same" is TensorFlow's and Flax's: the
+result has `ceil(size / stride)` steps, and of an odd number of zeros the odd one is at the end. The two differ if the
+stride is 2. "valid" does not pad.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .bilinear import bilinear, transposed_weight
+from .bilinear import bilinear, transpose_weight
 from .initial import full, normal
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -23,7 +24,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """How many values to pad before and after an axis of `size`; one that is shorter than the kernel is filled up."""
+    """The numbers of zeros before and after an axis of `size`; an axis shorter than the kernel is filled up."""
     if padding == "same":
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
         return total // 2, total - total // 2
@@ -32,8 +33,8 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
 
 
 class Conv(eqx.Module):
-    """A convolution. Weights start normal with standard deviation `scale`, which is He's, sqrt(2 / fan out), unless
-    given (He et al., 2015, arXiv:1502.01852); the bias starts at zero."""
+    """A convolution. The initial weights are normal with standard deviation `scale`; None is sqrt(2 / fan out) (He et
+    al., 2015, arXiv:1502.01852). The initial bias is zero."""
 
     weight: Float[Array, "height width inputs outputs"]
     bias: Float[Array, " outputs"] | None
@@ -73,7 +74,7 @@ def _convolution(x: Array, weight: Array, options: Options) -> Array:
 
 
 def _weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], options: Options) -> Array:
-    """On CPU the product of patches and gradient: of all examples at once where positions are few, else one by one."""
+    """On CPU a product of patches and gradient, for all examples at once if there are few positions, else for each."""
     (down, across), around = options
     (height, width, inputs, outputs), (time, freq) = shape, gradient.shape[1:3]
     product = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
@@ -87,11 +88,11 @@ def _weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], options:
         ]
         return jnp.concatenate(taps, axis=-1).reshape(-1, height * width * inputs)
 
-    def at_once(x, gradient):
+    def multiply_all(x, gradient):
         total = product(patches(x).T, gradient.reshape(-1, outputs))
         return total.reshape(shape).astype(gradient.dtype)
 
-    def one_by_one(x, gradient):
+    def multiply_each(x, gradient):
         def add(total, example):
             x, gradient = example
             return total + product(gradient.reshape(-1, outputs).T, patches(x[None])), None
@@ -99,19 +100,19 @@ def _weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], options:
         total, _ = jax.lax.scan(add, jnp.zeros((outputs, height * width * inputs), jnp.float32), (x, gradient))
         return total.T.reshape(shape).astype(gradient.dtype)
 
-    own = functools.partial(transposed_weight, _convolution, shape=shape, options=options)
-    products = at_once if time * freq < inputs else one_by_one
-    return jax.lax.platform_dependent(x, gradient, cpu=products, default=own)
+    by_jax = functools.partial(transpose_weight, _convolution, shape=shape, options=options)
+    products = multiply_all if time * freq < inputs else multiply_each
+    return jax.lax.platform_dependent(x, gradient, cpu=products, default=by_jax)
 
 
 convolution = bilinear("convolution", _convolution, weight_gradient=_weight_gradient)
 
 
 class TimeConv(eqx.Module):
-    """A convolution over time alone; its kernel is `taps inputs outputs`, the taps `dilation` steps apart. It starts as
-    `Conv` does.
+    """A convolution over time only; its kernel is `taps inputs outputs`, and the taps are `dilation` steps apart. The
+    initial weights are those of `Conv`.
 
-    XLA runs it on CPU in a fifth of the time of a `Conv` over a map of one bin.
+    On CPU, XLA runs it in a fifth of the time of a `Conv` over a map of one bin.
     """
 
     weight: Float[Array, "taps inputs outputs"]
@@ -138,7 +139,7 @@ class TimeConv(eqx.Module):
 
     @property
     def span(self) -> int:
-        """The steps from the first tap to the last, both counted."""
+        """The number of steps from the first tap to the last one, including both."""
         return (len(self.weight) - 1) * self.dilation + 1
 
     def __call__(self, x: Float[Array, "time inputs"]) -> Float[Array, "newtime outputs"]:
@@ -155,10 +156,10 @@ class TimeConv(eqx.Module):
 
 
 class Patchify(eqx.Module):
-    """A convolution whose stride is its kernel: cuts the map into patches and maps each linearly, one matrix product.
+    """A convolution whose stride is its kernel: one matrix product, which maps each patch of the map linearly.
 
-    `padding` zeros are put before and after (time, freq). What is left over at the end, less than one patch, is cut
-    off as torch does, but a map shorter than one patch is padded with zeros at the end to one whole patch.
+    `padding` is the number of zeros before and after (time, freq). An incomplete patch at the end is cut off, as in
+    torch, but a map shorter than one patch is filled up with zeros at the end to one whole patch.
     """
 
     weight: Float[Array, "height width inputs outputs"]
@@ -187,7 +188,7 @@ class Patchify(eqx.Module):
             for size, patch, padding in zip(x.shape[:2], (height, width), self.padding, strict=True)
         )
         x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((top, bottom, 0), (left, right, 0), (0, 0, 0)))
-        # One axis after the other: a batch on a mesh with Explicit axes knows no reshape that does more at once.
+        # Two reshapes: on a mesh with Explicit axes one reshape cannot split two axes.
         x = x.reshape(rows, height, *x.shape[1:]).reshape(rows, height, columns, width, inputs)
         patches = x.transpose(0, 2, 1, 3, 4)
         y = patches.reshape(rows, columns, -1) @ self.weight.reshape(-1, outputs)
@@ -195,6 +196,6 @@ class Patchify(eqx.Module):
 
 
 def _whole_patches(size: int, patch: int, padding: int) -> tuple[int, int, int]:
-    """How many patches, and how much to pad (or, below zero, to cut) before and after."""
+    """The number of patches, and the zeros to add before and after; a negative number is cut off."""
     count = max((size + 2 * padding) // patch, 1)
     return count, padding, count * patch - size - padding

@@ -1,4 +1,4 @@
-"""A head of normalised weights, as speaker encoders are trained with (Wang et al., 2018, arXiv:1801.05599)."""
+"""A head of normalised weights, used in the training of speaker encoders (Wang et al., 2018, arXiv:1801.05599)."""
 
 import equinox as eqx
 import jax
@@ -9,9 +9,9 @@ from .initial import normal
 
 
 class Cosine(eqx.Module):
-    """`scale` times the cosine of the vector with each output's weights; in float32.
+    """`scale` times the cosine of the input vector and the weights of each output, in float32.
 
-    Weights start normal with the standard deviation of Glorot and Bengio (2010).
+    The initial weights are normal with the standard deviation of Glorot and Bengio (2010).
     """
 
     weight: Float[Array, "outputs inputs"]
@@ -30,7 +30,7 @@ class Cosine(eqx.Module):
 
 
 def unit(x: Float[Array, "*leading width"]) -> Float[Array, "*leading width"]:
-    """Vectors of length 1, in float32; one of zeros stays one."""
+    """The vectors scaled to length 1, in float32; a vector of zeros stays zeros."""
     wide = x.astype(jnp.float32)
     squares = jnp.sum(jnp.square(wide), axis=-1, keepdims=True)
     return wide * jnp.broadcast_to(jax.lax.rsqrt(jnp.maximum(squares, 1e-12)), x.shape)

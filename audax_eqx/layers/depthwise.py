@@ -1,4 +1,4 @@
-"""Depthwise convolution over one channels-last map, by the road that is fast on the device at hand."""
+"""Depthwise convolution over one channels-last map, computed in the way that is fast on the device."""
 
 import functools
 from typing import Literal
@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._portable import by_platform
-from .bilinear import bilinear, transposed_input, transposed_weight
+from .bilinear import bilinear, transpose_input, transpose_weight
 from .conv import LAYOUT, Options, pads
 from .initial import full, normal
 
 
 class Depthwise(eqx.Module):
-    """One odd-sized filter a channel, drawn normal with standard deviation `scale`."""
+    """One filter of odd size for each channel; the initial weights are normal with standard deviation `scale`."""
 
     weight: Float[Array, "height width 1 channels"]
     bias: Float[Array, " channels"] | None
@@ -53,45 +53,46 @@ def depthwise(
 ) -> Float[Array, "newtime newfreq channels"]:
     """Depthwise convolution with an odd kernel, zeros around the map.
 
-    On CPU a sum of shifted products, which XLA makes in one pass over memory, where its own grouped convolution is
-    more than ten times slower; elsewhere XLA's convolution. `benchmarks/depthwise.py` measures both.
+    On CPU it is a sum of shifted products, which XLA computes in one pass over memory; XLA's grouped convolution is
+    more than ten times slower there. On other devices it is XLA's convolution. `benchmarks/depthwise.py` measures both.
     """
     time, freq = (pads(*sizes, padding) for sizes in zip(x.shape, weight.shape, stride, strict=False))
     return _depthwise(x, weight, (stride, (time, freq)))
 
 
-def _by_device(x: Array, weight: Array, options: Options) -> Array:
-    shifts, grouped = (functools.partial(road, options=options) for road in (_shifts, _grouped))
+def _choose(x: Array, weight: Array, options: Options) -> Array:
+    shifts, grouped = (functools.partial(function, options=options) for function in (_sum_shifts, _convolve))
     return by_platform(x, weight, cpu=shifts, default=grouped)
 
 
 def _input_gradient(gradient: Array, weight: Array, shape: tuple[int, ...], options: Options) -> Array:
-    own = functools.partial(transposed_input, _grouped, shape=shape, options=options)
+    by_jax = functools.partial(transpose_input, _convolve, shape=shape, options=options)
     shifts = functools.partial(_shifts_input_gradient, shape=shape, options=options)
-    return jax.lax.platform_dependent(gradient, weight, cpu=shifts, default=own)
+    return jax.lax.platform_dependent(gradient, weight, cpu=shifts, default=by_jax)
 
 
 def _weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], options: Options) -> Array:
-    own = functools.partial(transposed_weight, _grouped, shape=shape, options=options)
+    by_jax = functools.partial(transpose_weight, _convolve, shape=shape, options=options)
     shifts = functools.partial(_shifts_weight_gradient, shape=shape, options=options)
-    return jax.lax.platform_dependent(x, gradient, cpu=shifts, default=own)
+    return jax.lax.platform_dependent(x, gradient, cpu=shifts, default=by_jax)
 
 
-_depthwise = bilinear("depthwise", _by_device, input_gradient=_input_gradient, weight_gradient=_weight_gradient)
+_depthwise = bilinear("depthwise", _choose, input_gradient=_input_gradient, weight_gradient=_weight_gradient)
 
 
-def _grouped(x: Array, weight: Array, options: Options) -> Array:
+def _convolve(x: Array, weight: Array, options: Options) -> Array:
     stride, around = options
     return jax.lax.conv_general_dilated(
         x, weight, stride, around, dimension_numbers=LAYOUT, feature_group_count=x.shape[-1]
     )
 
 
-def _shifts(x: Array, weight: Array, options: Options) -> Array:
-    """The sum over the kernel's taps of the map, shifted, times the tap's row of channels; added up in float32.
+def _sum_shifts(x: Array, weight: Array, options: Options) -> Array:
+    """The sum over the kernel's taps: each tap adds the shifted map, multiplied by the tap's channels, in float32.
 
-    It goes by halves of the rows because XLA does not fuse two arrays side by side with what follows: a LayerNorm or a
-    BatchNorm would compute the sum anew, or write down each of the products, which takes five times as long.
+    The two halves of the rows are computed separately, because XLA does not fuse a concatenation with the following
+    operation. Otherwise a LayerNorm or a BatchNorm would compute the sum again, or store each product, which takes five
+    times as long.
     """
     (down, across), around = options
     height, width = weight.shape[:2]
@@ -118,23 +119,23 @@ def _shifts(x: Array, weight: Array, options: Options) -> Array:
 
 
 def _shifts_input_gradient(gradient: Array, weight: Array, shape: tuple[int, ...], options: Options) -> Array:
-    """The gradient's steps, spread out to the stride, under the kernel turned around."""
+    """The convolution of the reversed kernel with the gradient, whose steps lie `stride` apart between zeros."""
     stride, around = options
     edges = []
     for axis in range(2):
         kernel, (before, _) = weight.shape[axis], around[axis]
-        spread = (gradient.shape[axis + 1] - 1) * stride[axis] + 1
+        size = (gradient.shape[axis + 1] - 1) * stride[axis] + 1
         left = kernel - 1 - before
-        edges.append((left, shape[axis + 1] + kernel - 1 - left - spread, stride[axis] - 1))
+        edges.append((left, shape[axis + 1] + kernel - 1 - left - size, stride[axis] - 1))
     spread = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    return _shifts(spread, weight[::-1, ::-1], ((1, 1), ((0, 0), (0, 0))))
+    return _sum_shifts(spread, weight[::-1, ::-1], ((1, 1), ((0, 0), (0, 0))))
 
 
 def _shifts_weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], options: Options) -> Array:
-    """Each output position adds its patch of the input times its gradient: a loop over examples and blocks of rows.
+    """The sum over output positions of the input's patch times the gradient, in a loop over examples and rows.
 
-    The loop's body is unrolled over a row of positions, or over as many rows as make 16. XLA's own reductions over
-    positions, one a tap, are slower by an order of magnitude.
+    The body of the loop is unrolled over one row of positions, or over several rows with at least 16 positions. XLA's
+    reductions over positions, one for each tap, are slower by an order of magnitude.
     """
     (down, across), around = options
     height, width, _, channels = shape

@@ -1,4 +1,4 @@
-"""Stochastic depth (Huang et al., 2016, arXiv:1603.09382), and keys for all that drops something."""
+"""Stochastic depth (Huang et al., 2016, arXiv:1603.09382), and the keys of modules with dropout."""
 
 import equinox as eqx
 import jax
@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 class DropPath(eqx.Module):
-    """Drops a whole residual branch of one example with probability `rate`, and divides by `1 - rate` what it keeps.
+    """Drops a whole residual branch of one example with probability `rate`; otherwise divides it by `1 - rate`.
 
     `eqx.nn.inference_mode` turns it off. Raises ValueError for a rate outside [0, 1), and RuntimeError in training
     mode without a `key`.
@@ -26,8 +26,8 @@ class DropPath(eqx.Module):
             return x
         if key is None:
             raise RuntimeError("DropPath trains with a random key: pass key=..., or use eqx.nn.inference_mode(model).")
-        kept = jax.random.bernoulli(key, 1.0 - self.rate)
-        return jnp.where(kept, x / (1.0 - self.rate), jnp.zeros_like(x))
+        keep = jax.random.bernoulli(key, 1.0 - self.rate)
+        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:

@@ -12,11 +12,11 @@ from .transformer import Activation, activate
 
 
 class SqueezeExcite(eqx.Module):
-    """Scales each channel by a number in (0, 1) that follows from the means of all channels:
+    """Scales each channel by a number in (0, 1) that is a function of the means of all channels:
 
     x * sigmoid(expand(activation(reduce(mean over time and freq))))
 
-    With a `length` the mean is over the first steps of time alone.
+    With a `length` the mean is over the first `length` steps of time only.
     """
 
     reduce: Linear

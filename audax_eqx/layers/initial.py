@@ -1,7 +1,8 @@
-"""What parameters start with: normal random numbers, and vectors of one number. All are float32.
+"""Initial values of parameters: normal random numbers, and vectors of one number. All are float32.
 
-XLA compiles a program for each shape of random numbers, and threefry takes it a third of a second on CPU: a network of
-80 layers took minutes to start. Here the shapes have one program, which draws a chunk of the numbers, and vectors none.
+XLA compiles a program for each shape of random numbers, and a program with threefry takes a third of a second to
+compile on CPU: a network of 80 layers took minutes to build. Here all shapes share one program, which draws a chunk of
+numbers, and vectors of one number need no program.
 """
 
 import functools
@@ -19,7 +20,7 @@ CHUNK = 2**16
 def normal(key: PRNGKeyArray, shape: tuple[int, ...], scale: float) -> Float[Array, "*shape"]:
     """Normal numbers with standard deviation `scale`, the same for a key with and without `jit`.
 
-    Number n is number n % CHUNK of what the key draws, folded with n // CHUNK.
+    Number n is number n % CHUNK of the draw with the key that is folded with n // CHUNK.
     """
     size = math.prod(shape)
     count = -(-size // CHUNK)
@@ -32,12 +33,12 @@ def normal(key: PRNGKeyArray, shape: tuple[int, ...], scale: float) -> Float[Arr
 
 
 def full(size: int, value: float) -> Float[Array, " {size}"]:
-    """A vector of `size` times `value`."""
+    """A vector of `size` numbers that all equal `value`."""
     return jax.device_put(np.full(size, value, np.float32))
 
 
 def split(key: PRNGKeyArray, count: int) -> list[PRNGKeyArray]:
-    """A key for each of `count` parts: `jax.random.split` compiles a program for each count."""
+    """A key for each of `count` parts. `jax.random.split` would compile a program for each count."""
     return [_part(key, np.uint32(index)) for index in range(count)]
 
 

@@ -1,6 +1,6 @@
-"""How much of a padded input is the recording's: its first `length` samples, frames or tokens; None for all of it.
+"""The length of a recording in a padded input: its first `length` samples, frames or tokens; None for the whole input.
 
-`length` may be traced, so that recordings of many lengths need one program. What lies behind has no part in the result.
+`length` may be traced, so that recordings of many lengths need one program. The padding does not change the result.
 """
 
 import jax
@@ -11,13 +11,13 @@ Length = Int[Array, ""] | int | None
 
 
 def within(size: int, length: Length) -> Bool[Array, " {size}"]:
-    """Which of `size` positions are the recording's."""
+    """Which of `size` positions belong to the recording."""
     positions = jnp.arange(size, dtype=jnp.int32)
     return positions < (size if length is None else jnp.asarray(length, jnp.int32))
 
 
 def zero_behind(x: Float[Array, "size *rest"], length: Length) -> Float[Array, "size *rest"]:
-    """`x` with zeros behind its first `length` rows, as if it were padded with them."""
+    """`x` with its rows behind the first `length` replaced by zeros."""
     if length is None:
         return x
     inside = within(len(x), length).reshape(-1, *[1] * (x.ndim - 1))
@@ -25,20 +25,21 @@ def zero_behind(x: Float[Array, "size *rest"], length: Length) -> Float[Array, "
 
 
 def reflect(x: Float[Array, "size *rest"], count: int, length: Length = None) -> Float[Array, "more *rest"]:
-    """`x` with `count` rows more at both ends, reflected at its first row and at the last of its first `length`.
+    """`x` with `count` more rows at each end, reflected at its first row and at row `length - 1`.
 
-    What is shorter than `count` is reflected again and again, and one row repeated. Rows behind them mean nothing.
+    If `x` is shorter than `count`, it is reflected several times; a single row is repeated. Rows behind the reflected
+    ones have no meaning.
     """
     if count == 0:
         return x
     last = jnp.asarray(len(x) if length is None else jnp.clip(length, 1, len(x)), jnp.int32) - 1
 
-    def mirrored(positions: Int[Array, " count"]) -> Float[Array, "count *rest"]:
+    def mirror(positions: Int[Array, " count"]) -> Float[Array, "count *rest"]:
         places = positions % jnp.maximum(2 * last, 1)
         return x[jnp.minimum(places, 2 * last - places)]
 
     steps = jnp.arange(count, dtype=jnp.int32)
-    before, after = mirrored(steps - count), mirrored(last + 1 + steps)
+    before, after = mirror(steps - count), mirror(last + 1 + steps)
     if length is None:
         return jnp.concatenate([before, x, after])
     padded = jnp.concatenate([before, x, jnp.zeros_like(after)])
@@ -46,7 +47,7 @@ def reflect(x: Float[Array, "size *rest"], count: int, length: Length = None) ->
 
 
 def mean_first(x: Float[Array, "size *rest"], length: Length = None) -> Float[Array, "*rest"]:
-    """The mean over the first `length` rows, added up in float32; of at least one row."""
+    """The mean over the first `length` rows, at least one row, computed in float32."""
     wide = x.astype(jnp.float32)
     if length is None:
         return jnp.mean(wide, axis=0).astype(x.dtype)
@@ -55,5 +56,5 @@ def mean_first(x: Float[Array, "size *rest"], length: Length = None) -> Float[Ar
 
 
 def keyword(length: Length) -> dict[str, Length]:
-    """`length` as the keyword of a network that may take none: nothing where it is None."""
+    """`length` as a keyword argument; no argument if it is None, because some networks accept none."""
     return {} if length is None else {"length": length}

@@ -13,7 +13,7 @@ def _matmul(x: Array, weight: Array, options: tuple[()]) -> Array:
 
 
 def _weight_gradient(x: Array, gradient: Array, shape: tuple[int, ...], options: tuple[()]) -> Array:
-    """XLA copies the left factor, transposed, to sum over its rows: the narrower of the two."""
+    """XLA transposes and copies the left factor to sum over its rows, so the left factor is the narrower one."""
     x, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     return (x.T @ gradient).T if x.shape[1] < gradient.shape[1] else gradient.T @ x
 
@@ -22,9 +22,9 @@ matmul = bilinear("matmul", _matmul, weight_gradient=_weight_gradient)
 
 
 class Linear(eqx.Module):
-    """`y = x W^T + b` over the last axis, any leading axes. `weight` is (out, in), as in Equinox and torch.
+    """`y = x W^T + b` over the last axis, with any leading axes. `weight` is (out, in), as in Equinox and torch.
 
-    Weights start normal with standard deviation `scale`, the bias at zero.
+    The initial weights are normal with standard deviation `scale`; the initial bias is zero.
     """
 
     weight: Float[Array, "outputs inputs"]
@@ -43,5 +43,5 @@ class Linear(eqx.Module):
 
 
 def pointwise(inputs: int, outputs: int, *, key: PRNGKeyArray) -> Linear:
-    """A 1x1 convolution in front of a normalisation: no bias, weights start at He's scale, sqrt(2 / fan out)."""
+    """A 1x1 convolution in front of a norm: no bias, initial weights of He's scale, sqrt(2 / fan out)."""
     return Linear(inputs, outputs, bias=False, scale=(2 / outputs) ** 0.5, key=key)

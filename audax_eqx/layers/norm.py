@@ -9,7 +9,7 @@ from .initial import full
 
 
 class LayerNorm(eqx.Module):
-    """Over the last axis (Ba et al., 2016, arXiv:1607.06450), any leading axes."""
+    """Normalises over the last axis (Ba et al., 2016, arXiv:1607.06450), with any leading axes."""
 
     weight: Float[Array, " channels"]
     bias: Float[Array, " channels"]
@@ -28,7 +28,7 @@ class LayerNorm(eqx.Module):
 
 
 class BatchNorm(eqx.Module):
-    """Over the batch and all axes but the last (Ioffe and Szegedy, 2015, arXiv:1502.03167), with torch's semantics.
+    """Normalises over the batch and all axes but the last (Ioffe and Szegedy, 2015, arXiv:1502.03167), as torch does.
 
     In training mode it normalises by the biased variance of the batch and moves the running statistics by `momentum`
     towards the batch's mean and unbiased variance:
@@ -37,7 +37,8 @@ class BatchNorm(eqx.Module):
 
     The batch is the mapped axis `axis_name` (a name, or several): `jax.vmap(model, (0, None), (0, None),
     axis_name="batch")`. In inference mode (`eqx.nn.inference_mode`) it uses the running statistics, which live in the
-    State and start at 0 and 1. `weight` starts at `scale`. Raises RuntimeError when it trains outside of such an axis.
+    State and start at 0 and 1. The initial `weight` is `scale`. Raises RuntimeError in training mode without such an
+    axis.
     """
 
     weight: Float[Array, " channels"]
@@ -75,12 +76,12 @@ class BatchNorm(eqx.Module):
         else:
             mean, variance, count = self._batch_statistics(wide)
             unbiased = variance * (count / max(count - 1, 1))
-            state = state.set(self.running_mean, self._moved(state.get(self.running_mean), mean))
-            state = state.set(self.running_var, self._moved(state.get(self.running_var), unbiased))
-        return _normalised(x, mean, jax.lax.rsqrt(variance + self.eps), self.weight, self.bias), state
+            state = state.set(self.running_mean, self._move(state.get(self.running_mean), mean))
+            state = state.set(self.running_var, self._move(state.get(self.running_var), unbiased))
+        return _normalise(x, mean, jax.lax.rsqrt(variance + self.eps), self.weight, self.bias), state
 
     def _batch_statistics(self, x: Float[Array, "*leading {self.channels}"]) -> tuple[Array, Array, int]:
-        """Mean and biased variance over the batch, in two passes, and how many values each is made of."""
+        """The mean and the biased variance over the batch, in two passes, and the number of values of each channel."""
         inner = tuple(range(x.ndim - 1))
         try:
             count = x.size // self.channels * jax.lax.axis_size(self.axis_name)
@@ -94,12 +95,12 @@ class BatchNorm(eqx.Module):
         squares = jnp.mean(jnp.square(x - jnp.broadcast_to(mean, x.shape)), axis=inner)
         return mean, jax.lax.pmean(squares, self.axis_name), count
 
-    def _moved(self, running: Array, batch: Array) -> Array:
+    def _move(self, running: Array, batch: Array) -> Array:
         return (1 - self.momentum) * running + self.momentum * jax.lax.stop_gradient(batch)
 
 
-@jax.checkpoint  # the gradient computes the parts anew from `x`, which takes less time than to keep them
-def _normalised(x: Array, mean: Array, scale: Array, weight: Array, bias: Array) -> Array:
+@jax.checkpoint  # the gradient computes the parts anew from `x`, which is faster than storing them
+def _normalise(x: Array, mean: Array, scale: Array, weight: Array, bias: Array) -> Array:
     normal = (x.astype(jnp.float32) - jnp.broadcast_to(mean, x.shape)) * jnp.broadcast_to(scale, x.shape)
     return _affine(normal, weight, bias).astype(x.dtype)
 

@@ -2,8 +2,8 @@
 
     y = (x / (floor + M)^alpha + delta)^(1/root) - delta^(1/root),    M_t = (1 - smooth) M_{t-1} + smooth x_t
 
-`alpha` is the strength of the automatic gain control, `delta` and `root` compress what is left, and `smooth` sets how
-fast the gain follows. With a `smooth` for each channel this is the sPCEN of LEAF (arXiv:2101.08596).
+`alpha` is the strength of the automatic gain control, `delta` and `root` compress the result, and `smooth` sets how
+fast the gain adapts. With a `smooth` for each channel this is the sPCEN of LEAF (arXiv:2101.08596).
 """
 
 import functools
@@ -20,8 +20,9 @@ from .initial import full
 def bounded(x: Float[Array, "*shape"], low: float, high: float) -> Float[Array, "*shape"]:
     """`x` clipped to [low, high], with a projected gradient: a parameter on or past a bound can come back.
 
-    The gradient passes unchanged but where a descent step along it would lead (further) out. A plain clip has none out
-    of bounds, so that a parameter which once left them would stay there for ever. Reverse mode only.
+    The gradient is unchanged, except that it is 0 if a descent step would move the parameter out of bounds, or further
+    out. The gradient of a plain clip is 0 out of bounds, so a parameter that once left the bounds would never return.
+    Reverse mode only.
     """
     return _bounded(x, low, high)
 
@@ -46,9 +47,9 @@ _bounded.defvjp(_forward, _backward)
 class EnergyNorm(eqx.Module):
     """`features.pcen` with learned parameters for each channel; energies `frames channels` in, float32 out.
 
-    The arguments are the values that all channels start with, Wang et al.'s unless given. They are kept in bounds by
-    `bounded`: alpha <= 1, delta >= 1e-3 (at 0 the gradient has a pole), root >= 1, 0 <= smooth <= 1. `floor` is fixed.
-    Raises ValueError for a start out of these bounds.
+    The arguments are the initial values of all channels; the defaults are those of Wang et al. `bounded` keeps them in
+    bounds: alpha <= 1, delta >= 1e-3 (at 0 the gradient has a pole), root >= 1, 0 <= smooth <= 1. `floor` is fixed.
+    Raises ValueError for an initial value out of bounds.
     """
 
     alpha: Float[Array, " channels"]

@@ -22,8 +22,8 @@ def max_pool(
 def _max_along(x: Array, axis: int, window: int, stride: int, around: tuple[int, int]) -> Array:
     """The maximum over windows of one axis.
 
-    The axis is divided into its `stride` phases, in which every window is a run of neighbours: XLA's own pooling, and
-    that of strided slices, takes ten and three times as long for the gradient on CPU.
+    The axis is divided into `stride` phases, so that the elements of a window that lie in one phase are neighbours. On
+    CPU the gradient of XLA's pooling takes ten times as long, that of strided slices three times.
     """
     steps = (x.shape[axis] + sum(around) - window) // stride + 1
     rows = steps + (window - 1) // stride
@@ -40,8 +40,8 @@ def _max_along(x: Array, axis: int, window: int, stride: int, around: tuple[int,
 def mean_pool(x: Float[Array, "time freq channels"], window: int) -> Float[Array, "newtime newfreq channels"]:
     """The mean over each square of `window` x `window` positions, side by side; added up in float32.
 
-    What is left over at the end, less than one square, is cut off as torch does, but where the map is shorter than one
-    the mean is over what there is.
+    An incomplete square at the end is cut off, as in torch. If the map is smaller than one square, the mean is over the
+    whole map.
     """
     rows, columns = (min(window, size) for size in x.shape[:2])
     time, freq = x.shape[0] // rows * rows, x.shape[1] // columns * columns

@@ -1,4 +1,4 @@
-"""The projection of a model's tower into the space that it shares with others, where all vectors have length 1."""
+"""The projection of a tower's embedding into the space that all towers share, where all vectors have length 1."""
 
 import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -10,7 +10,7 @@ from .transformer import Activation, activate
 
 
 class Projection(eqx.Module):
-    """unit(linear2(activation(linear1(x)))), as LAION's CLAP has it; in the input's dtype."""
+    """unit(linear2(activation(linear1(x)))), as in LAION's CLAP; in the input's dtype."""
 
     linear1: Linear
     linear2: Linear

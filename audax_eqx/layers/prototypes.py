@@ -1,6 +1,6 @@
-"""A head that compares each place of a map with prototypes of the classes (Heinrich et al., 2025, arXiv:2404.10420).
+"""A head that compares each position of a map with prototypes of the classes (Heinrich et al., 2025, arXiv:2404.10420).
 
-logit of class c = sum over p of max(scale[c, p], 0) * max over places of cos(x[place], weight[c, p]) + bias[c]
+logit of class c = sum over p of max(scale[c, p], 0) * max over positions i of cos(x[i], weight[c, p]) + bias[c]
 """
 
 import equinox as eqx
@@ -15,9 +15,9 @@ EPS = 1e-5  # added to every length
 
 
 class Prototypes(eqx.Module):
-    """`count` prototypes for each output, of which each counts where the map is most like it; logits in float32.
+    """Logits, in float32, from the similarities of `count` prototypes for each output to their most similar positions.
 
-    Prototypes start as absolute values of normal numbers, scales at 2 and biases at -2.
+    The initial prototypes are absolute values of normal numbers, the initial scales 2 and the initial biases -2.
     """
 
     weight: Float[Array, "outputs count inputs"]
@@ -41,12 +41,12 @@ class Prototypes(eqx.Module):
     def __call__(
         self, x: Float[Array, "time freq {self.inputs}"], *, length: Length = None
     ) -> Float[Array, " {self.outputs}"]:
-        """With a `length` the map's first steps of time alone count."""
-        places = x.reshape(-1, self.inputs)
-        places = places / _lengths(places).astype(x.dtype)
-        # Products are divided by the prototypes' lengths, for a copy of all prototypes is large.
+        """With a `length` only the first `length` steps of time are compared."""
+        vectors = x.reshape(-1, self.inputs)
+        vectors = vectors / _lengths(vectors).astype(x.dtype)
+        # The products are divided by the prototypes' lengths, because a normalised copy of all prototypes is large.
         prototypes = self.weight.reshape(-1, self.inputs)
-        products = jnp.matmul(places, prototypes.T, preferred_element_type=jnp.float32)
+        products = jnp.matmul(vectors, prototypes.T, preferred_element_type=jnp.float32)
         if length is not None:
             inside = jnp.repeat(within(x.shape[0], length), x.shape[1])
             products = jnp.where(inside[:, None], products, -jnp.inf)
@@ -56,7 +56,7 @@ class Prototypes(eqx.Module):
 
 
 def _lengths(x: Float[Array, "rows width"]) -> Float[Array, "rows 1"]:
-    """The length of each row, in float32; its derivative at zeros is 0."""
+    """The length of each row plus EPS, in float32; the derivative of the length of a row of zeros is 0."""
     squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=1, keepdims=True)
-    some = squares > 0.0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1.0)), 0.0) + EPS
+    positive = squares > 0.0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0) + EPS

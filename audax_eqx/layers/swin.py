@@ -1,7 +1,7 @@
-"""The block of a Swin Transformer (Liu et al., 2021, arXiv:2103.14030), and what lies between its stages.
+"""The block of a Swin Transformer (Liu et al., 2021, arXiv:2103.14030), and the downsampling between its stages.
 
     block:    x + attention in windows(norm(x)), then x + contract(activation(expand(norm(x))))
-    windows:  of side x side tokens, or `shift` further down and right, and then the last are cut at the map's end
+    windows:  side x side tokens; shifted windows lie `shift` tokens further down and right, and the map's end cuts them
     between:  linear(norm(2x2 tokens))
 
 Channels last: a map is `rows columns width`.
@@ -23,9 +23,9 @@ from .transformer import Activation, activate
 
 
 class WindowAttention(eqx.Module):
-    """Attention within each window of `side` x `side` tokens, with a bias by how far apart two are, down and right.
+    """Attention within each window of `side` x `side` tokens, with a bias by the distance of two tokens.
 
-    Pairs of tokens that `separate` marks, of each window, do not see each other.
+    `separate` marks the pairs of tokens of each window that do not attend to each other.
     """
 
     query: Linear
@@ -61,7 +61,7 @@ class WindowAttention(eqx.Module):
 
 
 class SwinBlock(eqx.Module):
-    """Attention in windows, then an MLP at each token, on residual branches; windows lie `shift` down and right."""
+    """Attention in windows, shifted by `shift`, then an MLP at each token, both on residual branches."""
 
     attention_norm: LayerNorm
     attention: WindowAttention
@@ -113,7 +113,7 @@ class SwinBlock(eqx.Module):
 
 
 class PatchMerging(eqx.Module):
-    """A linear map of the norm of 2x2 tokens, column by column, to twice the channels."""
+    """A linear map of the normalised 2x2 tokens, taken column by column, to twice the channels."""
 
     norm: LayerNorm
     reduction: Linear
@@ -130,20 +130,20 @@ class PatchMerging(eqx.Module):
 
 @functools.cache
 def _offsets(side: int) -> np.ndarray:
-    """Of each pair of tokens in a window the row of the table of biases for how far apart they are."""
-    places = np.stack(np.divmod(np.arange(side * side), side))
-    down, right = places[:, :, None] - places[:, None] + side - 1
+    """The row of the table of biases for each pair of tokens in a window, which depends on their distance."""
+    positions = np.stack(np.divmod(np.arange(side * side), side))
+    down, right = positions[:, :, None] - positions[:, None] + side - 1
     return (down * (2 * side - 1) + right).astype(np.int32)
 
 
 @functools.cache
 def _separate(rows: int, columns: int, side: int, shift: int) -> np.ndarray:
-    """Of each window, shifted beyond the image's end, the pairs of tokens that lie at different ends of the image."""
+    """The pairs of tokens in each shifted window that come from opposite ends of the image."""
 
-    def parts(size: int) -> np.ndarray:
-        places = np.arange(size)
-        return (places >= size - side).astype(int) + (places >= size - shift)
+    def label_parts(size: int) -> np.ndarray:
+        positions = np.arange(size)
+        return (positions >= size - side).astype(int) + (positions >= size - shift)
 
-    labels = 3 * parts(rows)[:, None] + parts(columns)
+    labels = 3 * label_parts(rows)[:, None] + label_parts(columns)
     labels = labels.reshape(rows // side, side, columns // side, side).swapaxes(1, 2).reshape(-1, side * side)
     return labels[:, :, None] != labels[:, None]

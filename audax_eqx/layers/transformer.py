@@ -1,5 +1,5 @@
-"""The Transformer's block, with its norms first (Xiong et al., 2020, arXiv:2002.04745), as in ViT (arXiv:2010.11929),
-or last, as in the first Transformer (Vaswani et al., 2017, arXiv:1706.03762).
+"""The block of a Transformer. Its norms come first (Xiong et al., 2020, arXiv:2002.04745), as in ViT
+(arXiv:2010.11929), or last, as in the first Transformer (Vaswani et al., 2017, arXiv:1706.03762).
 
     first:  x + attention(norm(x)), then x + mlp(norm(x)),    mlp(x) = contract(activation(expand(x)))
     last:   norm(scale x + attention(x)), then norm(scale x + mlp(x))
@@ -26,7 +26,7 @@ Activation = Literal["gelu", "gelu_tanh", "relu", "relu6", "silu", "hardswish"]
 
 
 def activate(x: Float[Array, "*shape"], activation: Activation) -> Float[Array, "*shape"]:
-    """The function of that name; "gelu" is the exact one."""
+    """The activation function of this name; "gelu" is the exact one."""
     match activation:
         case "gelu":
             return _gelu(x)
@@ -42,9 +42,9 @@ def activate(x: Float[Array, "*shape"], activation: Activation) -> Float[Array, 
             return jax.nn.hard_swish(x)
 
 
-@jax.checkpoint  # the gradient computes it anew from `x`, which takes less time than to keep its parts
+@jax.checkpoint  # the gradient computes its parts anew from `x`, which is faster than storing them
 def _gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))  # on CPU in half the time of `jax.nn.gelu`
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))  # on CPU this takes half the time of `jax.nn.gelu`
 
 
 @jax.checkpoint
@@ -53,16 +53,16 @@ def _silu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 class TransformerBlock(eqx.Module):
-    """Attention over all tokens, then an MLP at each token, on residual branches.
+    """Attention over all tokens, then an MLP at each token, both on residual branches.
 
-    - `norm_first`: whether the branches begin with a LayerNorm, or one follows their sum.
+    - `norm_first`: whether each branch begins with a LayerNorm; otherwise the LayerNorm follows the sum.
     - `qkv_bias`: whether query, key and value have a bias.
-    - `key_bias`: whether the key has one, too.
+    - `key_bias`: whether the key has a bias, if `qkv_bias`.
     - `gate`: the source of the gates of a bias between tokens, as in `Attention`.
-    - `fused`: whether these three are one linear map, as some checkpoints have them.
-    - `eps`: of both LayerNorms.
+    - `fused`: whether query, key and value are one linear map, as in some checkpoints.
+    - `eps`: the eps of both LayerNorms.
     - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", in the MLP.
-    - `residual_scale`: the factor of what goes past the branches.
+    - `residual_scale`: the factor of the input that is added to each branch.
     - `drop_path`: the rate at which each branch is dropped in training.
     """
 
@@ -115,13 +115,13 @@ class TransformerBlock(eqx.Module):
     ) -> Float[Array, "tokens width"]:
         attention_key, mlp_key = split_key(key, 2)
         y = self.attention(self.attention_norm(x) if self.norm_first else x, length=length, bias=bias)
-        x = self._past(x) + self.drop_path(y, key=attention_key)
+        x = self._scale_residual(x) + self.drop_path(y, key=attention_key)
         x = x if self.norm_first else self.attention_norm(x)
         y = self.expand(self.mlp_norm(x) if self.norm_first else x)
-        x = self._past(x) + self.drop_path(self.contract(activate(y, self.activation)), key=mlp_key)
+        x = self._scale_residual(x) + self.drop_path(self.contract(activate(y, self.activation)), key=mlp_key)
         return x if self.norm_first else self.mlp_norm(x)
 
-    def _past(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+    def _scale_residual(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
         return x if self.residual_scale == 1.0 else self.residual_scale * x
 
 
@@ -134,9 +134,9 @@ def transformer_blocks(
     keys: Sequence[PRNGKeyArray],
     **options,
 ) -> tuple[TransformerBlock, ...]:
-    """A Transformer's blocks, one for each of `keys`; `options` are `TransformerBlock`'s.
+    """The blocks of a Transformer, one for each of `keys`; `options` are those of `TransformerBlock`.
 
-    `mlp_width` is 4 times the width unless given. `drop_path` is the rate of the last block; it rises linearly with
+    `mlp_width` None is 4 times the width. `drop_path` is the rate of the last block; it rises linearly with
     depth from 0 at the first.
     """
     rates = np.linspace(0.0, drop_path, len(keys)).tolist()

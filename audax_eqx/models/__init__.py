@@ -1,4 +1,4 @@
-"""Models: a frontend, a network, and what its embedding is trained for."""
+"""Models: a frontend, a network, and a head for one kind of training."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
 """CLAP, "Large-scale Contrastive Language-Audio Pretraining with Feature Fusion and Keyword-to-Caption Augmentation",
-Wu et al., 2022, arXiv:2211.06687: two towers whose vectors of length 1 lie close together where a text fits a sound.
+Wu et al., 2022, arXiv:2211.06687: two towers, whose vectors of length 1 lie close together if a text fits a sound.
 
-    logits of a sound for texts = exp(logit scale) cosine(network(frontend(wave)), text(tokens))
+    logits of a sound with texts = exp(logit scale) cosine(network(frontend(wave)), text(tokens))
 """
 
 import math
@@ -18,16 +18,16 @@ from ..layers import Length
 from ..networks import RoBERTa
 from .hearing import hear, takes_length, valid
 
-SCALE = math.log(1 / 0.07)  # the logit scale that training starts with
+SCALE = math.log(1 / 0.07)  # the logit scale at the start of training
 
 
 class CLAP(eqx.Module):
-    """`frontend` and `network`, the audio tower, beside `text`, whose vectors are in the same space.
+    """The audio tower, `frontend` and `network`, and the text tower, `text`; both give vectors in one space.
 
-    Called it gives the embedding of a wave; `length` is the number of samples that count, as in `Classifier`.
-    `embed_text` gives that of a text's tokens. The scales are natural logarithms of what cosines are multiplied with:
-    those of a sound with texts, and those of a text with sounds. `tokenizer` is what makes tokens of texts, for those
-    who have one, as the zoo does; no computation depends on it.
+    A call gives the embedding of a wave; `length` is the number of valid samples, as in `Classifier`. `embed_text`
+    gives the embedding of a text's tokens. The two scales are natural logarithms of the factors of the cosines: of a
+    sound with texts, and of a text with sounds. `tokenizer` turns texts into tokens; the zoo sets it, it may be None,
+    and no computation depends on it.
 
     Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. Raises ValueError for towers that
     give vectors of different sizes.
@@ -43,8 +43,8 @@ class CLAP(eqx.Module):
     def __init__(self, frontend: AbstractFrontend, network: AbstractNetwork, text: RoBERTa):
         if network.width != text.width:
             raise ValueError(
-                f"CLAP compares what its towers give, and these give {network.width} and {text.width} numbers: give "
-                "both a projection of the same width."
+                f"CLAP compares the vectors of its towers, and they have {network.width} and {text.width} numbers: "
+                "give both towers a projection of the same width."
             )
         self.frontend, self.network, self.text = frontend, network, text
         self.audio_logit_scale, self.text_logit_scale = (jax.device_put(np.float32(SCALE)) for _ in range(2))
@@ -52,12 +52,12 @@ class CLAP(eqx.Module):
 
     @property
     def width(self) -> int:
-        """How many numbers a call gives."""
+        """The number of values that a call gives."""
         return self.network.width
 
     @property
     def takes_length(self) -> bool:
-        """Whether it gives for a padded clip and its `length` what it gives for the clip."""
+        """Whether a padded clip with its `length` gives the result of the clip without padding."""
         return takes_length(self.frontend, self.network)
 
     def listen(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames bins"]:
@@ -65,7 +65,7 @@ class CLAP(eqx.Module):
         return hear(self.frontend, wave, length).astype(self.text.pooler.weight.dtype)
 
     def valid(self, samples: int, length: Length = None) -> dict[str, Array]:
-        """What the network is to know of a wave of `samples`: its keyword `length`, where there is padding."""
+        """The network's keyword arguments for a wave of `samples`: `length`, if there is padding."""
         return valid(self.frontend, self.network, samples, length)
 
     def embed(

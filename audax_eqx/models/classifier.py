@@ -1,7 +1,7 @@
 """A waveform in, class logits out: frontend -> network -> (LayerNorm ->) (projection ->) dropout -> head.
 
-The head is linear, or gives cosines; SpeechBrain's classifiers of languages have hidden layers in front of it. Perch's
-compares the feature map with prototypes, and hears no embedding.
+The head is linear, or computes cosines. SpeechBrain's classifiers of languages have hidden layers in front of it.
+Perch's head compares the feature map, not the embedding, with prototypes.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class HiddenLayer(eqx.Module):
 
 
 class HiddenLayers(eqx.Module):
-    """norm(leaky relu), and then layers of these `widths`."""
+    """norm(leaky relu(x)), then hidden layers of these `widths`."""
 
     norm: BatchNorm
     layers: tuple[HiddenLayer, ...]
@@ -61,21 +61,25 @@ class HiddenLayers(eqx.Module):
 class Classifier(eqx.Module):
     """`frontend` and `network` with a linear head over the embedding.
 
-    `dropout` is the rate in front of the head; `norm`, if given, the eps of a LayerNorm behind the embedding, which
-    transformers have; `projection`, if given, the width of a linear map in front of the head, which speech models have,
-    and `activation`, if given, the function behind that map;
-    `hidden`, if given, the widths of layers behind a first leaky ReLU and norm, as SpeechBrain's x-vectors have them.
-    `cosine`, if given, makes logits of cosines: this scale times that of the embedding with each class's weights.
-    `prototypes`, if given, is how many each class has in a head over the network's feature map, `layers.Prototypes`,
-    which has nothing but the dropout in front.
-    `task` says what the logits are for: "multiclass" for one softmax over all, "multilabel" for a
-    sigmoid of each, None where nobody has said. It computes nothing; the zoo saves no model under another task.
+    - `classes`: the number of classes.
+    - `dropout`: the rate in front of the head.
+    - `norm`: the eps of a LayerNorm behind the embedding, as in transformers; None for no norm.
+    - `projection`: the width of a linear map in front of the head, as in speech models; None for no map.
+    - `activation`: the function behind the projection; None for none.
+    - `hidden`: the widths of layers behind a leaky ReLU and a norm, as in SpeechBrain's x-vectors; None for no layers.
+    - `cosine`: the scale of a head whose logits are the cosines of the embedding with each class's weights, times the
+      scale; None for a linear head.
+    - `prototypes`: the number of prototypes of each class, for a head over the network's feature map
+      (`layers.Prototypes`), which only the dropout precedes; None for a head over the embedding.
+    - `task`: the meaning of the logits: "multiclass" for one softmax over all, "multilabel" for a sigmoid of each, None
+      if it is unknown. No computation depends on it, but the zoo refuses to save the model under another task.
 
-    Where the model `takes_length`, a call with `length` gives for a padded wave what it gives for its first `length`
-    samples alone; it may be traced, so that clips of many lengths need one program. Others raise ValueError.
+    If the model accepts a length (`takes_length`), a call with `length` gives the result of the wave's first `length`
+    samples alone; `length` may be traced, so that clips of many lengths need one program. Other models raise
+    ValueError.
 
-    Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. With the parameters of its
-    network, norm and head cast to bfloat16 it computes in bfloat16; a frontend's own parameters stay in float32, for
+    Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. If the parameters of its network,
+    norm and head are cast to bfloat16, it computes in bfloat16. The parameters of a frontend stay in float32, because
     their last digits are audible.
     """
 
@@ -107,7 +111,7 @@ class Classifier(eqx.Module):
     ):
         if prototypes is not None and (norm, projection, hidden, cosine) != (None, None, None, None):
             raise ValueError(
-                "Classifier with prototypes hears the feature map: leave norm, projection, hidden and cosine out, "
+                "Classifier with prototypes reads the feature map: leave norm, projection, hidden and cosine out, "
                 "which belong to an embedding."
             )
         self.frontend, self.network = frontend, network
@@ -117,7 +121,7 @@ class Classifier(eqx.Module):
         self.projection = None if projection is None else Linear(network.width, width, key=projection_key)
         if activation is not None and projection is None:
             raise ValueError(
-                f"Classifier's activation is of a projection, got {activation!r} and none: give the width of one."
+                f"Classifier has the activation {activation!r} but no projection in front of it: give a projection."
             )
         self.activation = activation
         self.hidden = None if hidden is None else HiddenLayers(width, hidden, key=hidden_key)
@@ -137,14 +141,14 @@ class Classifier(eqx.Module):
 
     @property
     def head_inputs(self) -> int:
-        """How many numbers the head takes."""
+        """The number of inputs of the head."""
         if self.hidden is not None:
             return self.hidden.outputs
         return self.network.width if self.projection is None else self.projection.outputs
 
     @property
     def takes_length(self) -> bool:
-        """Whether it gives for a padded clip and its `length` what it gives for the clip."""
+        """Whether a padded clip with its `length` gives the result of the clip without padding."""
         return takes_length(self.frontend, self.network)
 
     def listen(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames bins"]:
@@ -152,7 +156,7 @@ class Classifier(eqx.Module):
         return hear(self.frontend, wave, length).astype(self.head.weight.dtype)
 
     def valid(self, samples: int, length: Length = None) -> dict[str, Array]:
-        """What the network is to know of a wave of `samples`: its keyword `length`, where there is padding."""
+        """The network's keyword arguments for a wave of `samples`: `length`, if there is padding."""
         return valid(self.frontend, self.network, samples, length)
 
     def embed(
@@ -186,8 +190,8 @@ class Classifier(eqx.Module):
         length: Length = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "{self.classes}"], eqx.nn.State]:
-        """Logits from what `listen` gives, for training that augments between frontend and network; `length` in
-        frames, as `valid` gives it."""
+        """Logits from the features of `listen`, for training that augments between frontend and network. `length` is
+        in frames, as in the result of `valid`."""
         network_key, head_key = split_key(key, 2)
         network: Any = self.network
         if isinstance(self.head, Prototypes):
@@ -202,8 +206,8 @@ class Classifier(eqx.Module):
     def logits(
         self, embedding: Float[Array, " width"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "{self.classes}"]:
-        """Logits of an embedding, or of what the hidden layers make of it, in float32; not for prototypes."""
-        assert not isinstance(self.head, Prototypes), "prototypes hear the feature map, not the embedding"
+        """Logits, in float32, of an embedding or of the hidden layers' output; a head of prototypes has none."""
+        assert not isinstance(self.head, Prototypes), "prototypes read the feature map, not the embedding"
         embedding = embedding if self.norm is None else self.norm(embedding)
         embedding = embedding if self.projection is None else self.projection(embedding)
         embedding = embedding if self.activation is None else activate(embedding, self.activation)

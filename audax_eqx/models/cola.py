@@ -1,6 +1,6 @@
 """COLA, "Contrastive Learning of General-Purpose Audio Representations", Saeed et al., 2021, arXiv:2010.10915.
 
-    frontend -> network -> linear projection z, and then the similarity of an anchor a with a positive p:
+    frontend -> network -> linear projection, then the similarity of an anchor a and a positive p:
 
     bilinear:  tanh(norm(a)) W tanh(norm(p))
     dot:       cos(a, p) / temperature
@@ -22,9 +22,9 @@ from .simclr import cosines
 
 
 class COLA(eqx.Module):
-    """`frontend` and `network` with a projection of `width` numbers and a similarity between projections.
+    """`frontend` and `network` with a projection to `width` numbers and a similarity of projections.
 
-    `temperature` divides the dot product's cosines; the bilinear similarity learns its own scale. Build it inside of
+    The similarity "dot" divides cosines by `temperature`; "bilinear" learns a scale. Build it inside of
     `eqx.nn.make_with_state`: networks with BatchNorm carry State.
     """
 
@@ -69,13 +69,13 @@ class COLA(eqx.Module):
     def __call__(
         self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The projection, in float32, for `similarity`."""
+        """The projection of a wave, in float32, for `similarity`."""
         return self.project(self.listen(wave), state, key=key)
 
     def project(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The projection of what `listen` gives, for training that augments between frontend and network."""
+        """The projection of the features of `listen`, for training that augments between frontend and network."""
         embedding, state = self.network(x, state, key=key)
         return self.projection(embedding).astype(jnp.float32), state
 
@@ -84,8 +84,8 @@ class COLA(eqx.Module):
         anchors: Float[Array | np.ndarray, "anchors {self.width}"],
         positives: Float[Array | np.ndarray, "positives {self.width}"],
     ) -> Float[Array, "anchors positives"]:
-        """Of every anchor's projection with every positive's: the logits of the contrastive loss, in float32."""
+        """The similarity of each anchor and each positive: the logits of the contrastive loss, in float32."""
         if self.norm is None or self.bilinear is None:
             return cosines(anchors, positives) / self.temperature
-        left, right = (jnp.tanh(self.norm(jnp.asarray(each, jnp.float32))) for each in (anchors, positives))
+        left, right = (jnp.tanh(self.norm(jnp.asarray(z, jnp.float32))) for z in (anchors, positives))
         return left @ self.bilinear.astype(jnp.float32) @ right.T

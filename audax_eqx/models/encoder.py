@@ -11,14 +11,14 @@ from .hearing import hear, takes_length, valid
 
 
 class Encoder(eqx.Module):
-    """`frontend` and `network`, for networks that were trained without classes, or whose classes are left out.
+    """`frontend` and `network` without classes.
 
-    Called it gives the embedding. With `outputs` it gives so many numbers instead, a linear map of the embedding, as
-    x-vector networks have one in front of the loss that they were trained with; `embed` gives the embedding in any
-    case. `length` is the number of samples that count, as in `Classifier`.
+    A call gives the embedding. With `outputs` a call gives this many numbers instead, a linear map of the embedding:
+    x-vector networks have such a map in front of their training loss. `embed` always gives the embedding. `length` is
+    the number of valid samples, as in `Classifier`.
 
-    Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. It computes in the dtype of its
-    network's parameters, and a frontend in float32.
+    Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State. The network computes in the dtype
+    of its parameters, the frontend in float32.
     """
 
     frontend: AbstractFrontend
@@ -33,12 +33,12 @@ class Encoder(eqx.Module):
 
     @property
     def width(self) -> int:
-        """How many numbers a call gives."""
+        """The number of values that a call gives."""
         return self.network.width if self.head is None else self.head.outputs
 
     @property
     def takes_length(self) -> bool:
-        """Whether it gives for a padded clip and its `length` what it gives for the clip."""
+        """Whether a padded clip with its `length` gives the result of the clip without padding."""
         return takes_length(self.frontend, self.network)
 
     def listen(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames bins"]:
@@ -47,7 +47,7 @@ class Encoder(eqx.Module):
         return hear(self.frontend, wave, length).astype(leaves[0].dtype if leaves else jnp.float32)
 
     def valid(self, samples: int, length: Length = None) -> dict[str, Array]:
-        """What the network is to know of a wave of `samples`: its keyword `length`, where there is padding."""
+        """The network's keyword arguments for a wave of `samples`: `length`, if there is padding."""
         return valid(self.frontend, self.network, samples, length)
 
     def embed(
@@ -69,6 +69,6 @@ class Encoder(eqx.Module):
         length: Length = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The embedding, or the numbers made of it, in float32."""
+        """The embedding, or its linear map, in float32."""
         y, state = self.embed(wave, state, length=length, key=key)
         return (y if self.head is None else self.head(y)).astype(jnp.float32), state

@@ -1,4 +1,4 @@
-"""How a model hears a clip of which a part may be padding: what its frontend gives, and how much of that counts."""
+"""Padded clips: the features that a frontend makes of them, and the number of frames that are no padding."""
 
 from typing import Any
 
@@ -12,36 +12,36 @@ from ..layers import Length
 
 
 def takes_length(frontend: AbstractFrontend, network: AbstractNetwork) -> bool:
-    """Whether both keep padding out of their results, or the frontend puts something in its place."""
+    """Whether frontend and network ignore padding, or the frontend replaces it by something that the network reads."""
     return frontend.takes_length and (frontend.fills or network.takes_length)
 
 
 def hear(frontend: Any, wave: Float[Array, " samples"], length: Length) -> Float[Array, "frames bins"]:
-    """The features of a wave, of which the first `length` samples count.
+    """The features of a wave, of which only the first `length` samples are valid.
 
-    Raises ValueError for a length and a frontend that takes none.
+    Raises ValueError for a length if the frontend accepts none.
     """
     if length is None:
         return frontend(wave)
     if not frontend.takes_length:
         raise ValueError(
-            f"{type(frontend).__name__} takes no length, for what pads a clip has a part in its result: give each clip "
+            f"{type(frontend).__name__} takes no length, because its result depends on the padding: give each clip "
             "without padding."
         )
     return frontend(wave, length=length)
 
 
 def valid(frontend: Any, network: AbstractNetwork, samples: int, length: Length = None) -> dict[str, Array]:
-    """The keyword `length` for the network, in frames, of a wave of `samples`, of which the first `length` count.
+    """The keyword `length` of the network, in frames, for a wave of `samples`, of which the first `length` are valid.
 
-    It is empty where every frame counts: without a length, unless the frontend itself pads the clip, and where the
-    network hears what that fills it up with. Raises ValueError for a length and a network that takes none.
+    The result is empty if every frame is valid: without a length, unless the frontend pads the clip, and if the network
+    is meant to read the frontend's filling. Raises ValueError for a length if the network accepts none.
     """
     if not takes_length(frontend, network):
         if length is not None:
             raise ValueError(
-                f"{type(network).__name__} behind {type(frontend).__name__} takes no length, for what pads a clip has "
-                "a part in its result: give each clip without padding."
+                f"{type(network).__name__} behind {type(frontend).__name__} takes no length, because its result "
+                "depends on the padding: give each clip without padding."
             )
         return {}
     if frontend.fills:

@@ -2,7 +2,7 @@
 
     frontend -> network -> projection: contract(relu(expand(h)))
 
-Two views of a clip are each other's positives, all other views of the batch their negatives; the loss is NT-Xent.
+Two views of a clip are each other's positives, and all other views of the batch are negatives; the loss is NT-Xent.
 """
 
 import equinox as eqx
@@ -17,7 +17,7 @@ from ..layers.initial import split
 
 
 class MLP(eqx.Module):
-    """Linear, ReLU, linear: the projection of the paper, without biases at its end."""
+    """Linear, ReLU, linear: the projection of the paper; the last map has no bias."""
 
     expand: Linear
     contract: Linear
@@ -32,9 +32,10 @@ class MLP(eqx.Module):
 
 
 class SimCLR(eqx.Module):
-    """`frontend` and `network` with a projection of `width` numbers, an MLP, or `linear` as in audax.
+    """`frontend` and `network` with a projection to `width` numbers: an MLP, or a linear map if `linear`, as in audax.
 
-    `temperature` divides the cosines. Build it inside of `eqx.nn.make_with_state`: networks with BatchNorm carry State.
+    The similarity divides cosines by `temperature`. Build it inside of `eqx.nn.make_with_state`: networks with
+    BatchNorm carry State.
     """
 
     frontend: AbstractFrontend
@@ -76,13 +77,13 @@ class SimCLR(eqx.Module):
     def __call__(
         self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The projection, in float32, for `similarity`."""
+        """The projection of a wave, in float32, for `similarity`."""
         return self.project(self.listen(wave), state, key=key)
 
     def project(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The projection of what `listen` gives, for training that augments between frontend and network."""
+        """The projection of the features of `listen`, for training that augments between frontend and network."""
         embedding, state = self.network(x, state, key=key)
         return self.projection(embedding).astype(jnp.float32), state
 
@@ -91,10 +92,10 @@ class SimCLR(eqx.Module):
         views: Float[Array | np.ndarray, "views {self.width}"],
         others: Float[Array | np.ndarray, "others {self.width}"],
     ) -> Float[Array, "views others"]:
-        """Of every view's projection with every other's: cosines divided by the temperature."""
+        """The similarity of each view and each other view: cosines divided by the temperature."""
         return cosines(views, others) / self.temperature
 
 
 def cosines(a: Float[Array | np.ndarray, "n width"], b: Float[Array | np.ndarray, "m width"]) -> Float[Array, "n m"]:
-    """The cosine of the angle between each row of `a` and each of `b`; 0 for a row of zeros."""
+    """The cosine of the angle between each row of `a` and each row of `b`; 0 for a row of zeros."""
     return unit(jnp.asarray(a)) @ unit(jnp.asarray(b)).T

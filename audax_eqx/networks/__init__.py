@@ -1,4 +1,4 @@
-"""Networks from `frames bins` to an embedding, one architecture a file. This namespace is their registry."""
+"""Networks, which map `frames bins` to an embedding. Each architecture has one file; this namespace registers all."""
 
 from typing import TYPE_CHECKING
 

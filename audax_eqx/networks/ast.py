@@ -5,7 +5,7 @@
     end:     LayerNorm -> mean of the class and the distillation token
 
 AudioSet weights: https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593 (BSD-3). The names of the variants are
-DeiT's (Touvron et al., 2021, arXiv:2012.12877), from whose image weights the paper starts.
+those of DeiT (Touvron et al., 2021, arXiv:2012.12877), whose image weights are the paper's initial weights.
 """
 
 from functools import partial
@@ -22,24 +22,25 @@ from ..layers.initial import normal, split
 
 
 class AST(AbstractNetwork):
-    """AST over `frames bins`; a step of the feature map is a patch, `stride` (frames, bins) from the one before.
+    """AST over `frames bins`; a step of the feature map is a patch, `stride` (frames, bins) from the previous patch.
 
-    - `bins`, `frames`: the size of the input for which the position embedding is made. Over any other size it is
-      stretched or shrunk; an input smaller than one patch is filled up with zeros.
-    - `patch`: (frames, bins), or one number for both. What is left over at the end, less than a stride, is cut off.
-    - `mlp_width`: 4 times the width unless given.
+    - `bins`, `frames`: the input size of the position embedding. For any other size the embedding is stretched or
+      shrunk; an input smaller than one patch is filled up with zeros.
+    - `patch`: (frames, bins), or one number for both. An incomplete patch at the end is cut off.
+    - `stride`: (frames, bins) from patch to patch.
+    - `mlp_width`: the width of the MLPs; None for 4 times the width.
     - `qkv_bias`: whether query, key and value have a bias.
-    - `eps`: of every LayerNorm.
+    - `eps`: the eps of every LayerNorm.
     - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", in the MLPs.
-    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
+    - `drop_path`: the rate of the last block; it rises linearly with depth from 0 at the first block.
 
-    `features` gives the patches only. Raises ValueError for a width that the heads do not divide.
+    The feature map contains the patches only. Raises ValueError for a width that the heads do not divide.
     """
 
     patchify: Conv
     class_token: Float[Array, " width"]
     distillation_token: Float[Array, " width"]
-    position_embedding: Float[Array, "tokens width"]  # class, distillation, then patches: bin by bin, in each all times
+    position_embedding: Float[Array, "tokens width"]  # class, distillation, patches: by bin, then by time
     blocks: tuple[TransformerBlock, ...]
     norm: LayerNorm
     width: int = eqx.field(static=True)
@@ -108,11 +109,11 @@ class AST(AbstractNetwork):
     def _tokens(
         self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None
     ) -> tuple[list[Float[Array, "tokens {self.width}"]], int]:
-        """What goes into the blocks and what each makes of it, and how many patches lie over the bins."""
+        """The input of the blocks and the output of each block, and the number of patches over the bins."""
         patches = self.patchify(x[:, :, None])
         time, freq, width = patches.shape
-        # Zeros make room for the two tokens, which are added with their positions: a batch on a mesh with Explicit axes
-        # can be padded, but not be put behind what has no batch.
+        # The two tokens are added to zeros in front of the patches, together with their positions: a batch on a mesh
+        # with Explicit axes can be padded, but not concatenated with an array that has no batch axis.
         y = jnp.pad(jnp.swapaxes(patches, 0, 1).reshape(freq * time, width), ((2, 0), (0, 0)))
         special = jnp.stack([self.class_token, self.distillation_token])
         y = y + self._position_embedding(time, freq) + jnp.pad(special, ((0, freq * time), (0, 0)))
@@ -126,8 +127,9 @@ class AST(AbstractNetwork):
         if (time, freq) == self.grid:
             return self.position_embedding
         tokens, patches = self.position_embedding[:2], self.position_embedding[2:]
-        # As the paper's code: between the centres of the patches, and without the smoothing that `resize` would put in
-        # front of shrinking, for which the weights were never trained. In float32, so that bfloat16 is rounded once.
+        # This is the interpolation of the paper's code, between the centres of the patches. `resize` would smooth
+        # before it shrinks, but the weights were not trained with smoothing. With float32, bfloat16 is rounded only
+        # once.
         maps = patches.astype(jnp.float32).reshape(self.grid[1], self.grid[0], self.width)
         maps = jax.image.resize(maps, (freq, time, self.width), "bilinear", antialias=False)
         return jnp.concatenate([tokens, maps.reshape(freq * time, self.width).astype(patches.dtype)])

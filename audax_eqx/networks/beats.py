@@ -1,14 +1,14 @@
 """BEATs, "Audio Pre-Training with Acoustic Tokenizers", Chen et al., 2022, arXiv:2212.09058: WavLM's Transformer over
 patches of a spectrogram.
 
-    tokens:  16x16 patches, all of one time and then those of the next
+    tokens:  16x16 patches, all patches of one time, then those of the next time
              h = linear(norm(patch)), norm(h + gelu(128 tokens in 16 groups(h)))
     block:   norm(a x + attention(x)), then norm(a x + mlp(x)), with a = (2 depth)^(1/4)
-             attention with a bias by distance in this row of tokens, gated by the query of each
+             the attention has a bias by distance in this row of tokens, gated by the query of each token
     end:     mean of the recording's tokens
 
-Weights: https://github.com/microsoft/unilm/tree/master/beats (MIT), whose links to its files are dead; the zoo has
-copies on the Hub, `beats_iter3_plus` and `beats_iter3_plus_audioset`.
+Weights: https://github.com/microsoft/unilm/tree/master/beats (MIT); its links to the files are dead, so the zoo
+has copies on the Hub, `beats_iter3_plus` and `beats_iter3_plus_audioset`.
 """
 
 from functools import partial
@@ -28,14 +28,14 @@ from .wav2vec2 import Wav2Vec2
 class BEATs(AbstractNetwork):
     """BEATs over `frames bins`; a step of the feature map is a patch.
 
-    - `patch`: frames and bins of a patch. What is left over at the end, less than a patch, is cut off; an input shorter
+    - `patch`: the number of frames and of bins of a patch. An incomplete patch at the end is cut off; an input shorter
       than a patch is filled up with zeros.
-    - `embedding`, `patch_bias`: of the linear map of a patch its outputs, which a second one makes `width` of unless
-      they are as many, and whether it has a bias.
-    - all others as in `Wav2Vec2`.
+    - `embedding`: the outputs of the linear map of a patch. If they are not `width`, a second linear map follows.
+    - `patch_bias`: whether the linear map of a patch has a bias.
+    - All other options are as in `Wav2Vec2`.
 
-    A fine-tuned model's logits are the mean over the tokens of what its head makes of each: the head of the mean, for
-    it is linear. Raises ValueError for a width that the heads or groups do not divide.
+    The logits of the authors' fine-tuned model are the mean over the tokens of the head's outputs. The head of the mean
+    is the same, because the head is linear. Raises ValueError for a width that the heads or groups do not divide.
     """
 
     patchify: Patchify
@@ -106,9 +106,9 @@ class BEATs(AbstractNetwork):
         y = self.patchify(zero_behind(x, length)[:, :, None])
         time, freq, _ = y.shape
         tokens = y.reshape(time * freq, -1)
-        known = None if length is None else self.steps(length) * freq
-        maps, state = self.encoder.layers(tokens, state, length=known, key=key)
-        return tuple(each.reshape(time, freq, self.width) for each in maps), state
+        count = None if length is None else self.steps(length) * freq
+        maps, state = self.encoder.layers(tokens, state, length=count, key=key)
+        return tuple(y.reshape(time, freq, self.width) for y in maps), state
 
     def features(
         self,
@@ -135,11 +135,11 @@ class BEATs(AbstractNetwork):
     def pool_map(
         self, y: Float[Array, "time freq {self.width}"], *, length: Length = None
     ) -> Float[Array, "{self.width}"]:
-        """The embedding of a feature map, of `length` frames of a recording."""
+        """The embedding of a feature map, made from `length` frames of a recording."""
         return jnp.mean(mean_first(y, None if length is None else self.steps(length)), axis=0)
 
     def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """How many steps of the feature map are made of so many frames."""
+        """The number of steps of the feature map for so many frames, at least 1."""
         count = frames // self._patch
         return max(count, 1) if isinstance(count, int) else jnp.maximum(count, 1)
 

@@ -27,22 +27,22 @@ from ..layers.initial import normal, split
 class CED(AbstractNetwork):
     """CED over `frames bins`; a step of the feature map is a patch.
 
-    - `frames`: the longest chunk that tokens attend over, and with `bins` the size of the position embeddings. A longer
-      input is cut into chunks of that many frames, each on its own; all their tokens count in the mean.
-    - `fill`: whether the last chunk is filled up with zeros, whose tokens count too, as CED has it. Dasheng leaves it
-      as short as it is.
-    - `patch`: (frames, bins) of a patch, or one number for both. What is left over at the end of a chunk, less than a
-      patch, is cut off; an input shorter than a patch is filled up with zeros.
-    - `mlp_width`: 4 times the width unless given.
+    - `bins`, `frames`: the size of the position embeddings. `frames` is also the longest chunk: a longer input is cut
+      into chunks of `frames` frames, which do not attend to each other. The mean is over the tokens of all chunks.
+    - `fill`: whether the last chunk is filled up with zeros, whose tokens are part of the mean, as in CED. Dasheng does
+      not fill it up.
+    - `patch`: (frames, bins), or one number for both. An incomplete patch at the end of a chunk is cut off; an input
+      shorter than a patch is filled up with zeros.
+    - `mlp_width`: the width of the MLPs; None for 4 times the width.
     - `qkv_bias`: whether query, key and value have a bias.
-    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
+    - `drop_path`: the rate of the last block; it rises linearly with depth from 0 at the first block.
 
     Raises ValueError for a width that the heads do not divide.
     """
 
     input_norm: BatchNorm
     patchify: Patchify
-    time_embedding: Float[Array, "time width"]  # of the steps of a chunk
+    time_embedding: Float[Array, "time width"]  # one row for each step of a chunk
     freq_embedding: Float[Array, "freq width"]
     blocks: tuple[TransformerBlock, ...]
     norm: LayerNorm
@@ -106,23 +106,23 @@ class CED(AbstractNetwork):
             chunks = whole.reshape(count, self.frames, -1)
         first_key, last_key = split_key(key, 2)
         keys = None if first_key is None else jax.random.split(first_key, len(chunks))
-        maps = tuple(each.reshape(-1, *each.shape[2:]) for each in jax.vmap(self._encode)(chunks, keys))
+        maps = tuple(y.reshape(-1, *y.shape[2:]) for y in jax.vmap(self._encode)(chunks, keys))
         if len(rest) >= self.patchify.weight.shape[0]:
             last = self._encode(rest, last_key)
             maps = tuple(map(jnp.concatenate, zip(maps, last, strict=True)))
         return maps, state
 
     def _encode(self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None) -> Maps:
-        """The maps of one chunk, whose values are normalised."""
+        """The maps of one chunk of the normalised input."""
         y = self.patchify(x[:, :, None])
         y = y + jnp.broadcast_to(self.time_embedding[: len(y), None], y.shape)
         y = y + jnp.broadcast_to(self.freq_embedding, y.shape)
         time, freq, width = y.shape
-        tokens = [y.reshape(time * freq, width)]  # in any order: nothing tells the blocks but the embeddings
+        tokens = [y.reshape(time * freq, width)]  # in any order: the embeddings alone tell the position
         keys = split_key(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             tokens.append(block(tokens[-1], key=block_key))
-        return tuple(each.reshape(time, freq, width) for each in tokens)
+        return tuple(token_map.reshape(time, freq, width) for token_map in tokens)
 
     def __call__(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None

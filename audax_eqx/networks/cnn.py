@@ -4,7 +4,7 @@
     end:    mean over freq -> mean + maximum over time -> dropout -> linear -> ReLU
 
     | block    |  1 |   2 |   3 |   4 |    5 |                 6 |
-    | channels | 64 | 128 | 256 | 512 | 1024 | 2048, not halved  |    CNN10 ends with the fourth
+    | channels | 64 | 128 | 256 | 512 | 1024 | 2048, not halved  |    CNN10 ends with the fourth block
 
 AudioSet weights: https://huggingface.co/nicofarr/panns_Cnn14 and panns_Cnn10 (Apache-2.0), mirrors of
 https://zenodo.org/records/3987831 (CC-BY-4.0); in the zoo as `panns_cnn14_audioset` and `panns_cnn10_audioset`.
@@ -27,12 +27,12 @@ from ..layers.initial import split
 class CNN(AbstractNetwork):
     """PANNs' CNN over a one-channel map of `frames bins`.
 
-    A step of the feature map is the product of `pools` long, in frames and in bins; frames left over are cut off.
+    A step of the feature map spans the product of `pools`, in frames and in bins; incomplete steps are cut off.
 
     - `widths`: the channels of each block.
-    - `pools`: the side of the squares over which the mean is taken after each block.
-    - `embedding`: the width of the embedding; the last block's unless given.
-    - `input_norm`: the number of bins of a BatchNorm over bins in front of everything; None for none.
+    - `pools`: the side of the squares of the mean pooling after each block.
+    - `embedding`: the width of the embedding; None for that of the last block.
+    - `input_norm`: the number of bins of a BatchNorm over the bins of the input; None for no norm.
     - `dropout`: the rate after each block.
     - `embedding_dropout`: the rate in front of the linear map that gives the embedding.
     """

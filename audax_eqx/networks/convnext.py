@@ -83,7 +83,7 @@ class Downsample(eqx.Module):
 
 
 class Stage(eqx.Module):
-    """Blocks of one width, behind what brings the map to it: the stem or a downsampling."""
+    """A stem or a downsampling, which gives the map its width, and blocks of this width."""
 
     reduce: Stem | Downsample
     blocks: tuple[Block, ...]
@@ -101,10 +101,10 @@ class Stage(eqx.Module):
 class ConvNeXt(AbstractNetwork):
     """ConvNeXt over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
 
-    - `input_norm`: the number of bins of a BatchNorm over bins in front of everything; None for none.
-    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
-    - `layer_scale`: the start value of the residual branches' scale.
-    - `stem_padding`: zeros before and after (frames, bins) in the stem.
+    - `input_norm`: the number of bins of a BatchNorm over the bins of the input; None for no norm.
+    - `drop_path`: the rate of the last block; it rises linearly with depth from 0 at the first block.
+    - `layer_scale`: the initial scale of the residual branches.
+    - `stem_padding`: the number of zeros before and after (frames, bins) in the stem.
     - `pool`: "mean" or "max" over time and freq, or "mean_max": the mean over freq, then mean plus maximum over time.
     - `final_norm`: whether a LayerNorm follows the pooling.
     - `gelu`: "exact" (torch) or "tanh" (Flax).

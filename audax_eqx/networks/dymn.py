@@ -7,7 +7,7 @@ arXiv:2310.15648: MobileNetV3's table of blocks, whose kernels and activations a
     kernels:  of expand, depthwise and project, sum_k softmax(linear(h) / temperature)_k weight_k
     dyrelu:   max_m (slope_m(h) x + intercept_m(h)), for each channel
 
-where act, and where `x +` and `expand` are left out, is as in MobileNetV3, and so are stem and end.
+act, stem and end are those of MobileNetV3, and `x +` and `expand` are left out in the same blocks as there.
 
 AudioSet weights: the releases of https://github.com/fschmid56/EfficientAT (MIT), by `zoo.convert`.
 """
@@ -31,9 +31,9 @@ from .mobilenet_v3 import KERNELS, NORM, STAGES, centres, check_table, divisible
 
 
 class DynamicKernel(eqx.Module):
-    """A kernel of this shape, the mean of `count` that are learnt, with weights that a context decides.
+    """A kernel of this shape: the weighted mean of `count` learned kernels. A context determines the weights.
 
-    They start normal with standard deviation `scale`.
+    The initial kernels are normal with standard deviation `scale`.
     """
 
     weight: Float[Array, "count ..."]
@@ -54,11 +54,11 @@ class DynamicKernel(eqx.Module):
 
 
 class DynamicReLU(eqx.Module):
-    """The maximum of `pieces` linear functions a channel, which a context decides (Chen et al., 2020,
+    """The maximum of `pieces` linear functions for each channel. A context determines the functions (Chen et al., 2020,
     arXiv:2003.10027).
 
-    Slopes and intercepts are start + range (2 sigmoid(...) - 1). The ranges, 1 and 1/2, and the starts, those of the
-    ReLU, are not trained. They lie in the State, for checkpoints have them.
+    Slopes and intercepts are start + range (2 sigmoid(...) - 1). The ranges are 1 and 1/2, and the starts are those of
+    the ReLU. They are not trained, and lie in the State because checkpoints contain them.
     """
 
     coefficients: Linear
@@ -76,7 +76,7 @@ class DynamicReLU(eqx.Module):
     ) -> Float[Array, "time freq channels"]:
         theta = 2 * jax.nn.sigmoid(self.coefficients(context).astype(jnp.float32)) - 1
         theta = theta.reshape(x.shape[-1], 2 * self.pieces)
-        ranges, starts = (jnp.broadcast_to(state.get(each), theta.shape) for each in (self.ranges, self.starts))
+        ranges, starts = (jnp.broadcast_to(state.get(index), theta.shape) for index in (self.ranges, self.starts))
         slopes, intercepts = jnp.split((starts + ranges * theta).astype(x.dtype), 2, axis=1)
         lines = (
             x * jnp.broadcast_to(slopes[:, piece], x.shape) + jnp.broadcast_to(intercepts[:, piece], x.shape)
@@ -86,8 +86,8 @@ class DynamicReLU(eqx.Module):
 
 
 class Context(eqx.Module):
-    """What a block knows of its whole input: a vector for kernels and activations, and a factor for each frequency and
-    each time of its output (coordinate attention, Hou et al., 2021, arXiv:2103.02907)."""
+    """A summary of a block's whole input: a vector for kernels and activations, and a factor for each frequency and
+    each time of the block's output (coordinate attention, Hou et al., 2021, arXiv:2103.02907)."""
 
     joint: Linear
     joint_norm: BatchNorm
@@ -116,7 +116,7 @@ class Context(eqx.Module):
 
 
 def _mean_of_three(x: Float[Array, "steps channels"], stride: int) -> Float[Array, "newsteps channels"]:
-    """The mean of every other step with the steps beside it, zeros at the ends, as a kernel of 3 strides over them."""
+    """The mean of each `stride`-th step and its two neighbours, with zeros beyond the ends; `x` for a stride of 1."""
     if stride == 1:
         return x
     around = jnp.pad(x, ((1, 1), (0, 0)))
@@ -124,7 +124,7 @@ def _mean_of_three(x: Float[Array, "steps channels"], stride: int) -> Float[Arra
 
 
 class DynamicResidual(eqx.Module):
-    """MobileNetV3's block with a context of so many channels."""
+    """The block of MobileNetV3 with dynamic kernels and activations; the context has `context` channels."""
 
     context: Context
     expand: DynamicKernel | None
@@ -187,12 +187,12 @@ class DynamicResidual(eqx.Module):
 class DyMN(AbstractNetwork):
     """DyMN over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
 
-    - `widths`: the channels of the stem and of the six stages; the end has six times the last.
+    - `widths`: the channels of the stem and of the six stages; the end has six times the channels of the last stage.
     - `inner`: the channels of each of the 15 blocks between its first and its last convolution.
     - `contexts`: the channels of the context of each block; 0 for a block of MobileNetV3 without excitation.
-    - `kernels`: of how many a dynamic kernel is the mean.
-    - `temperature`: of the softmax that decides how much each counts. From scratch training begins at 30 and goes down.
-    - `pieces`: of how many linear functions a dynamic ReLU is the maximum.
+    - `kernels`: the number of kernels whose mean is a dynamic kernel.
+    - `temperature`: the temperature of the softmax of their weights. Training from scratch begins at 30 and lowers it.
+    - `pieces`: the number of linear functions whose maximum is a dynamic ReLU.
     """
 
     stem: Conv
@@ -221,7 +221,7 @@ class DyMN(AbstractNetwork):
             )
         keys, self.width = iter(split(key, 7 * len(STAGES) + 2)), 6 * widths[-1]
 
-        def block(index: int, inputs: int, outputs: int, stride: int) -> DynamicResidual | InvertedResidual:
+        def make_block(index: int, inputs: int, outputs: int, stride: int) -> DynamicResidual | InvertedResidual:
             stage, sizes = STAGES[index], (inputs, inner[index], outputs)
             kernel, activation = KERNELS[stage], "relu" if stage < 3 else "hardswish"
             if contexts[index] == 0:
@@ -240,7 +240,7 @@ class DyMN(AbstractNetwork):
 
         self.stem = Conv(1, widths[0], (3, 3), stride=(2, 2), bias=False, key=next(keys))
         self.stem_norm = NORM(widths[0])
-        self.blocks = tuple(block(index, *each) for index, each in enumerate(table(widths)))
+        self.blocks = tuple(make_block(index, *row) for index, row in enumerate(table(widths)))
         self.end = pointwise(widths[-1], self.width, key=next(keys))
         self.end_norm = NORM(self.width)
 
@@ -270,9 +270,9 @@ class DyMN(AbstractNetwork):
 
 
 def _contexts(factor: float) -> tuple[int, ...]:
-    """A quarter of the channels between a block's convolutions, but 32 to 128 times the factor."""
+    """The contexts of all blocks: a quarter of the inner channels, limited to 32 to 128 times the factor."""
     bottom, top = divisible(32 * factor), divisible(128 * factor)
-    return tuple(min(max(divisible(each // 4), bottom), top) for each in scaled(factor)[1])
+    return tuple(min(max(divisible(inner // 4), bottom), top) for inner in scaled(factor)[1])
 
 
 dymn04 = partial(DyMN, *scaled(0.4), _contexts(0.4))

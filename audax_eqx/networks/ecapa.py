@@ -1,5 +1,5 @@
 """ECAPA-TDNN, "ECAPA-TDNN: Emphasized Channel Attention, Propagation and Aggregation in TDNN Based Speaker
-Verification", Desplanques et al., 2020, arXiv:2005.07143, as SpeechBrain has it.
+Verification", Desplanques et al., 2020, arXiv:2005.07143, as implemented in SpeechBrain.
 
     frame layer:  norm(relu(convolution over time))
     map -> frame layer (5 frames) -> 3 blocks -> frame layer of all blocks' maps side by side
@@ -9,7 +9,7 @@ Verification", Desplanques et al., 2020, arXiv:2005.07143, as SpeechBrain has it
     Res2Net:      y[0] = x[0], y[1] = layer(x[1]), y[k] = layer(x[k] + y[k - 1]), x in 8 parts (Gao et al., 2019,
                   arXiv:1904.01169)
 
-Each norm comes behind its ReLU, and convolutions reflect the recording at its ends.
+Each norm follows a ReLU, and convolutions pad the recording by reflection at its ends.
 
 Weights: https://huggingface.co/speechbrain/spkrec-ecapa-voxceleb and speechbrain/lang-id-voxlingua107-ecapa
 (Apache-2.0).
@@ -32,7 +32,7 @@ State = eqx.nn.State
 
 
 class FrameLayer(eqx.Module):
-    """norm(relu(convolution)) of `taps` frames, `dilation` apart; as many frames as before."""
+    """norm(relu(convolution)) over `taps` frames, `dilation` apart; the number of frames stays the same."""
 
     conv: TimeConv
     norm: BatchNorm
@@ -49,7 +49,7 @@ class FrameLayer(eqx.Module):
 
 
 class Res2Net(eqx.Module):
-    """Convolutions over parts of the channels, each of which hears the one before it, too."""
+    """Convolutions over parts of the channels; each also gets the output of the previous convolution."""
 
     layers: tuple[FrameLayer, ...]
 
@@ -70,7 +70,7 @@ class Res2Net(eqx.Module):
 
 
 class Block(eqx.Module):
-    """A Res2Net between two frame layers, squeezed and excited, beside a shortcut."""
+    """A residual branch: a Res2Net between two frame layers, then squeeze-and-excitation."""
 
     reduce: FrameLayer
     res2net: Res2Net
@@ -94,8 +94,9 @@ class Block(eqx.Module):
 
 
 class AttentiveStatistics(eqx.Module):
-    """Mean and deviation over time of each channel, weighted by an attention of its own (Okabe et al., 2018,
-    arXiv:1803.10963). With `context` the attention sees the recording's plain mean and deviation beside each frame."""
+    """Mean and deviation of each channel over time; each channel has its own attention weights (Okabe et al., 2018,
+    arXiv:1803.10963). With `context` the input of the attention is each frame beside the recording's plain mean and
+    deviation."""
 
     hidden: FrameLayer
     weigh: Linear
@@ -111,13 +112,13 @@ class AttentiveStatistics(eqx.Module):
         self, x: Float[Array, "time channels"], state: State, *, length: Length = None
     ) -> tuple[Float[Array, " statistics"], State]:
         inside = within(len(x), None if length is None else jnp.maximum(length, 1))[:, None]
-        seen = x
+        inputs = x
         if self.context:
             count = jnp.sum(inside, dtype=jnp.float32)
             equal = jnp.broadcast_to(inside.astype(jnp.float32) / count, x.shape)
-            around = [jnp.broadcast_to(each.astype(x.dtype), x.shape) for each in statistics(x, equal)]
-            seen = jnp.concatenate([x, *around], axis=1)
-        hidden, state = self.hidden(seen, state)
+            context = [jnp.broadcast_to(value.astype(x.dtype), x.shape) for value in statistics(x, equal)]
+            inputs = jnp.concatenate([x, *context], axis=1)
+        hidden, state = self.hidden(inputs, state)
         scores = self.weigh(jnp.tanh(hidden)).astype(jnp.float32)
         weights = jax.nn.softmax(scores, axis=0, where=jnp.broadcast_to(inside, scores.shape))
         return jnp.concatenate(statistics(x, weights)).astype(x.dtype), state
@@ -126,7 +127,7 @@ class AttentiveStatistics(eqx.Module):
 def statistics(
     x: Float[Array, "time channels"], weights: Float[Array, "time channels"]
 ) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
-    """Mean and deviation of each channel, in float32, for weights that add up to 1."""
+    """The weighted mean and deviation of each channel, in float32; the weights of a channel sum to 1."""
     wide = x.astype(jnp.float32)
     mean = jnp.sum(weights * wide, axis=0)
     variance = jnp.sum(weights * jnp.square(wide - mean[None]), axis=0)
@@ -134,16 +135,19 @@ def statistics(
 
 
 class ECAPA(AbstractNetwork):
-    """`frames bins` to an embedding of who speaks, or in which language.
+    """Maps `frames bins` to an embedding of the speaker, or of the spoken language.
 
-    - `channels`: of the first layer and of the blocks; `outputs`: of the layer that hears all blocks.
-    - `taps`, `dilations`: of the convolutions of the first layer, of each block, and of that layer.
-    - `parts`: into which each Res2Net divides its channels.
-    - `squeezed`, `hidden`: channels in the middle of squeeze-and-excitation and of the attention.
-    - `context`: whether the attention sees the recording's statistics.
+    - `width`: the width of the embedding.
+    - `channels`: the channels of the first layer and of the blocks.
+    - `outputs`: the channels of the last layer, whose input is the maps of all blocks.
+    - `bins`: the bins of the input.
+    - `taps`, `dilations`: those of the first layer, of the Res2Net of each block, and of the last layer.
+    - `parts`: the number of parts into which each Res2Net divides its channels.
+    - `squeezed`, `hidden`: the channels in the middle of squeeze-and-excitation and of the attention.
+    - `context`: whether the attention gets the recording's statistics beside each frame.
 
-    A step of the feature map, which is what is pooled, is a frame. `layers` are the first layer, the blocks, and it.
-    Raises ValueError for sizes that do not go together.
+    The feature map is the output of the last layer; its steps are frames. `layers` has the outputs of the first layer,
+    of the blocks, and of the last layer. Raises ValueError for sizes that do not go together.
     """
 
     blocks: tuple[FrameLayer | Block, ...]
@@ -168,7 +172,7 @@ class ECAPA(AbstractNetwork):
         context: bool = True,
         key: PRNGKeyArray,
     ):
-        if not len(taps) == len(dilations) > 2 or min(*taps, *dilations) < 1 or not all(each % 2 for each in taps):
+        if not len(taps) == len(dilations) > 2 or min(*taps, *dilations) < 1 or not all(count % 2 for count in taps):
             raise ValueError(
                 "ECAPA takes as many taps as dilations, at least 3 of each, all at least 1, and odd numbers of taps, "
                 f"got {tuple(taps)} and {tuple(dilations)}."
@@ -189,8 +193,8 @@ class ECAPA(AbstractNetwork):
                 for count, dilation, block_key in sizes
             ),
         )
-        heard = channels * (len(taps) - 2)
-        self.aggregate = FrameLayer(heard, outputs, taps[-1], dilations[-1], key=keys[-3])
+        inputs = channels * (len(taps) - 2)
+        self.aggregate = FrameLayer(inputs, outputs, taps[-1], dilations[-1], key=keys[-3])
         self.pool = AttentiveStatistics(outputs, hidden, context=context, key=keys[-2])
         self.norm = BatchNorm(2 * outputs)
         self.embed = Linear(2 * outputs, width, key=keys[-1])
@@ -213,7 +217,7 @@ class ECAPA(AbstractNetwork):
             y, state = block(y, state, length=length)
             maps.append(y)
         y, state = self.aggregate(jnp.concatenate(maps[1:], axis=1), state, length=length)
-        return tuple(each[:, None] for each in (*maps, y)), state
+        return tuple(frames[:, None] for frames in (*maps, y)), state
 
     def features(
         self,

@@ -15,8 +15,8 @@
 ImageNet weights to start from: https://huggingface.co/timm/efficientnet_b0.ra_in1k (Apache-2.0), by
 `zoo.load("timm/efficientnet_b0.ra_in1k")`.
 
-`perch_v2` is the B3 of "Perch 2.0", van Merrienboer et al., 2025, arXiv:2508.04665, which hears animals. It pads as
-TensorFlow does, but for the stem, which pads nothing, and the first block of a stage never adds its input.
+`perch_v2` is the B3 of "Perch 2.0", van Merrienboer et al., 2025, arXiv:2508.04665, a model of animal sounds. It pads
+as TensorFlow does, except that the stem does not pad, and the first block of a stage never adds its input.
 """
 
 import math
@@ -117,14 +117,14 @@ class EfficientNet(AbstractNetwork):
     """EfficientNet over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
 
     - `depths`: the number of blocks of each of the seven stages.
-    - `widths`: the channels of the stem and of the seven stages; the end has four times the last.
-    - `drop_path`: the rate of block i of n is this times i / n.
+    - `widths`: the channels of the stem and of the seven stages; the end has four times the channels of the last stage.
+    - `drop_path`: the rate of block i of n is `drop_path` times i / n.
     - `padding`: "symmetric" (torch), or "same" (TensorFlow, Flax).
-    - `stem_padding`: of the stem, "valid" for none; `padding` unless given.
+    - `stem_padding`: the padding of the stem, "valid" for no padding; None for `padding`.
     - `excite_bias`: whether the squeeze-and-excitations have biases.
-    - `activation`: "silu" or "relu", within blocks and their squeeze-and-excitations; stem and end have SiLU.
-    - `first_residual`: whether the first block of a stage adds its input too, where the sizes are equal.
-    - `eps`, `momentum`: of every BatchNorm.
+    - `activation`: "silu" or "relu", within blocks and their squeeze-and-excitations; stem and end use SiLU.
+    - `first_residual`: whether the first block of a stage adds its input too if the sizes are equal.
+    - `eps`, `momentum`: those of every BatchNorm.
     """
 
     stem: Conv
@@ -155,7 +155,7 @@ class EfficientNet(AbstractNetwork):
         norm, blocks = partial(BatchNorm, eps=eps, momentum=momentum), sum(depths)
         keys, rates = iter(split(key, 5 * blocks + 2)), iter(drop_path * np.arange(blocks) / blocks)
 
-        def stage(index: int) -> tuple[MBConv, ...]:
+        def make_stage(index: int) -> tuple[MBConv, ...]:
             inputs, outputs = widths[index : index + 2]
             return tuple(
                 MBConv(
@@ -178,7 +178,7 @@ class EfficientNet(AbstractNetwork):
         stem_padding = padding if stem_padding is None else stem_padding
         self.stem = Conv(1, widths[0], (3, 3), stride=(2, 2), padding=stem_padding, bias=False, key=next(keys))
         self.stem_norm = norm(widths[0])
-        self.stages = tuple(map(stage, range(len(depths))))
+        self.stages = tuple(map(make_stage, range(len(depths))))
         self.end = pointwise(widths[-1], 4 * widths[-1], key=next(keys))
         self.end_norm = norm(4 * widths[-1])
         self.width, self.padding = 4 * widths[-1], padding
@@ -213,19 +213,20 @@ class EfficientNet(AbstractNetwork):
         return jnp.mean(y, axis=(0, 1))
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        """With "same" padding the centres depend on the length; these are right to within half a step."""
-        steps = math.prod((*STRIDES, 1)[: range(len(self.stages) + 1)[layer] + 1])  # of the stem's
+        """With "same" padding the centres depend on the length; these are exact to within half a step."""
+        steps = math.prod((*STRIDES, 1)[: range(len(self.stages) + 1)[layer] + 1])  # counted in steps of the stem
         centre = {"symmetric": 0.0, "same": 0.5, "valid": 1.0}[self.stem.padding]
         return 2 * (np.arange(time) * steps + (0.0 if self.padding == "symmetric" else (steps - 1) / 2)) + centre
 
 
 def scaled(width: float, depth: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`depths` and `widths` of B0 times two factors: depths are rounded up, widths to multiples of 8 that lose at most
-    a tenth."""
-    depths = tuple(math.ceil(depth * each) for each in DEPTHS)
-    nearest = (max(8, int(width * each + 4) // 8 * 8) for each in WIDTHS)
+    """`depths` and `widths` of B0 times two factors. Depths are rounded up, widths to the nearest multiple of 8 that is
+    not smaller by more than a tenth."""
+    depths = tuple(math.ceil(depth * count) for count in DEPTHS)
+    nearest = (max(8, int(width * channels + 4) // 8 * 8) for channels in WIDTHS)
     return depths, tuple(
-        each + 8 if each < 0.9 * width * plain else each for each, plain in zip(nearest, WIDTHS, strict=True)
+        multiple + 8 if multiple < 0.9 * width * channels else multiple
+        for multiple, channels in zip(nearest, WIDTHS, strict=True)
     )
 
 

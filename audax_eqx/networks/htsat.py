@@ -1,16 +1,16 @@
 """HTS-AT, "A Hierarchical Token-Semantic Audio Transformer for Sound Classification and Detection", Chen et al., 2022,
 arXiv:2202.00874: a Swin Transformer (Liu et al., 2021, arXiv:2103.14030) over a log-mel folded into a square.
 
-    image:  norm(log-mel), each bin by itself -> stretched to 1024 frames -> four quarters, one above the other
+    image:  norm of each bin of the log-mel -> stretched to 1024 frames -> four quarters, one above the other
             image[64 q + bin, t] = log-mel[256 q + t, bin]
-    tokens: norm(4x4 patches), 64 x 64 of them
+    tokens: norm(patch), for 64 x 64 patches of 4x4
     block:  x + attention in windows of 8x8(norm(x)), then x + contract(gelu(expand(norm(x))))
-            every other block's windows lie 4 further down and right, with those at the end cut where the image ends
-    stage:  blocks, and but for the last the norm of 2x2 tokens -> a linear map to twice the channels
+            the windows of every other block lie 4 tokens further down and right, and the image's end cuts them
+    stage:  blocks; in all stages but the last, then norm of 2x2 tokens -> a linear map to twice the channels
     end:    norm -> mean of all tokens -> projection into the space of sounds and texts
 
-Weights: the audio tower of LAION's CLAP, https://huggingface.co/laion/clap-htsat-unfused (Apache-2.0) and its like. The
-paper's token-semantic head is not among them.
+Weights: the audio tower of LAION's CLAP, https://huggingface.co/laion/clap-htsat-unfused (Apache-2.0) and similar
+models. They do not contain the paper's token-semantic head.
 """
 
 import functools
@@ -26,11 +26,11 @@ from ..abstract import AbstractNetwork, Maps
 from ..layers import Activation, BatchNorm, LayerNorm, Patchify, PatchMerging, Projection, SwinBlock, split_key
 from ..layers.initial import split
 
-EPS = 1e-5  # of the norms outside of the blocks
+EPS = 1e-5  # the eps of the norms outside of the blocks
 
 
 class Stage(eqx.Module):
-    """Blocks, and what makes the next stage's tokens of theirs."""
+    """Blocks, and the downsampling to the tokens of the next stage."""
 
     blocks: tuple[SwinBlock, ...]
     downsample: PatchMerging | None
@@ -44,18 +44,22 @@ class Stage(eqx.Module):
 
 
 class HTSAT(AbstractNetwork):
-    """HTS-AT over `frames bins`; its feature map is in the order of time, 32 steps of the whole input at the default.
+    """HTS-AT over `frames bins`; its feature map is in the order of time, by default 32 steps for the whole input.
 
-    - `depths`, `heads`: of the stages, blocks and heads of their attention; `embedding`, the channels of the first.
-    - `frames`: how many there are by which `positions` counts. Fewer or more are stretched to as many as the image
-      takes, `image * (image // bins)`; still more raise ValueError.
+    - `depths`, `heads`: the number of blocks and of attention heads of each stage.
+    - `embedding`: the channels of the first stage.
+    - `bins`: the bins of the input.
+    - `frames`: the usual number of input frames, in which `positions` are counted. The frames of any input are
+      stretched to those of the image, `image * (image // bins)`; an input with more frames than the image raises
+      ValueError.
     - `image`, `patch`, `window`: the sides of the square, of a patch in it, and of a window in tokens.
-    - `mlp_ratio`: the MLPs' width by that of the tokens.
-    - `projection`: the width behind a projection of the mean, of length 1; None for none.
-    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
+    - `mlp_ratio`: the width of the MLPs divided by that of the tokens.
+    - `projection`: the width of a projection of the mean to a vector of length 1; None for no projection.
+    - `drop_path`: the rate of the last block; it rises linearly with depth from 0 at the first block.
 
-    `layers` has the tokens and what each stage makes of them, as transformers' hidden states, in the order of time; the
-    feature map is the norm of the last. Raises ValueError for windows that do not divide the tokens of each stage.
+    `layers` has the tokens and the output of each stage, as in the hidden states of transformers, in the order of time;
+    the feature map is the norm of the last output. Raises ValueError for windows that do not divide the tokens of each
+    stage.
     """
 
     input_norm: BatchNorm
@@ -103,7 +107,7 @@ class HTSAT(AbstractNetwork):
                     width,
                     stage_heads,
                     window=window,
-                    shift=window // 2 if place % 2 and tokens > window else 0,
+                    shift=window // 2 if position % 2 and tokens > window else 0,
                     mlp_width=int(mlp_ratio * width),
                     qkv_bias=qkv_bias,
                     eps=eps,
@@ -111,7 +115,7 @@ class HTSAT(AbstractNetwork):
                     drop_path=next(rates),
                     key=block_key,
                 )
-                for place, block_key in enumerate(block_keys)
+                for position, block_key in enumerate(block_keys)
             )
             stages.append(Stage(blocks, None if index + 1 == len(depths) else PatchMerging(width, key=merging_key)))
         self.stages = tuple(stages)
@@ -128,24 +132,24 @@ class HTSAT(AbstractNetwork):
 
     @property
     def unit_length(self) -> bool:
-        """Whether its embedding has length 1."""
+        """Whether the embedding has length 1."""
         return self.projection is not None
 
     @property
     def folds(self) -> int:
-        """The pieces of time that lie one above the other in the image."""
+        """The number of pieces of time that lie one above the other in the image."""
         return self.image // self.bins
 
     def layers(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
     ) -> tuple[Maps, eqx.nn.State]:
         x, state = self.input_norm(x, state)
-        x = _stretched(x, self.image * self.folds)
+        x = _stretch(x, self.image * self.folds)
         image = x.reshape(self.folds, self.image, -1).swapaxes(1, 2).reshape(-1, self.image)
         maps = [self.patch_norm(self.patchify(image[:, :, None]))]
         for stage, stage_key in zip(self.stages, split_key(key, len(self.stages)), strict=True):
             maps.append(stage(maps[-1], key=stage_key))
-        return tuple(map(self._unfolded, maps)), state
+        return tuple(map(self._unfold, maps)), state
 
     def features(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -167,11 +171,11 @@ class HTSAT(AbstractNetwork):
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         count = len(self.stages)
         halvings = min(range(count + 1)[layer], count - 1)
-        side = self.patchify.weight.shape[1] * 2**halvings  # of a step, in stretched frames
+        side = self.patchify.weight.shape[1] * 2**halvings  # the length of a step in stretched frames
         centres = np.arange(time) * side + (side - 1) / 2
         return centres * ((self.frames - 1) / (self.image * self.folds - 1))
 
-    def _unfolded(self, x: Float[Array, "rows columns width"]) -> Float[Array, "time freq width"]:
+    def _unfold(self, x: Float[Array, "rows columns width"]) -> Float[Array, "time freq width"]:
         rows, columns, width = x.shape
         return (
             x.reshape(self.folds, rows // self.folds, columns, width)
@@ -199,23 +203,24 @@ def _check(
         )
 
 
-def _stretched(x: Float[Array, "size *rest"], size: int) -> Float[Array, "{size} *rest"]:
-    """`x` interpolated to `size` rows by cubic splines, its first and last rows in their places."""
+def _stretch(x: Float[Array, "size *rest"], size: int) -> Float[Array, "{size} *rest"]:
+    """`x` interpolated to `size` rows by cubic splines; the first and the last row stay the same."""
     if len(x) == size:
         return x
     if len(x) > size:
         raise ValueError(f"HTSAT takes at most {size} frames, got {len(x)}: cut the clip.")
-    places, weights = _taps(len(x), size)
-    taps = x.astype(jnp.float32)[places]
+    rows, weights = _taps(len(x), size)
+    taps = x.astype(jnp.float32)[rows]
     y = jnp.sum(taps * weights.reshape(*weights.shape, *[1] * (x.ndim - 1)), axis=0)
     return y.astype(x.dtype)
 
 
 @functools.cache
 def _taps(rows: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each of `size` rows the 4 rows of `rows` that it is made of, and their weights (Keys, 1981, with a = -0.75).
+    """The 4 of `rows` input rows from which each of `size` rows is computed, and their weights (Keys, 1981, with
+    a = -0.75).
 
-    In float32, as torch has it: the places in between would be others by 1e-4 of a row.
+    The positions are in float32, as in torch: in float64 they would differ by 1e-4 of a row.
     """
     positions = np.arange(size, dtype=np.float32) * (np.float32(rows - 1) / np.float32(size - 1))
     first = np.floor(positions)
@@ -228,8 +233,8 @@ def _taps(rows: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     def far(x):
         return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
-    places = np.clip(first.astype(np.int32) + np.arange(-1, 3)[:, None], 0, rows - 1)
-    return places.astype(np.int32), np.stack([far(t + 1), near(t), near(1 - t), far(2 - t)]).astype(np.float32)
+    taps = np.clip(first.astype(np.int32) + np.arange(-1, 3)[:, None], 0, rows - 1)
+    return taps.astype(np.int32), np.stack([far(t + 1), near(t), near(1 - t), far(2 - t)]).astype(np.float32)
 
 
 htsat_tiny = partial(HTSAT, (2, 2, 6, 2), (4, 8, 16, 32), 96)

@@ -12,7 +12,8 @@
     | mean over   |    2 |  1 |  2 |  2 |  2 |  2 |   1 |   1 |      |           |
     | expansion   |      |  1 |  6 |  6 |  6 |  6 |   6 |   6 |      |           |
 
-This is PANNs': a mean where Sandler et al.'s convolutions stride, the last of them in stage 5 instead of 6.
+This is the variant of PANNs: a mean replaces the stride of Sandler et al.'s convolutions, and the last mean lies in
+stage 5 instead of 6.
 
 AudioSet weights: https://huggingface.co/nicofarr/panns_MobileNetV2 (Apache-2.0), a mirror of
 https://zenodo.org/records/3987831 (CC-BY-4.0); in the zoo as `panns_mobilenetv2_audioset`.
@@ -48,9 +49,9 @@ POOLS, EXPANSIONS = (1, 2, 2, 2, 2, 1, 1), (1, 6, 6, 6, 6, 6, 6)
 
 
 class InvertedResidual(eqx.Module):
-    """1x1 to `inner` channels unless there are as many, depthwise, the mean over squares of `pool`, 1x1 back.
+    """1x1 to `inner` channels unless the input has as many, depthwise, mean over squares of `pool`, 1x1 to `outputs`.
 
-    With `squeezed` channels a squeeze-and-excitation stands in front of the way back, as in MobileNetV3.
+    With `squeezed` channels a squeeze-and-excitation precedes the last 1x1 convolution, as in MobileNetV3.
     """
 
     expand: Linear | None
@@ -115,12 +116,12 @@ class InvertedResidual(eqx.Module):
 class MobileNetV2(AbstractNetwork):
     """MobileNetV2 over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
 
-    Frames left over are cut off.
+    Incomplete steps at the end are cut off.
 
     - `depths`: the number of blocks of each of the seven stages.
-    - `widths`: the channels of the stem and of the seven stages; the end has four times the last.
+    - `widths`: the channels of the stem and of the seven stages; the end has four times the channels of the last stage.
     - `embedding`: the width of the embedding.
-    - `input_norm`: the number of bins of a BatchNorm over bins in front of everything; None for none.
+    - `input_norm`: the number of bins of a BatchNorm over the bins of the input; None for no norm.
     """
 
     input_norm: BatchNorm | None

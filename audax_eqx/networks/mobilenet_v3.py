@@ -14,8 +14,8 @@ Transformer-to-CNN knowledge distillation", Schmid et al., 2023, arXiv:2211.0477
     | excitation       |      |    |        |       yes |                |     yes |     yes |     |
     | activation (act) |      |  ReLU |  ReLU |    ReLU | hardswish | hardswish | hardswish |     |
 
-This is Schmid et al.'s: the excitation's last function is a sigmoid, and a classifier has a hidden layer behind the
-mean. `mn10` is theirs, `mn04` has 0.4 times its channels, and so on.
+This is the variant of Schmid et al.: the last function of the excitation is a sigmoid, and a classifier has a hidden
+layer behind the mean. `mn10` has these numbers of channels, `mn04` has 0.4 times as many, and so on.
 
 AudioSet weights: the releases of https://github.com/fschmid56/EfficientAT (MIT), by `zoo.convert`.
 """
@@ -46,9 +46,9 @@ NORM = partial(BatchNorm, eps=1e-3, momentum=0.01)
 class MobileNetV3(AbstractNetwork):
     """MobileNetV3-Large over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
 
-    - `widths`: the channels of the stem and of the six stages; the end has six times the last.
+    - `widths`: the channels of the stem and of the six stages; the end has six times the channels of the last stage.
     - `inner`: the channels of each of the 15 blocks between its first and its last convolution.
-    - `squeeze`: by what the squeeze-and-excitations divide the channels; they keep a multiple of 8.
+    - `squeeze`: the divisor of the channels in a squeeze-and-excitation; the result is rounded to a multiple of 8.
     """
 
     stem: Conv
@@ -115,7 +115,7 @@ class MobileNetV3(AbstractNetwork):
 
 
 def stage_maps(network: Any, x: Float[Array, "frames bins"], state: eqx.nn.State) -> tuple[Maps, eqx.nn.State]:
-    """The map behind each stage, and the end's, of a network with this table and blocks of any kind."""
+    """The maps behind each stage and behind the end, of a network with this table and blocks of any kind."""
     y, state = network.stem_norm(network.stem(x[:, :, None]), state)
     y, maps = jax.nn.hard_swish(y), []
     for stage, block, following in zip(STAGES, network.blocks, (*STAGES[1:], None), strict=True):
@@ -126,36 +126,37 @@ def stage_maps(network: Any, x: Float[Array, "frames bins"], state: eqx.nn.State
 
 
 def table(widths: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """The channels that go into each block and come out of it, and its stride."""
+    """The input channels, the output channels and the stride of each block."""
     first = [block == 0 or STAGES[block - 1] != stage for block, stage in enumerate(STAGES)]
     return [
-        (widths[stage if new else stage + 1], widths[stage + 1], STRIDES[stage] if new else 1)
-        for stage, new in zip(STAGES, first, strict=True)
+        (widths[stage if is_first else stage + 1], widths[stage + 1], STRIDES[stage] if is_first else 1)
+        for stage, is_first in zip(STAGES, first, strict=True)
     ]
 
 
 def check_table(name: str, widths: tuple[int, ...], *blocks: tuple[int, ...]) -> None:
-    """Raises ValueError for other numbers of channels than a stem, six stages and 15 blocks have."""
-    counts = len(widths), {len(each) for each in blocks}
-    if counts != (len(WIDTHS), {len(STAGES)}) or min(min(each) for each in (widths, *blocks)) < 1:
+    """Raises ValueError unless there is a number for the stem and for each of 6 stages, and numbers for 15 blocks."""
+    counts = len(widths), {len(numbers) for numbers in blocks}
+    if counts != (len(WIDTHS), {len(STAGES)}) or min(map(min, (widths, *blocks))) < 1:
         numbers = " and ".join(map(str, (widths, *blocks)))
         raise ValueError(f"{name} takes 7 widths and a number for each of 15 blocks, all at least 1, got {numbers}.")
 
 
 def centres(time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-    """Where steps of a layer's map lie, counted in frames: each kernel is centred at its stride."""
+    """The centres of the steps of a layer's map, counted in frames; kernels are centred on multiples of the stride."""
     return np.arange(time) * float(2 * math.prod((*STRIDES, 1)[: range(len(DEPTHS) + 1)[layer] + 1]))
 
 
 def divisible(channels: float) -> int:
-    """The nearest multiple of 8, and at least 8, that loses at most a tenth."""
+    """The nearest multiple of 8, at least 8, that is not smaller by more than a tenth."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
 def scaled(factor: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`widths` and `inner` of the paper times a factor."""
-    return tuple(divisible(factor * each) for each in WIDTHS), tuple(divisible(factor * each) for each in INNER)
+    """`widths` and `inner` of the paper, times a factor and rounded to multiples of 8."""
+    widths, inner = (tuple(divisible(factor * number) for number in numbers) for numbers in (WIDTHS, INNER))
+    return widths, inner
 
 
 mn04 = partial(MobileNetV3, *scaled(0.4))

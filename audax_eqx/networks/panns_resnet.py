@@ -2,12 +2,12 @@
 
     pair:   relu(norm(3x3(relu(norm(3x3(x))))))
     stem:   pair -> 2x2 mean -> dropout
-    block:  x = 2x2 mean(x), in the first block of a stage but the first
+    block:  x = 2x2 mean(x), in the first block of each stage except the first stage
             relu(shortcut(x) + norm(3x3(dropout(relu(norm(3x3(x)))))))
     end:    2x2 mean -> dropout -> pair -> dropout
             -> mean over freq -> mean + maximum over time -> dropout -> linear -> ReLU
 
-Where He et al.'s convolutions stride, a mean comes in front of both branches.
+A mean in front of both branches replaces the stride of He et al.'s convolutions.
 
 AudioSet weights: https://huggingface.co/nicofarr/panns_ResNet22 (Apache-2.0), a mirror of
 https://zenodo.org/records/3987831 (CC-BY-4.0); in the zoo as `panns_resnet22_audioset`.
@@ -31,7 +31,7 @@ Smaller = Float[Array, "newtime newfreq newchannels"]
 
 
 class Shortcut(eqx.Module):
-    """Brings the input to the branch's channels: a 1x1 convolution, then BatchNorm."""
+    """Gives the input the channels of the branch: a 1x1 convolution, then BatchNorm."""
 
     conv: Linear
     norm: BatchNorm
@@ -45,7 +45,7 @@ class Shortcut(eqx.Module):
 
 
 class Basic(eqx.Module):
-    """Two 3x3 convolutions. The last norm's weight starts at 0, so that training starts from the identity."""
+    """Two 3x3 convolutions. The initial weight of the last norm is 0, so that training starts from the identity."""
 
     conv1: Conv
     norm1: BatchNorm
@@ -77,12 +77,13 @@ class Basic(eqx.Module):
 class PANNsResNet(AbstractNetwork):
     """PANNs' ResNet over a one-channel map of `frames bins`.
 
-    A step of the feature map is two frames by two bins, twice as many with each stage; frames left over are cut off.
+    A step of the stem's map is two frames by two bins, and each later stage doubles both; incomplete steps are cut off.
 
     - `depths`: the number of blocks of each stage.
-    - `widths`: the channels of each stage; the stem has the first's, the end four times the last's.
-    - `embedding`: the width of the embedding; the end's unless given.
-    - `input_norm`: the number of bins of a BatchNorm over bins in front of everything; None for none.
+    - `widths`: the channels of each stage. The stem has the channels of the first stage, the end four times those of
+      the last.
+    - `embedding`: the width of the embedding; None for that of the end.
+    - `input_norm`: the number of bins of a BatchNorm over the bins of the input; None for no norm.
     - `dropout`: the rate after the stem, in front of the end's convolutions and after them.
     - `block_dropout`: the rate between the convolutions of a block.
     - `embedding_dropout`: the rate in front of the linear map that gives the embedding.

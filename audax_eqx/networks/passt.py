@@ -5,7 +5,8 @@
     block:   x + attention(norm(x)), then x + contract(gelu(expand(norm(x))))
     end:     LayerNorm -> mean of the class and the distillation token
 
-Patchout, which leaves out patches in training, is not in here: it makes training cheaper, and no output depends on it.
+Patchout, which leaves out patches in training, is not implemented: it makes training cheaper, and no output of a
+trained model depends on it.
 
 AudioSet weights: the releases of https://github.com/kkoutini/PaSST (Apache-2.0), by `zoo.convert`.
 """
@@ -23,18 +24,19 @@ from ..layers.initial import normal, split
 
 
 class PaSST(AbstractNetwork):
-    """PaSST over `frames bins`; a step of the feature map is a patch, `stride` (frames, bins) from the one before.
+    """PaSST over `frames bins`; a step of the feature map is a patch, `stride` (frames, bins) from the previous patch.
 
-    - `grid`: the patches over time and over the bins for which there are positions. A shorter input has the first of
-      those over time; of a longer one the patches behind are cut off.
-    - `patch`: (frames, bins), or one number for both. What is left over at the end, less than a stride, is cut off; an
-      input smaller than one patch is filled up with zeros.
-    - `mlp_width`: 4 times the width unless given.
+    - `grid`: the number of positions over time and over the bins. A shorter input uses the first positions over time; a
+      longer input is cut off.
+    - `patch`: (frames, bins), or one number for both. An incomplete patch at the end is cut off; an input smaller than
+      one patch is filled up with zeros.
+    - `stride`: (frames, bins) from patch to patch.
+    - `mlp_width`: the width of the MLPs; None for 4 times the width.
     - `qkv_bias`: whether query, key and value have a bias.
-    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
+    - `drop_path`: the rate of the last block; it rises linearly with depth from 0 at the first block.
 
-    `features` gives the patches only. Raises ValueError for a width that the heads do not divide, and for bins that
-    make other patches than the grid has.
+    The feature map contains the patches only. Raises ValueError for a width that the heads do not divide, and for bins
+    whose number of patches is not that of the grid.
     """
 
     patchify: Conv
@@ -98,7 +100,7 @@ class PaSST(AbstractNetwork):
     def _tokens(
         self, x: Float[Array, "frames bins"], key: PRNGKeyArray | None
     ) -> list[Float[Array, "tokens {self.width}"]]:
-        """What goes into the blocks and what each makes of it."""
+        """The input of the blocks and the output of each block."""
         times, freqs = len(self.time_embedding), len(self.freq_embedding)
         longest = (times - 1) * self.patchify.stride[0] + self.patchify.weight.shape[0]
         y = self.patchify(x[:longest, :, None])
@@ -111,7 +113,7 @@ class PaSST(AbstractNetwork):
         y = y + jnp.broadcast_to(self.time_embedding[:time, None], y.shape)
         y = y + jnp.broadcast_to(self.freq_embedding, y.shape)
         special = jnp.stack([self.class_token, self.distillation_token]) + self.token_embedding
-        # Zeros make room for the two tokens, as in AST
+        # The two tokens are added to zeros, as in AST.
         y = jnp.pad(y.reshape(time * freq, width), ((2, 0), (0, 0))) + jnp.pad(special, ((0, time * freq), (0, 0)))
         tokens = [y]
         for block, block_key in zip(self.blocks, split_key(key, len(self.blocks)), strict=True):

@@ -5,7 +5,7 @@
     bottleneck:  relu(shortcut(x) + norm(1x1(relu(norm(3x3(relu(norm(1x1(x)))))))))
     end:         mean over time and freq
 
-The stride of a bottleneck is at its 3x3 convolution, as in torchvision and timm. ImageNet weights to start from:
+The 3x3 convolution of a bottleneck has the stride, as in torchvision and timm. ImageNet weights to start from:
 https://huggingface.co/timm/resnet18.a1_in1k (Apache-2.0), by `zoo.load("timm/resnet18.a1_in1k")`.
 """
 
@@ -30,7 +30,7 @@ Smaller = Float[Array, "newtime newfreq newchannels"]
 
 
 class Shortcut(eqx.Module):
-    """Brings the input to the branch's size: every `stride`-th position through a 1x1 convolution, then BatchNorm."""
+    """Gives the input the size of the branch: every `stride`-th position, a 1x1 convolution, then BatchNorm."""
 
     conv: Linear
     norm: BatchNorm
@@ -46,9 +46,10 @@ class Shortcut(eqx.Module):
 
 
 class Basic(eqx.Module):
-    """Two 3x3 convolutions. The last norm's weight starts at 0, so that training starts from the identity.
+    """Two 3x3 convolutions. The initial weight of the last norm is 0, so that training starts from the identity.
 
-    With a `length`, and "symmetric" padding, convolutions hear zeros behind so many rows, as if the map ended there.
+    With a `length` and "symmetric" padding, rows behind `length` are zeros for the convolutions, as if the map ended
+    there.
     """
 
     conv1: Conv
@@ -75,8 +76,8 @@ class Basic(eqx.Module):
 
 
 class Bottleneck(eqx.Module):
-    """1x1 to `width` channels, 3x3, 1x1 to four times as many. The last norm's weight starts at 0. `length` is that of
-    `Basic`."""
+    """1x1 to `width` channels, 3x3, 1x1 to four times as many. The initial weight of the last norm is 0. `length` is as
+    in `Basic`."""
 
     conv1: Linear
     norm1: BatchNorm
@@ -106,8 +107,24 @@ class Bottleneck(eqx.Module):
 
 
 def fewer(size: Length, stride: int) -> Length:
-    """What a stride leaves of so many rows; of all, all."""
+    """The number of rows that a stride makes of `size` rows; None for None."""
     return None if size is None else -(-size // stride)
+
+
+def residual_stages(
+    depths: tuple[int, ...], widths: tuple[int, ...], bottleneck: bool, padding: Padding, keys: Keys
+) -> tuple[tuple[tuple[Basic | Bottleneck, ...], ...], int]:
+    """The stages of a ResNet whose stem has the channels of the first stage, and the channels of the last map."""
+    make, factor = (Bottleneck, 4) if bottleneck else (Basic, 1)
+    inputs = (widths[0], *(factor * width for width in widths))
+    stages = tuple(
+        tuple(
+            make(channels if block == 0 else factor * width, width, 2 if block == 0 and stage else 1, padding, keys)
+            for block in range(depth)
+        )
+        for stage, (channels, width, depth) in enumerate(zip(inputs, widths, depths, strict=False))
+    )
+    return stages, inputs[-1]
 
 
 class ResNet(AbstractNetwork):
@@ -115,8 +132,8 @@ class ResNet(AbstractNetwork):
 
     - `depths`: the number of blocks of each stage; every stage but the first halves the map.
     - `widths`: the channels of each stage's 3x3 convolutions.
-    - `bottleneck`: whether blocks are bottlenecks, which give out four times their width, or basic.
-    - `padding`: "symmetric" (torch), or "same", which Flax pads all but the stem's convolution with.
+    - `bottleneck`: whether blocks are bottlenecks, which have four times as many outputs, or basic.
+    - `padding`: "symmetric" (torch), or "same": Flax's padding of everything except the stem's convolution.
     """
 
     stem: Conv
@@ -137,18 +154,10 @@ class ResNet(AbstractNetwork):
         if not len(depths) == len(widths) > 0 or min(*depths, *widths) < 1:
             raise ValueError(f"ResNet takes as many depths as widths, all at least 1, got {depths} and {widths}.")
         keys = iter(split(key, 4 * sum(depths) + 1))
-        make, factor = (Bottleneck, 4) if bottleneck else (Basic, 1)
         self.stem = Conv(1, widths[0], (7, 7), stride=(2, 2), bias=False, key=next(keys))
         self.norm = BatchNorm(widths[0])
-        inputs = (widths[0], *(factor * width for width in widths))
-        self.stages = tuple(
-            tuple(
-                make(before if block == 0 else factor * width, width, 2 if block == 0 and stage else 1, padding, keys)
-                for block in range(depth)
-            )
-            for stage, (before, width, depth) in enumerate(zip(inputs, widths, depths, strict=False))
-        )
-        self.width, self.padding = inputs[-1], padding
+        self.stages, self.width = residual_stages(depths, widths, bottleneck, padding, keys)
+        self.padding = padding
 
     def layers(
         self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
@@ -179,7 +188,7 @@ class ResNet(AbstractNetwork):
         return jnp.mean(y, axis=(0, 1))
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        """With "same" padding the centres depend on the length; these are right to within half a step."""
+        """With "same" padding the centres depend on the length; these are exact to within half a step."""
         stride = 4 * 2 ** range(len(self.stages))[layer]
         return np.arange(time) * stride + (0.0 if self.padding == "symmetric" else (stride - 1) / 2)
 

@@ -1,11 +1,11 @@
 """RoBERTa, "A Robustly Optimized BERT Pretraining Approach", Liu et al., 2019, arXiv:1907.11692: a Transformer over the
-tokens of a text, as LAION's CLAP has it beside its audio tower.
+tokens of a text, the text tower of LAION's CLAP.
 
-    tokens:  norm(embedding of the word + of its place + of the type 0); places count the tokens that are no padding
+    tokens:  norm(embedding of the word + of its position + of the type 0); positions count the tokens but padding
     block:   norm(x + attention(x)), then norm(x + contract(gelu(expand(x))))
     end:     tanh(linear(first token)) -> projection into the space of sounds and texts
 
-Weights: those of transformers' `ClapModel`, https://huggingface.co/laion/clap-htsat-unfused (Apache-2.0) say.
+Weights: those of transformers' `ClapModel`, for example https://huggingface.co/laion/clap-htsat-unfused (Apache-2.0).
 """
 
 import equinox as eqx
@@ -17,18 +17,20 @@ from ..layers.initial import normal, split
 
 
 class RoBERTa(eqx.Module):
-    """The tokens of one text to `width` numbers.
+    """Maps the tokens of one text to `width` numbers.
 
-    It is no `AbstractNetwork`, for it hears nothing: `text(tokens, length=...)`, of which the first `length` tokens
-    count, gives what it gives for these alone.
+    It is no `AbstractNetwork`, because its input is no sound. `text(tokens, length=...)` gives the result of the first
+    `length` tokens alone.
 
+    - `hidden`: the width of the tokens.
     - `words`, `positions`, `types`: the sizes of the tables of embeddings.
-    - `padding`: the number of the token for padding. Places begin behind it, so that a text has at most `most_tokens`.
-    - `mlp_width`: 4 times `hidden` unless given.
-    - `projection`: the width behind the projection, of length 1; None for none, and then the width is `hidden`.
+    - `padding`: the number of the token for padding. Positions begin behind this number, so that a text has at most
+      `most_tokens` tokens.
+    - `mlp_width`: the width of the MLPs; None for 4 times `hidden`.
+    - `projection`: the width of a projection to a vector of length 1; None for no projection, and then the width is
+      `hidden`.
 
-    Raises ValueError for a `hidden` that the heads do not divide, for no or too few positions, and for more tokens than
-    it takes.
+    Raises ValueError for a `hidden` that the heads do not divide, for too few positions, and for too many tokens.
     """
 
     word_embedding: Float[Array, "words hidden"]
@@ -90,7 +92,7 @@ class RoBERTa(eqx.Module):
 
     @property
     def most_tokens(self) -> int:
-        """How many tokens a text may have."""
+        """The largest number of tokens of a text."""
         return len(self.position_embedding) - self.padding - 1
 
     def __call__(self, tokens: Int[Array, " tokens"], *, length: Length = None) -> Float[Array, " {self.width}"]:
@@ -101,12 +103,12 @@ class RoBERTa(eqx.Module):
     def features(
         self, tokens: Int[Array, " tokens"], *, length: Length = None
     ) -> Float[Array, "tokens {self.pooler.inputs}"]:
-        """What the last block makes of each token; those behind `length` mean nothing."""
+        """The output of the last block for each token; outputs behind `length` have no meaning."""
         if not 1 <= len(tokens) <= self.most_tokens:
             raise ValueError(f"RoBERTa has positions for 1 to {self.most_tokens} tokens, got {len(tokens)}.")
         words = (tokens != self.padding).astype(jnp.int32)
-        places = jnp.cumsum(words) * words + self.padding
-        x = self.word_embedding[tokens] + self.position_embedding[places]
+        positions = jnp.cumsum(words) * words + self.padding
+        x = self.word_embedding[tokens] + self.position_embedding[positions]
         x = self.norm(x + jnp.broadcast_to(self.type_embedding[0], x.shape))
         for block in self.blocks:
             x = block(x, length=length)

@@ -2,14 +2,15 @@
 HuBERT, Hsu et al., 2021, arXiv:2106.07447; WavLM, Chen et al., 2021, arXiv:2110.13900; XLS-R, Babu et al., 2021,
 arXiv:2111.09296; data2vec, Baevski et al., 2022, arXiv:2202.03555.
 
-    tokens:  h = linear(norm(frame)), h + gelu(128 tokens in 16 groups(h)), a frame each
+    tokens:  h = linear(norm(frame)), h + gelu(128 tokens in 16 groups(h)), one for each frame
     base:    norm, then blocks norm(x + attention(x)), norm(x + mlp(x))
     large:   blocks x + attention(norm(x)), x + mlp(norm(x)), then norm
-    WavLM:   attention with a bias by distance, gated by what each token holds
+    WavLM:   attention with a bias by distance, gated by the content of each token
     end:     mean of the recording's tokens
 
 Weights: https://huggingface.co/facebook/wav2vec2-base, facebook/hubert-base-ls960, facebook/wav2vec2-xls-r-300m,
-facebook/data2vec-audio-base (Apache-2.0), and microsoft/wavlm-base-plus (MIT or CC BY-SA 3.0: its publisher says both).
+facebook/data2vec-audio-base (Apache-2.0), and microsoft/wavlm-base-plus (MIT or CC BY-SA 3.0: the publisher states
+both).
 """
 
 from functools import partial
@@ -40,10 +41,11 @@ from ..layers.initial import full, normal, split
 
 
 class PositionalConv(eqx.Module):
-    """A convolution over time in groups of channels, by which tokens know what is around them; as many steps as before.
+    """A convolution over time in groups of channels, which tells each token its position; the number of steps stays the
+    same.
 
-    With `scale` the kernel is divided by its norm at each of its taps and multiplied by this (Salimans and Kingma,
-    2016, arXiv:1602.07868).
+    With weight norm the kernel is divided by its norm at each tap and multiplied by `scale` (Salimans and Kingma, 2016,
+    arXiv:1602.07868).
     """
 
     weight: Float[Array, "kernel inputs channels"]
@@ -57,10 +59,10 @@ class PositionalConv(eqx.Module):
                 f"PositionalConv takes a kernel of at least 1 and groups that divide its {channels} channels, got "
                 f"{kernel} and {groups}."
             )
-        start = (4 / (kernel * channels)) ** 0.5
-        self.weight = normal(key, (kernel, channels // groups, channels), start)
+        deviation = (4 / (kernel * channels)) ** 0.5
+        self.weight = normal(key, (kernel, channels // groups, channels), deviation)
         self.bias = full(channels, 0.0)
-        self.scale = full(kernel, start * channels / groups**0.5) if weight_norm else None
+        self.scale = full(kernel, deviation * channels / groups**0.5) if weight_norm else None
         self.groups = groups
 
     def __call__(self, x: Float[Array, "time channels"]) -> Float[Array, "time channels"]:
@@ -70,7 +72,7 @@ class PositionalConv(eqx.Module):
             kernel = kernel * (self.scale.astype(jnp.float32)[:, None, None] / norm)
         kernel = kernel.astype(x.dtype)
         convolve = partial(_convolve, groups=self.groups)
-        y = by_platform(x, kernel, cpu=partial(_by_group, groups=self.groups), default=convolve)
+        y = by_platform(x, kernel, cpu=partial(_convolve_groups, groups=self.groups), default=convolve)
         return y + jnp.broadcast_to(self.bias, y.shape)
 
 
@@ -81,8 +83,8 @@ def _convolve(x: Array, kernel: Array, groups: int) -> Array:
     )[0]
 
 
-def _by_group(x: Array, kernel: Array, groups: int) -> Array:
-    """One group after the other, which takes half the time on CPU."""
+def _convolve_groups(x: Array, kernel: Array, groups: int) -> Array:
+    """Convolves one group after the other, which takes half the time on CPU."""
     pairs = zip(jnp.split(x, groups, axis=1), jnp.split(kernel, groups, axis=2), strict=True)
     return jnp.concatenate([_convolve(*pair, groups=1) for pair in pairs], axis=1)
 
@@ -90,19 +92,21 @@ def _by_group(x: Array, kernel: Array, groups: int) -> Array:
 class Wav2Vec2(AbstractNetwork):
     """The Transformer over `frames bins`; a step of the feature map is a frame.
 
-    - `bins`: of the input, `input_norm`: whether a LayerNorm over them comes first, and `project`: whether a linear map
-      makes `width` of them, which else they are.
+    - `bins`: the bins of the input.
+    - `input_norm`: whether a LayerNorm over the bins comes first.
+    - `project`: whether a linear map makes `width` channels of the bins; without it the input has `width` bins.
     - `norm_first`: whether the blocks begin with their norms, as in large models, or end with them.
-    - `deep_norm`: whether what goes past the branches of blocks that end with norms is multiplied by (2 depth)^(1/4).
-    - `kernel`, `groups`, `position_layers`: the convolutions that tell positions. One has weight norm; several, as in
-      data2vec, have a LayerNorm each.
-    - `buckets`, `max_distance`: of WavLM's bias by distance; None for none. `gate`: what it is gated by, the "input" of
-      the attention or the "query" made of it; None for no gate.
-    - `mlp_width`: 4 times the width unless given.
-    - `eps`: of every LayerNorm.
+    - `deep_norm`: whether blocks multiply the input that they add to each branch by (2 depth)^(1/4); only for blocks
+      that end with norms.
+    - `kernel`, `groups`, `position_layers`: the taps, the groups and the number of the positional convolutions. A
+      single one has weight norm; several, as in data2vec, have a LayerNorm each.
+    - `buckets`, `max_distance`: the options of WavLM's bias by distance; `buckets` None for no bias.
+    - `gate`: the source of the gates of that bias, the "input" of the attention or its "query"; None for no gate.
+    - `mlp_width`: the width of the MLPs; None for 4 times the width.
+    - `eps`: the eps of every LayerNorm.
     - `activation`, `position_activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", in the MLPs and behind the
       convolutions.
-    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
+    - `drop_path`: the rate of the last block; it rises linearly with depth from 0 at the first block.
 
     Raises ValueError for a width that the heads or groups do not divide.
     """
@@ -144,13 +148,13 @@ class Wav2Vec2(AbstractNetwork):
     ):
         if min(bins, position_layers) < 1 or (buckets is not None and not 4 <= buckets < 4 * max_distance):
             raise ValueError(
-                "Wav2Vec2 takes at least 1 bin and 1 position layer, and from 4 buckets on up to 4 a step of distance, "
+                "Wav2Vec2 takes at least 1 bin and 1 position layer, and 4 <= buckets < 4 * max_distance, "
                 f"got bins={bins}, position_layers={position_layers}, buckets={buckets}, max_distance={max_distance}."
             )
         if (deep_norm and norm_first) or not (project or bins == width):
             raise ValueError(
-                "Wav2Vec2 takes deep_norm with norms that come last, and project=False with as many bins as its width, "
-                f"got norm_first={norm_first}, {bins} bins and the width {width}."
+                "Wav2Vec2 takes deep_norm only with norm_first=False, and project=False with as many bins as its width,"
+                f" got norm_first={norm_first}, {bins} bins and the width {width}."
             )
         keys = iter(split(key, depth + position_layers + 2))
         self.input_norm = LayerNorm(bins, eps=eps) if input_norm else None
@@ -197,7 +201,7 @@ class Wav2Vec2(AbstractNetwork):
         keys = split_key(key, len(self.blocks))
         for block, block_key in zip(self.blocks, keys, strict=True):
             tokens.append(block(tokens[-1], length=length, bias=bias, key=block_key))
-        return tuple(each[:, None] for each in tokens), state
+        return tuple(y[:, None] for y in tokens), state
 
     def _positions(self, x: Float[Array, "time channels"], length: Length) -> Float[Array, "time channels"]:
         for conv in self.positional:
@@ -234,7 +238,7 @@ class Wav2Vec2(AbstractNetwork):
     def pool_map(
         self, y: Float[Array, "time freq {self.width}"], *, length: Length = None
     ) -> Float[Array, "{self.width}"]:
-        """The embedding of a feature map, of `length` frames of a recording."""
+        """The embedding of a feature map, made from `length` frames of a recording."""
         return jnp.mean(mean_first(y, length), axis=0)
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:

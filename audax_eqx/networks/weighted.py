@@ -3,7 +3,7 @@ arXiv:2105.01051).
 
     features = sum over layers of softmax(weights)_i layer_i
 
-For one task the lower layers know more (who speaks), for another the upper ones (what is said).
+Lower layers help with some tasks (who speaks), upper layers with others (what is said).
 """
 
 import functools
@@ -21,11 +21,11 @@ from ..layers.initial import full
 
 
 class WeightedLayers(AbstractNetwork):
-    """`network` with the weighted sum of its `layers` as the feature map; it starts with the mean of them.
+    """`network` with the weighted sum of its layers as the feature map; the initial weights are equal.
 
-    `layers` is how many there are: the blocks and the embedding in front of them unless given. The embedding is pooled
-    as the network pools its map, or the mean over time and freq where it does not. Raises ValueError for layers of
-    several sizes, as a convolutional network has.
+    `layers` is the number of layers; None for the number of blocks plus 1 for the embedding in front of them. The map
+    is pooled by the network's `pool_map`, or by the mean over time and freq if the network has none. Raises ValueError
+    for layers of different sizes, as in a convolutional network.
     """
 
     network: AbstractNetwork
@@ -48,7 +48,7 @@ class WeightedLayers(AbstractNetwork):
         length: Length = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Maps, eqx.nn.State]:
-        """The network's own."""
+        """The layers of the network."""
         network: Any = self.network
         return network.layers(x, state, key=key, **keyword(length))
 
@@ -61,11 +61,11 @@ class WeightedLayers(AbstractNetwork):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
         maps, state = self.layers(x, state, length=length, key=key)
-        name, sizes = type(self.network).__name__, dict.fromkeys(each.shape for each in maps)
+        name, sizes = type(self.network).__name__, dict.fromkeys(y.shape for y in maps)
         if len(sizes) > 1:
             raise ValueError(
-                f"WeightedLayers adds up layers of one size, as a Transformer has them, and those of {name} have "
-                f'several, {", ".join(map(str, sizes))}: a new head takes it with layers="last".'
+                f"WeightedLayers adds up layers of one size, as in a Transformer, and those of {name} have "
+                f'several, {", ".join(map(str, sizes))}: give a new head layers="last".'
             )
         if len(maps) != len(self.weights):
             raise ValueError(
@@ -73,7 +73,7 @@ class WeightedLayers(AbstractNetwork):
                 f'layers={len(maps)}, or a new head layers="last".'
             )
         weights = jax.nn.softmax(self.weights.astype(jnp.float32)).astype(maps[0].dtype)
-        return functools.reduce(jnp.add, (weight * each for weight, each in zip(weights, maps, strict=True))), state
+        return functools.reduce(jnp.add, (weight * y for weight, y in zip(weights, maps, strict=True))), state
 
     def __call__(
         self,

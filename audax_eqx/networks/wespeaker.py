@@ -1,12 +1,12 @@
 """The r-vector, "BUT System Description to VoxCeleb Speaker Recognition Challenge 2019", Zeinali et al., 2019,
-arXiv:1910.12592, as WeSpeaker has it, Wang et al., 2023, arXiv:2210.17016: who speaks, by a narrow ResNet.
+arXiv:1910.12592, as in WeSpeaker, Wang et al., 2023, arXiv:2210.17016: a narrow ResNet that tells who speaks.
 
     stem:       3x3 convolution -> BatchNorm -> ReLU, at full size
-    stages:     blocks of ResNet's, each stage but the first halves the map and doubles the channels
+    stages:     blocks of ResNet; each stage but the first halves the map and doubles the channels
     statistics: mean and deviation over time of each channel in each bin
-    embedding:  a linear map of these
+    embedding:  a linear map of the statistics
 
-The deviation is that of a sample, whose variance is divided by one less than the steps, as in pyannote.audio.
+The deviation is that of a sample: the variance is divided by the number of steps minus one, as in pyannote.audio.
 WeSpeaker's own code adds 1e-7 to the variance.
 
 Weights: https://huggingface.co/pyannote/wespeaker-voxceleb-resnet34-LM (CC-BY-4.0).
@@ -23,23 +23,24 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ..abstract import AbstractNetwork, Maps
 from ..layers import BatchNorm, Conv, Length, Linear, within, zero_behind
 from ..layers.initial import split
-from .resnet import Basic, Bottleneck, fewer
+from .resnet import Basic, Bottleneck, fewer, residual_stages
 
 State = eqx.nn.State
-STAGES = 8  # each has twice as many channels as the one before
+STAGES = 8  # the largest number of stages; each stage has twice as many channels as the previous one
 
 
 class WeSpeaker(AbstractNetwork):
-    """`frames bins` to an embedding of who speaks.
+    """Maps `frames bins` to an embedding of the speaker.
 
     - `depths`: the number of blocks of each stage.
-    - `width`: of the embedding.
-    - `channels`: of the stem and the first stage's 3x3 convolutions; each stage has twice as many as the one before.
-    - `bins`: of the features.
-    - `bottleneck`: whether blocks are bottlenecks, which give out four times their width, or basic.
+    - `width`: the width of the embedding.
+    - `channels`: the channels of the stem and of the first stage's 3x3 convolutions; each stage has twice as many as
+      the previous one.
+    - `bins`: the bins of the input.
+    - `bottleneck`: whether blocks are bottlenecks, which have four times as many outputs, or basic.
 
-    A step of the feature map is 8 frames by 8 bins where there are four stages. Of a map of one step the deviation is
-    0. Raises ValueError for sizes that make no network.
+    With four stages a step of the feature map is 8 frames by 8 bins. The deviation of a map of one step is 0. Raises
+    ValueError for sizes that make no network.
     """
 
     stem: Conv
@@ -65,19 +66,12 @@ class WeSpeaker(AbstractNetwork):
                 f"depths={depths}, width={width}, channels={channels} and bins={bins}."
             )
         keys = iter(split(key, 4 * sum(depths) + 2))
-        make, factor = (Bottleneck, 4) if bottleneck else (Basic, 1)
         self.stem = Conv(1, channels, (3, 3), bias=False, key=next(keys))
         self.norm = BatchNorm(channels)
-        inputs, stages = channels, []
-        for stage, depth in enumerate(depths):
-            blocks, planes = [], channels * 2**stage
-            for block in range(depth):
-                blocks.append(make(inputs, planes, 2 if block == 0 and stage else 1, "symmetric", keys))
-                inputs = factor * planes
-            stages.append(tuple(blocks))
-        self.stages = tuple(stages)
+        widths = tuple(channels * 2**stage for stage in range(len(depths)))
+        self.stages, outputs = residual_stages(depths, widths, bottleneck, "symmetric", keys)
         height = -(-bins // 2 ** (len(depths) - 1))
-        self.embed = Linear(2 * inputs * height, width, key=next(keys))
+        self.embed = Linear(2 * outputs * height, width, key=next(keys))
         self.width, self.bins = width, bins
 
     @property
@@ -131,8 +125,8 @@ class WeSpeaker(AbstractNetwork):
 
 
 def statistics(y: Float[Array, "time freq channels"], steps: Length = None) -> Float[Array, " statistics"]:
-    """The means over the first `steps`, at least one, and behind them the deviations: of the bins of the first channel,
-    of the second, and so on, as in the published files."""
+    """The means over the first `steps`, at least one, then the deviations. Both are ordered by channel, then by bin, as
+    in the published files."""
     wide = y.astype(jnp.float32).swapaxes(1, 2).reshape(len(y), -1)
     inside = within(len(y), None if steps is None else jnp.maximum(steps, 1))[:, None]
     count = jnp.sum(inside, dtype=jnp.float32)

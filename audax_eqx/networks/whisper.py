@@ -7,7 +7,7 @@ arXiv:2212.04356.
 
 Weights: https://huggingface.co/openai/whisper-tiny, -base, -small, -medium, -large-v2, -large-v3 (Apache-2.0), and
 those of transformers' `WhisperForAudioClassification`. The paper's position embedding, of sines and cosines, is not
-trained; the weights have it as a table, and so has this.
+trained, but the published weights contain it as a table, and so does this network.
 """
 
 import math
@@ -38,15 +38,15 @@ from ..layers.initial import split
 class Whisper(AbstractNetwork):
     """Whisper's encoder over `frames bins`; a step of the feature map is two frames.
 
-    - `steps`: of the position embedding, which is for twice as many frames. Fewer frames have the first of it, which
-      the weights were not trained for.
-    - `mlp_width`: 4 times the width unless given.
+    - `steps`: the steps of the position embedding, for twice as many frames. Fewer frames use its first steps, but the
+      weights were not trained for this.
+    - `mlp_width`: the width of the MLPs; None for 4 times the width.
     - `activation`: "gelu" (exact), "gelu_tanh", "relu" or "silu", behind the convolutions and in the MLPs.
-    - `pool`: which steps the embedding is the mean of: those of the "recording", or "all", as transformers' classifiers
-      have it. All steps attend to all, as they always did in Whisper, which hears silence behind a recording.
-    - `drop_path`: the rate at the last block; it rises linearly with depth from 0 at the first.
+    - `pool`: the steps whose mean is the embedding: those of the "recording", or "all", as in the classifiers of
+      transformers. All steps attend to all steps, also to the silence behind a recording, as in Whisper's training.
+    - `drop_path`: the rate of the last block; it rises linearly with depth from 0 at the first block.
 
-    The last of its `layers` is the feature map, behind the last norm, as it is of transformers' hidden states. Raises
+    The last of its `layers` is the feature map, behind the last norm, as in the hidden states of transformers. Raises
     ValueError for more frames than there are positions, and for a width that the heads do not divide.
     """
 
@@ -119,7 +119,7 @@ class Whisper(AbstractNetwork):
         for block, block_key in zip(self.blocks, keys, strict=True):
             tokens.append(block(tokens[-1], key=block_key))
         tokens[-1] = self.norm(tokens[-1])
-        return tuple(each[:, None] for each in tokens), state
+        return tuple(y[:, None] for y in tokens), state
 
     def features(
         self,
@@ -146,7 +146,7 @@ class Whisper(AbstractNetwork):
     def pool_map(
         self, y: Float[Array, "time freq {self.width}"], *, length: Length = None
     ) -> Float[Array, "{self.width}"]:
-        """The embedding of a feature map, of `length` frames of a recording."""
+        """The embedding of a feature map, made from `length` frames of a recording."""
         steps = None if length is None or self.pool == "all" else self.steps(length)
         return jnp.mean(mean_first(y, steps), axis=0)
 
@@ -158,7 +158,7 @@ class Whisper(AbstractNetwork):
 
 
 def _sinusoids(steps: int, width: int) -> Float[np.ndarray, "{steps} {width}"]:
-    """Sines, then cosines, of wavelengths from 2 pi to 10,000 times that."""
+    """Sines, then cosines, with wavelengths from 2 pi to 10,000 times 2 pi."""
     rates = np.exp(-math.log(10000.0) / (width // 2 - 1) * np.arange(width // 2))
     angles = np.arange(steps)[:, None] * rates[None]
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

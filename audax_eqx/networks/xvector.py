@@ -3,7 +3,7 @@
     map -> linear -> relu(5 frames) -> relu(3 frames, 2 apart) -> relu(3 frames, 3 apart) -> relu(1) -> relu(1)
         -> mean and standard deviation over time -> linear
 
-Weights: https://huggingface.co/microsoft/wavlm-base-plus-sv, and others of transformers' `...ForXVector`.
+Weights: https://huggingface.co/microsoft/wavlm-base-plus-sv, and other models of transformers' `...ForXVector`.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..abstract import AbstractNetwork, Maps
-from ..layers import Length, Linear, keyword, mean_first, zero_behind
+from ..layers import Length, Linear, keyword, zero_behind
 from ..layers.initial import split
+from .wespeaker import statistics
 
 
 class DilatedLayer(eqx.Module):
-    """ReLU of a linear map of `kernel` steps, `dilation` apart; no padding. The first step's channels come first."""
+    """ReLU of a linear map of `kernel` steps, `dilation` apart; no padding. The channels of the first step come
+    first."""
 
     linear: Linear
     kernel: int = eqx.field(static=True)
@@ -32,23 +34,24 @@ class DilatedLayer(eqx.Module):
         self.kernel, self.dilation = kernel, dilation
 
     @property
-    def lost(self) -> int:
-        """How many steps fewer there are behind it."""
+    def shortening(self) -> int:
+        """The number of steps by which the output is shorter than the input."""
         return (self.kernel - 1) * self.dilation
 
     def __call__(self, x: Float[Array, "time inputs"]) -> Float[Array, "newtime outputs"]:
-        time = len(x) - self.lost
+        time = len(x) - self.shortening
         steps = [x[index * self.dilation : index * self.dilation + time] for index in range(self.kernel)]
         return jax.nn.relu(self.linear(jnp.concatenate(steps, axis=1)))
 
 
 class XVector(AbstractNetwork):
-    """An embedding of `width` numbers of who speaks, from the feature map of `network`.
+    """An embedding of the speaker, `width` numbers, from the feature map of `network`.
 
-    - `widths`, `kernels`, `dilations`: of each layer over time.
+    - `widths`, `kernels`, `dilations`: those of each layer over time.
 
-    `features` is the map behind them, shorter than the network's; of less than one step it is made from zeros behind
-    the end. `layers` are the network's own. Raises ValueError for sizes that do not go together.
+    The feature map is the output of these layers, which is shorter than the network's map. A map that is too short for
+    one step is filled up with zeros at the end. `layers` are the layers of the network. Raises ValueError for sizes
+    that do not go together.
     """
 
     network: AbstractNetwork
@@ -84,8 +87,8 @@ class XVector(AbstractNetwork):
         return self.network.takes_length
 
     @property
-    def _lost(self) -> int:
-        return sum(layer.lost for layer in self.stack)
+    def _shortening(self) -> int:
+        return sum(layer.shortening for layer in self.stack)
 
     def layers(
         self,
@@ -109,7 +112,7 @@ class XVector(AbstractNetwork):
         network: Any = self.network
         y, state = network.features(x, state, key=key, **keyword(length))
         y = zero_behind(self.project(jnp.mean(y, axis=1)), None if length is None else network.steps(length))
-        y = jnp.pad(y, ((0, max(self._lost + 1 - len(y), 0)), (0, 0)))
+        y = jnp.pad(y, ((0, max(self._shortening + 1 - len(y), 0)), (0, 0)))
         for layer in self.stack:
             y = layer(y)
         return y[:, None], state
@@ -126,22 +129,15 @@ class XVector(AbstractNetwork):
         return self.pool_map(y, length=length), state
 
     def pool_map(self, y: Float[Array, "time 1 channels"], *, length: Length = None) -> Float[Array, "{self.width}"]:
-        """The embedding of a feature map, of `length` frames of a recording."""
-        steps = None if length is None else self.steps(length)
-        wide = y[:, 0].astype(jnp.float32)
-        mean = mean_first(wide, steps)
-        variance = mean_first(jnp.square(wide - mean[None]), steps)  # biased; torch's is not
-        count = jnp.asarray(len(wide) if steps is None else steps, jnp.float32)
-        variance = variance * (count / jnp.maximum(count - 1.0, 1.0))
-        spread = jnp.where(variance > 0.0, jnp.sqrt(jnp.where(variance > 0.0, variance, 1.0)), 0.0)
-        return self.embed(jnp.concatenate([mean, spread]).astype(y.dtype))
+        """The embedding of a feature map, made from `length` frames of a recording."""
+        return self.embed(statistics(y, None if length is None else self.steps(length)))
 
     def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        count = self.network.steps(frames) - self._lost
+        count = self.network.steps(frames) - self._shortening
         return max(count, 1) if isinstance(count, int) else jnp.maximum(count, 1)
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        """Of the feature map, whose steps see as many of the network's steps on both sides, or of a network's layer."""
+        """The centres of the feature map, whose layers over time are symmetric, or those of a layer of the network."""
         if layer != -1:
             return self.network.positions(time, layer)
-        return self.network.positions(time + self._lost)[self._lost // 2 :][:time]
+        return self.network.positions(time + self._shortening)[self._shortening // 2 :][:time]
