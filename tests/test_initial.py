@@ -14,7 +14,8 @@ from audax_eqx import AbstractNetwork, frontends, models, networks
 from audax_eqx.layers import initial
 
 KEY = jax.random.key(0)
-SIZES = {name: made for name, made in vars(networks).items() if isinstance(made, functools.partial)}
+NAMED = {name: getattr(networks, name) for name in networks.__all__}
+SIZES = {name: made for name, made in NAMED.items() if isinstance(made, functools.partial)}
 NETWORKS = {made.func: name for name, made in reversed(SIZES.items())}  # one size of each, the first
 FRONTENDS = {
     "log_mel": lambda: frontends.LogMel(8000),
@@ -65,7 +66,7 @@ def test_no_leaf_of_a_model_is_weakly_typed(model):
 
 
 def test_every_class_of_networks_is_covered():
-    classes = {made for made in vars(networks).values() if inspect.isclass(made) and issubclass(made, AbstractNetwork)}
+    classes = {made for made in NAMED.values() if inspect.isclass(made) and issubclass(made, AbstractNetwork)}
     assert set(NETWORKS) == classes - {networks.WeightedLayers, networks.XVector}  # which take a network
 
 
