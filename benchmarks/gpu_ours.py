@@ -102,16 +102,16 @@ def ours():
             infer = eqx.nn.inference_mode(model)
             work = flops(jax.make_jaxpr(lambda x: infer.classify(x, state)[0])(shape))
             carry, static = begin(model, state, recipe, chosen)
-        given = Examples(
+        examples = Examples(
             np.resize(pool[:, :samples], (1, batch, 1, samples)),
             np.full((1, batch, 1), samples, np.int32),
             (rng.random((1, batch, CLASSES)) < 2.7 / CLASSES).astype(np.float32),
         )
-        given = jax.device_put(given, NamedSharding(chosen, P(None, DEVICES)))
+        examples = jax.device_put(examples, NamedSharding(chosen, P(None, DEVICES)))
         start = time.perf_counter()
         program = make_step(recipe, static, chosen)
         step = functools.partial(
-            program.func.lower(carry, given, rate, **program.keywords).compile(), **program.keywords
+            program.func.lower(carry, examples, rate, **program.keywords).compile(), **program.keywords
         )
         compiled = time.perf_counter() - start
 
@@ -119,7 +119,7 @@ def ours():
             nonlocal carry
             logs = {}
             for _ in range(count):
-                carry, logs = step(carry, given, rate)
+                carry, logs = step(carry, examples, rate)
             return float(jax.block_until_ready((carry, logs))[1]["loss"])
 
         count, times, loss = calls(run, pace), [], math.nan
@@ -138,17 +138,17 @@ def ours():
 
     def xla_flops(compiled, batch):
         with contextlib.suppress(Exception):
-            found = compiled.cost_analysis()
-            found = found[0] if isinstance(found, list | tuple) else found
-            return 1e-9 * found["flops"] / batch if found["flops"] > 0 else None
+            costs = compiled.cost_analysis()
+            costs = costs[0] if isinstance(costs, list | tuple) else costs
+            return 1e-9 * costs["flops"] / batch if costs["flops"] > 0 else None
         return None
 
     def taken(compiled):
         with contextlib.suppress(Exception):
             sizes = compiled.memory_analysis()
             alias = getattr(sizes, "alias_size_in_bytes", 0)
-            given, made = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
-            return int(sizes.temp_size_in_bytes + given + made - alias)
+            input_bytes, output_bytes = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
+            return int(sizes.temp_size_in_bytes + input_bytes + output_bytes - alias)
         return None
 
     ready = {}  # what `timed` runs
@@ -223,7 +223,7 @@ def ours():
             return jnp.sum(jnp.square(features(parts, waves)))
 
         roads = {"forward_ms": features} | ({"backward_ms": jax.grad(loss)} if jax.tree.leaves(parts) else {})
-        found, parts = {"batch": batch}, jax.device_put(parts, device)
+        measured, parts = {"batch": batch}, jax.device_put(parts, device)
         for kind, road in roads.items():
             compiled = jax.jit(road).lower(parts, waves).compile()
             count = calls(functools.partial(lambda run: jax.block_until_ready(run(parts, waves)), compiled), pace)
@@ -234,12 +234,12 @@ def ours():
                     out = compiled(parts, waves)
                 jax.block_until_ready(out)
                 times.append(1e3 * (time.perf_counter() - start) / count)
-            found[kind] = float(np.median(times))
-        return found
+            measured[kind] = float(np.median(times))
+        return measured
 
     def depthwise(name, batch):
         """Milliseconds of each road, forward and backward; of one that fails its error."""
-        found = {"batch": batch}
+        measured = {"batch": batch}
         for direction, by_name in roads(name, batch, interpret=device.platform == "cpu").items():
             for road, run in by_name.items():
                 try:
@@ -249,10 +249,10 @@ def ours():
                         for _ in range(count):
                             run()
                         times.append(1e3 * (time.perf_counter() - start) / count)
-                    found[f"{road} {direction}_ms"] = float(np.median(times))
+                    measured[f"{road} {direction}_ms"] = float(np.median(times))
                 except Exception as error:
-                    found[f"{road} {direction}"] = one_line(error)
-        return found
+                    measured[f"{road} {direction}"] = one_line(error)
+        return measured
 
     memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
     known = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__, "limit": memory}

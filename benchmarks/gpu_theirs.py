@@ -41,7 +41,7 @@ def theirs():
             maps = maps.contiguous(memory_format=torch.channels_last)
         model.train(kind == "step")
         network = torch.compile(model, dynamic=False)
-        found = {}
+        measured = {}
 
         def step():
             model.zero_grad()
@@ -58,11 +58,11 @@ def theirs():
         try:
             run()
         except Exception as error:
-            found["eager"], network = one_line(error), model
+            measured["eager"], network = one_line(error), model
             run()
         spent = time.perf_counter() - start
         ready["run"], ready["count"] = run, calls(run, 0.5)
-        return found | {"compile_seconds": spent}
+        return measured | {"compile_seconds": spent}
 
     name = torch.cuda.get_device_name() if device == "cuda" else device
     known = {"device": name, "torch": torch.__version__, "timm": timm.__version__}
