@@ -264,7 +264,7 @@ def test_padding_has_no_part_in_a_text():
 
 
 def test_towers_of_several_widths_are_told():
-    with pytest.raises(ValueError, match="give 6 and 5 numbers"):
+    with pytest.raises(ValueError, match="have 6 and 5 numbers"):
         zoo.create(ENTRY.replace(model={"type": "CLAP", "text": TEXT | {"projection": 5}}), key=jax.random.key(0))
 
 
