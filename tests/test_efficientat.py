@@ -168,7 +168,7 @@ def test_no_more_frames_than_the_longest_clip_has(samples):
         ({"scale": 0.0}, "divides by `scale`"),
         ({"mean": float("inf")}, "subtracts `mean`"),
         ({"pre_emphasis": float("nan")}, "pre_emphasis is a finite factor"),
-        ({"max_frames": 0}, "gives at least 1 frame"),
+        ({"max_frames": 0}, "takes max_frames >= 1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
