@@ -341,7 +341,7 @@ def test_layers_of_several_sizes_have_no_sum():
     network = WeightedLayers(ConvNeXt((0, 0), (4, 8), key=KEY), 2)
     with pytest.raises(
         ValueError,
-        match=r"adds up layers of one size, .* those of ConvNeXt have several, \(.*\): give a new head layers=\"last\"\.",
+        match=r"layers of one size, .* those of ConvNeXt have several, \(.*\): give a new head layers=\"last\"\.",
     ):
         network(noise(64, 64), eqx.nn.State({}))
     with pytest.raises(
