@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from audax_eqx import tree
@@ -33,9 +32,7 @@ def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray])
     """The skeleton `model` and `state` with `values(name)` at each leaf."""
 
     def array(name, dtype):
-        return jnp.asarray(
-            np.asarray(values(name)).astype(dtype, copy=False)
-        )  # JAX compiles one program for each shape
+        return jax.device_put(np.array(values(name), dtype))  # jnp.asarray compiles a program for each shape
 
     arrays, structure = jax.tree.flatten(state)  # under a mesh, state.set does not replace a shape by an array
     places = {id(leaf): place for place, leaf in enumerate(arrays)}
