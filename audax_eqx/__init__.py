@@ -22,3 +22,4 @@ if TYPE_CHECKING:
     from . import tree as tree
     from .abstract import AbstractFrontend as AbstractFrontend
     from .abstract import AbstractNetwork as AbstractNetwork
+    from .models.abstract import AbstractModel as AbstractModel

@@ -1,10 +1,13 @@
-"""The two abstract classes. Frontends and networks share one shape, `frames bins`, and depend on nothing else."""
+"""The two abstract classes. Frontends and networks share one shape, `frames bins`, and need not know each other."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .layers import Length, keyword
 
 Maps = tuple[Float[Array, "_time _freq _channels"], ...]
 
@@ -45,8 +48,11 @@ class AbstractFrontend(eqx.Module):
 class AbstractNetwork(eqx.Module):
     """A network maps `frames bins` to an embedding of `width` numbers, one example at a time; `vmap` makes the batch.
 
-    If the embedding depends on the feature map alone, the network has `pool_map(map)`, which computes the embedding
-    from the map. The `pool_map` of a single step of the map is the embedding of that step.
+    A network defines `positions`, and
+
+    - `layers`, the maps of all its layers, or `features`, the last feature map; each has the other as its default,
+    - `pool_map(map)`, if the embedding depends on the feature map alone, or else `__call__`. The `pool_map` of a single
+      step of the map is the embedding of that step.
 
     Some networks accept a length (`takes_length`): the call, `features`, `layers` and `pool_map` have a keyword
     `length`, the number of input frames that belong to the recording; it may be traced. Frames behind the length
@@ -58,33 +64,58 @@ class AbstractNetwork(eqx.Module):
 
     width: eqx.AbstractVar[int]
 
-    @abc.abstractmethod
-    def features(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
-        """The last feature map, before pooling."""
-
-    @abc.abstractmethod
-    def __call__(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The embedding: the feature map, pooled."""
-
-    @abc.abstractmethod
-    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        """The centres of the first `time` steps of a map, counted in input frames. The map is the feature map, or
-        `layers(...)[0][layer]`."""
+    def __check_init__(self):
+        kind, base = type(self), AbstractNetwork
+        if kind.features is base.features and kind.layers is base.layers:
+            raise TypeError(f"{kind.__name__} has neither `features` nor `layers`: a network defines one of them.")
+        if kind.__call__ is base.__call__ and not hasattr(kind, "pool_map"):
+            raise TypeError(f"{kind.__name__} has neither `pool_map` nor `__call__`: a network defines one of them.")
 
     def layers(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+        self,
+        x: Float[Array, "frames bins"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Maps, eqx.nn.State]:
         """The maps of all layers. A convolutional network has one after each stage, a Transformer one after the
         embedding and one after each block. The last map is the feature map, unless a norm lies between the two.
 
         By default the feature map is the only layer.
         """
-        y, state = self.features(x, state, key=key)
+        y, state = self.features(x, state, key=key, **keyword(length))
         return (y,), state
+
+    def features(
+        self,
+        x: Float[Array, "frames bins"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
+        """The last feature map, before pooling; by default the last of `layers`."""
+        maps, state = self.layers(x, state, key=key, **keyword(length))
+        return maps[-1], state
+
+    def __call__(
+        self,
+        x: Float[Array, "frames bins"],
+        state: eqx.nn.State,
+        *,
+        length: Length = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        """The embedding; by default the feature map, pooled by `pool_map`."""
+        network: Any = self
+        y, state = network.features(x, state, key=key, **keyword(length))
+        return network.pool_map(y, **keyword(length)), state
+
+    @abc.abstractmethod
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        """The centres of the first `time` steps of a map, counted in input frames. The map is the feature map, or
+        `layers(...)[0][layer]`."""
 
     def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
         """The number of steps of the feature map that belong to so many frames, for networks that take a length. By

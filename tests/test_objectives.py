@@ -107,16 +107,23 @@ def test_mixup_mixes_waves_and_targets_of_neighbours_by_the_same_share(examples)
     assert np.ptp(share) > 0.02 and np.all((share >= 0) & (share <= 1))
 
 
-def test_a_model_that_can_tell_padding_does_not_learn_from_it(examples, keys):
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [
+        ({"type": "Classifier"}, Supervised(augment=Augment(frames=3))),
+        ({"type": "COLA", "width": 4}, Matching(augment=Augment(frames=3))),
+        ({"type": "SimCLR", "width": 4}, NTXent()),
+    ],
+)
+def test_a_model_that_can_tell_padding_does_not_learn_from_it(model, objective, examples, keys):
     frontend = {"type": "Wav2Vec", "sample_rate": 8000, "widths": (8, 8), "kernels": (10, 4), "strides": (8, 4)}
     network = {"type": "Wav2Vec2", "width": 8, "depth": 1, "heads": 2, "bins": 8, "kernel": 8, "groups": 2}
-    given = zoo.create(
-        zoo.Entry("tiny", frontend, network, CLASSES, "multiclass", 0.2, tuple("abc")), key=jax.random.key(1)
-    )
-    objective = Supervised(augment=Augment(frames=3))
+    labels, task = (tuple("abc"), "multiclass") if model["type"] == "Classifier" else ((), "contrastive")
+    entry = zoo.Entry("tiny", frontend, network, len(labels), task, 0.2, labels, model=model)
+    parts = zoo.create(entry, key=jax.random.key(1))
     padded = examples._replace(lengths=jnp.full_like(examples.lengths, SAMPLES // 2))
     loud = padded._replace(waves=padded.waves.at[..., SAMPLES // 2 :].multiply(30.0))
-    losses = [call(objective, given, each, keys) for each in (padded, loud)]
+    losses = [call(objective, parts, each, keys) for each in (padded, loud)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from audax_eqx import augment
+from audax_eqx import AbstractModel, augment
 from audax_eqx.layers import Cosine
 from audax_eqx.models import COLA, Classifier, SimCLR
 
@@ -173,7 +173,7 @@ class Supervised(eqx.Module):
             mask_key, network_key = jax.random.split(key)
             wave_options, frame_options = _padding(model, wave, None if self.augment.moves else length)
             x = model.listen(wave, **wave_options)
-            share = frame_options["length"].astype(jnp.float32) / len(x) if frame_options else length / samples
+            share = _share(x, length, samples, frame_options)
             x = self.augment.features(x, share, key=mask_key)
             return model.classify(x, state, key=network_key, **frame_options)
 
@@ -273,7 +273,7 @@ class NTXent(eqx.Module):
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels)), state
 
 
-def _padding(model: Classifier, wave: Array, length: Array | None) -> tuple[dict[str, Array], dict[str, Array]]:
+def _padding(model: AbstractModel, wave: Array, length: Array | None) -> tuple[dict[str, Array], dict[str, Array]]:
     """The options for frontend and network that tell them the length of a wave that has padding behind `length`.
 
     They are empty for models that take no length.
@@ -284,6 +284,13 @@ def _padding(model: Classifier, wave: Array, length: Array | None) -> tuple[dict
         return {}, model.valid(wave.size)
     length = jnp.maximum(length.astype(jnp.int32), model.frontend.min_samples)
     return {"length": length}, model.valid(wave.size, length)
+
+
+def _share(x: Array, length: Array, samples: int, frame_options: dict[str, Array]) -> Array:
+    """The share of the features `x` that belongs to the clip, `length` of the wave's `samples`."""
+    return (
+        frame_options["length"].astype(jnp.float32) / len(x) if frame_options else length.astype(jnp.float32) / samples
+    )
 
 
 def views(objective: Callable) -> int:
@@ -299,10 +306,11 @@ def _projections(
 
     def project(wave, length, masked, key, state):
         wave_key, mask_key, network_key = jax.random.split(key, 3)
-        x = model.listen(chain.wave(wave, length, key=wave_key))
-        share = length.astype(jnp.float32) / samples
+        wave_options, frame_options = _padding(model, wave, None if chain.moves else length)
+        x = model.listen(chain.wave(wave, length, key=wave_key), **wave_options)
+        share = _share(x, length, samples, frame_options)
         x = chain.features(x, share, mask=masked, key=mask_key)
-        return model.project(x, state, key=network_key)
+        return model.project(x, state, key=network_key, **frame_options)
 
     def stack(leaf):
         return jnp.concatenate([leaf[:, 0], leaf[:, 1]])

@@ -16,12 +16,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ..abstract import AbstractFrontend, AbstractNetwork
 from ..layers import Length
 from ..networks import RoBERTa
-from .hearing import hear, takes_length, valid
+from .abstract import AbstractModel
 
 SCALE = math.log(1 / 0.07)  # the logit scale at the start of training
 
 
-class CLAP(eqx.Module):
+class CLAP(AbstractModel):
     """The audio tower, `frontend` and `network`, and the text tower, `text`; both give vectors in one space.
 
     A call gives the embedding of a wave; `length` is the number of valid samples, as in `Classifier`. `embed_text`
@@ -54,30 +54,6 @@ class CLAP(eqx.Module):
     def width(self) -> int:
         """The number of values that a call gives."""
         return self.network.width
-
-    @property
-    def takes_length(self) -> bool:
-        """Whether a padded clip with its `length` gives the result of the clip without padding."""
-        return takes_length(self.frontend, self.network)
-
-    def listen(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames bins"]:
-        """The frontend's features, which are float32, in the dtype that the towers compute in."""
-        return hear(self.frontend, wave, length).astype(self.text.pooler.weight.dtype)
-
-    def valid(self, samples: int, length: Length = None) -> dict[str, Array]:
-        """The network's keyword arguments for a wave of `samples`: `length`, if there is padding."""
-        return valid(self.frontend, self.network, samples, length)
-
-    def embed(
-        self,
-        wave: Float[Array, " samples"],
-        state: eqx.nn.State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
-        """The clip's embedding: the network's output."""
-        return self.network(self.listen(wave, length=length), state, key=key, **self.valid(wave.size, length))
 
     def __call__(
         self,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..abstract import AbstractFrontend, AbstractNetwork
 from ..layers import Activation, BatchNorm, Cosine, LayerNorm, Length, Linear, Prototypes, activate, keyword, split_key
 from ..layers.initial import split
-from .hearing import hear, takes_length, valid
+from .abstract import AbstractModel
 
 
 class HiddenLayer(eqx.Module):
@@ -58,7 +58,7 @@ class HiddenLayers(eqx.Module):
         return y, state
 
 
-class Classifier(eqx.Module):
+class Classifier(AbstractModel):
     """`frontend` and `network` with a linear head over the embedding.
 
     - `classes`: the number of classes.
@@ -145,30 +145,6 @@ class Classifier(eqx.Module):
         if self.hidden is not None:
             return self.hidden.outputs
         return self.network.width if self.projection is None else self.projection.outputs
-
-    @property
-    def takes_length(self) -> bool:
-        """Whether a padded clip with its `length` gives the result of the clip without padding."""
-        return takes_length(self.frontend, self.network)
-
-    def listen(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames bins"]:
-        """The frontend's features, which are float32, in the dtype that the network computes in."""
-        return hear(self.frontend, wave, length).astype(self.head.weight.dtype)
-
-    def valid(self, samples: int, length: Length = None) -> dict[str, Array]:
-        """The network's keyword arguments for a wave of `samples`: `length`, if there is padding."""
-        return valid(self.frontend, self.network, samples, length)
-
-    def embed(
-        self,
-        wave: Float[Array, " samples"],
-        state: eqx.nn.State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
-        """The clip's embedding: the network's output."""
-        return self.network(self.listen(wave, length=length), state, key=key, **self.valid(wave.size, length))
 
     def __call__(
         self,

@@ -18,10 +18,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..abstract import AbstractFrontend, AbstractNetwork
 from ..layers import LayerNorm, Linear
 from ..layers.initial import normal, split
+from .abstract import AbstractContrastive
 from .simclr import cosines
 
 
-class COLA(eqx.Module):
+class COLA(AbstractContrastive):
     """`frontend` and `network` with a projection to `width` numbers and a similarity of projections.
 
     The similarity "dot" divides cosines by `temperature`; "bilinear" learns a scale. Build it inside of
@@ -55,29 +56,6 @@ class COLA(eqx.Module):
         self.norm = LayerNorm(width) if bilinear else None
         self.bilinear = normal(bilinear_key, (width, width), 0.01) if bilinear else None
         self.width, self.temperature = width, temperature
-
-    def listen(self, wave: Float[Array, " samples"]) -> Float[Array, "frames bins"]:
-        """The frontend's features, which are float32, in the dtype that the network computes in."""
-        return self.frontend(wave).astype(self.projection.weight.dtype)
-
-    def embed(
-        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
-        """The clip's embedding for other tasks: the network's output, in front of the projection."""
-        return self.network(self.listen(wave), state, key=key)
-
-    def __call__(
-        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The projection of a wave, in float32, for `similarity`."""
-        return self.project(self.listen(wave), state, key=key)
-
-    def project(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The projection of the features of `listen`, for training that augments between frontend and network."""
-        embedding, state = self.network(x, state, key=key)
-        return self.projection(embedding).astype(jnp.float32), state
 
     def similarity(
         self,

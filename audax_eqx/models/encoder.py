@@ -1,16 +1,15 @@
 """A waveform in, its embedding out: frontend -> network, without a head."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..abstract import AbstractFrontend, AbstractNetwork
 from ..layers import Length, Linear
-from .hearing import hear, takes_length, valid
+from .abstract import AbstractModel
 
 
-class Encoder(eqx.Module):
+class Encoder(AbstractModel):
     """`frontend` and `network` without classes.
 
     A call gives the embedding. With `outputs` a call gives this many numbers instead, a linear map of the embedding:
@@ -35,31 +34,6 @@ class Encoder(eqx.Module):
     def width(self) -> int:
         """The number of values that a call gives."""
         return self.network.width if self.head is None else self.head.outputs
-
-    @property
-    def takes_length(self) -> bool:
-        """Whether a padded clip with its `length` gives the result of the clip without padding."""
-        return takes_length(self.frontend, self.network)
-
-    def listen(self, wave: Float[Array, " samples"], *, length: Length = None) -> Float[Array, "frames bins"]:
-        """The frontend's features, which are float32, in the dtype that the network computes in."""
-        leaves = jax.tree.leaves(eqx.filter(self.network, eqx.is_inexact_array))
-        return hear(self.frontend, wave, length).astype(leaves[0].dtype if leaves else jnp.float32)
-
-    def valid(self, samples: int, length: Length = None) -> dict[str, Array]:
-        """The network's keyword arguments for a wave of `samples`: `length`, if there is padding."""
-        return valid(self.frontend, self.network, samples, length)
-
-    def embed(
-        self,
-        wave: Float[Array, " samples"],
-        state: eqx.nn.State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
-        """The clip's embedding: the network's output."""
-        return self.network(self.listen(wave, length=length), state, key=key, **self.valid(wave.size, length))
 
     def __call__(
         self,

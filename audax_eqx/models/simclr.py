@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..abstract import AbstractFrontend, AbstractNetwork
 from ..layers import Linear, unit
 from ..layers.initial import split
+from .abstract import AbstractContrastive
 
 
 class MLP(eqx.Module):
@@ -31,7 +32,7 @@ class MLP(eqx.Module):
         return self.contract(jax.nn.relu(self.expand(x)))
 
 
-class SimCLR(eqx.Module):
+class SimCLR(AbstractContrastive):
     """`frontend` and `network` with a projection to `width` numbers: an MLP, or a linear map if `linear`, as in audax.
 
     The similarity divides cosines by `temperature`. Build it inside of `eqx.nn.make_with_state`: networks with
@@ -62,30 +63,6 @@ class SimCLR(eqx.Module):
         else:
             self.projection = MLP(network.width, width, key=key)
         self.width, self.temperature = width, temperature
-
-    def listen(self, wave: Float[Array, " samples"]) -> Float[Array, "frames bins"]:
-        """The frontend's features, which are float32, in the dtype that the network computes in."""
-        last = self.projection.contract if isinstance(self.projection, MLP) else self.projection
-        return self.frontend(wave).astype(last.weight.dtype)
-
-    def embed(
-        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.network.width}"], eqx.nn.State]:
-        """The clip's embedding for other tasks: the network's output, in front of the projection."""
-        return self.network(self.listen(wave), state, key=key)
-
-    def __call__(
-        self, wave: Float[Array, " samples"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The projection of a wave, in float32, for `similarity`."""
-        return self.project(self.listen(wave), state, key=key)
-
-    def project(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        """The projection of the features of `listen`, for training that augments between frontend and network."""
-        embedding, state = self.network(x, state, key=key)
-        return self.projection(embedding).astype(jnp.float32), state
 
     def similarity(
         self,

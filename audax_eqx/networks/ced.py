@@ -124,12 +124,6 @@ class CED(AbstractNetwork):
             tokens.append(block(tokens[-1], key=block_key))
         return tuple(token_map.reshape(time, freq, width) for token_map in tokens)
 
-    def __call__(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, key=key)
-        return self.pool_map(y), state
-
     def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
         """The embedding of a feature map."""
         return jnp.mean(y, axis=(0, 1))

@@ -24,7 +24,27 @@ from ..layers import BatchNorm, ConvBlock, Linear, mean_max, mean_pool, split_ke
 from ..layers.initial import split
 
 
-class CNN(AbstractNetwork):
+class AbstractPANNs(AbstractNetwork):
+    """A network with the end of all PANNs: mean over freq, mean + maximum over time, dropout, linear, ReLU."""
+
+    embedding_dropout: eqx.AbstractVar[eqx.nn.Dropout]
+    embed: eqx.AbstractVar[Linear]
+
+    def __call__(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
+        features_key, embedding_key = split_key(key, 2)
+        y, state = self.features(x, state, key=features_key)
+        return self.pool_map(y, key=embedding_key), state
+
+    def pool_map(
+        self, y: Float[Array, "time freq channels"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "{self.width}"]:
+        """The embedding of a feature map."""
+        return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=key)))
+
+
+class CNN(AbstractPANNs):
     """PANNs' CNN over a one-channel map of `frames bins`.
 
     A step of the feature map spans the product of `pools`, in frames and in bins; incomplete steps are cut off.
@@ -80,25 +100,6 @@ class CNN(AbstractNetwork):
             y = self.dropout(mean_pool(y, pool), key=block_key)
             maps.append(y)
         return tuple(maps), state
-
-    def features(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
-        maps, state = self.layers(x, state, key=key)
-        return maps[-1], state
-
-    def __call__(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        features_key, embedding_key = split_key(key, 2)
-        y, state = self.features(x, state, key=features_key)
-        return self.pool_map(y, key=embedding_key), state
-
-    def pool_map(
-        self, y: Float[Array, "time freq channels"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "{self.width}"]:
-        """The embedding of a feature map."""
-        return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=key)))
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         stride = math.prod(self.pools[: range(len(self.pools))[layer] + 1])

@@ -156,18 +156,6 @@ class ConvNeXt(AbstractNetwork):
             maps.append(stage(maps[-1] if maps else x[:, :, None], key=stage_key))
         return tuple(maps), state
 
-    def features(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
-        maps, state = self.layers(x, state, key=key)
-        return maps[-1], state
-
-    def __call__(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, key=key)
-        return self.pool_map(y), state
-
     def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
         """The embedding of a feature map."""
         match self.pool:

@@ -219,17 +219,6 @@ class ECAPA(AbstractNetwork):
         y, state = self.aggregate(jnp.concatenate(maps[1:], axis=1), state, length=length)
         return tuple(frames[:, None] for frames in (*maps, y)), state
 
-    def features(
-        self,
-        x: Float[Array, "frames bins"],
-        state: State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "time 1 channels"], State]:
-        maps, state = self.layers(x, state, length=length, key=key)
-        return maps[-1], state
-
     def __call__(
         self,
         x: Float[Array, "frames bins"],

@@ -157,12 +157,6 @@ class HTSAT(AbstractNetwork):
         maps, state = self.layers(x, state, key=key)
         return self.norm(maps[-1]), state
 
-    def __call__(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, " {self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, key=key)
-        return self.pool_map(y), state
-
     def pool_map(self, y: Float[Array, "time freq channels"]) -> Float[Array, " {self.width}"]:
         """The embedding of a feature map."""
         mean = jnp.mean(y.astype(jnp.float32), axis=(0, 1)).astype(y.dtype)

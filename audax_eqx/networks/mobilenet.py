@@ -177,18 +177,6 @@ class MobileNetV2(AbstractNetwork):
         y, state = self.end_norm(self.end(y), state)
         return (*maps, jax.nn.relu6(y)), state
 
-    def features(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
-        maps, state = self.layers(x, state, key=key)
-        return maps[-1], state
-
-    def __call__(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, key=key)
-        return self.pool_map(y), state
-
     def pool_map(self, y: Float[Array, "time freq channels"]) -> Float[Array, "{self.width}"]:
         """The embedding of a feature map."""
         return jax.nn.relu(self.embed(mean_max(y)))

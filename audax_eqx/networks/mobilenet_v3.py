@@ -94,18 +94,6 @@ class MobileNetV3(AbstractNetwork):
     ) -> tuple[Maps, eqx.nn.State]:
         return stage_maps(self, x, state)
 
-    def features(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "time freq {self.width}"], eqx.nn.State]:
-        maps, state = self.layers(x, state, key=key)
-        return maps[-1], state
-
-    def __call__(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, key=key)
-        return self.pool_map(y), state
-
     def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
         """The embedding of a feature map."""
         return jnp.mean(y, axis=(0, 1))

@@ -21,9 +21,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork, Maps
-from ..layers import BatchNorm, Conv, ConvBlock, Linear, mean_max, mean_pool, pointwise, split_key
+from ..abstract import Maps
+from ..layers import BatchNorm, Conv, ConvBlock, Linear, mean_pool, pointwise, split_key
 from ..layers.initial import split
+from .cnn import AbstractPANNs
 
 Keys = Iterator[PRNGKeyArray]
 Map = Float[Array, "time freq channels"]
@@ -74,7 +75,7 @@ class Basic(eqx.Module):
         return jax.nn.relu(x + y), state
 
 
-class PANNsResNet(AbstractNetwork):
+class PANNsResNet(AbstractPANNs):
     """PANNs' ResNet over a one-channel map of `frames bins`.
 
     A step of the stem's map is two frames by two bins, and each later stage doubles both; incomplete steps are cut off.
@@ -144,25 +145,6 @@ class PANNsResNet(AbstractNetwork):
         y = self.dropout(mean_pool(y, 2), key=keys[1])
         y, state = self.end(y, state)
         return (*maps, self.dropout(y, key=keys[2])), state
-
-    def features(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "time freq channels"], eqx.nn.State]:
-        maps, state = self.layers(x, state, key=key)
-        return maps[-1], state
-
-    def __call__(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        features_key, embedding_key = split_key(key, 2)
-        y, state = self.features(x, state, key=features_key)
-        return self.pool_map(y, key=embedding_key), state
-
-    def pool_map(
-        self, y: Float[Array, "time freq channels"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "{self.width}"]:
-        """The embedding of a feature map."""
-        return jax.nn.relu(self.embed(self.embedding_dropout(mean_max(y), key=key)))
 
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
         stride = 2 * 2 ** range(len(self.stages) + 1)[layer]

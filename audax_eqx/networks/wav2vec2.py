@@ -224,17 +224,6 @@ class Wav2Vec2(AbstractNetwork):
         maps, state = self.layers(x, state, length=length, key=key)
         return self.norm(maps[-1]) if self.norm_first else maps[-1], state
 
-    def __call__(
-        self,
-        x: Float[Array, "frames bins"],
-        state: eqx.nn.State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, length=length, key=key)
-        return self.pool_map(y, length=length), state
-
     def pool_map(
         self, y: Float[Array, "time freq {self.width}"], *, length: Length = None
     ) -> Float[Array, "{self.width}"]:

@@ -75,17 +75,6 @@ class WeightedLayers(AbstractNetwork):
         weights = jax.nn.softmax(self.weights.astype(jnp.float32)).astype(maps[0].dtype)
         return functools.reduce(jnp.add, (weight * y for weight, y in zip(weights, maps, strict=True))), state
 
-    def __call__(
-        self,
-        x: Float[Array, "frames bins"],
-        state: eqx.nn.State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, length=length, key=key)
-        return self.pool_map(y, length=length), state
-
     def pool_map(
         self, y: Float[Array, "time freq {self.width}"], *, length: Length = None
     ) -> Float[Array, "{self.width}"]:

@@ -98,17 +98,6 @@ class WeSpeaker(AbstractNetwork):
             maps.append(y)
         return tuple(maps), state
 
-    def features(
-        self,
-        x: Float[Array, "frames bins"],
-        state: State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "time freq channels"], State]:
-        maps, state = self.layers(x, state, length=length, key=key)
-        return maps[-1], state
-
     def __call__(
         self,
         x: Float[Array, "frames bins"],

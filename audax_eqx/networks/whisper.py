@@ -121,28 +121,6 @@ class Whisper(AbstractNetwork):
         tokens[-1] = self.norm(tokens[-1])
         return tuple(y[:, None] for y in tokens), state
 
-    def features(
-        self,
-        x: Float[Array, "frames bins"],
-        state: eqx.nn.State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "time 1 {self.width}"], eqx.nn.State]:
-        maps, state = self.layers(x, state, length=length, key=key)
-        return maps[-1], state
-
-    def __call__(
-        self,
-        x: Float[Array, "frames bins"],
-        state: eqx.nn.State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, length=length, key=key)
-        return self.pool_map(y, length=length), state
-
     def pool_map(
         self, y: Float[Array, "time freq {self.width}"], *, length: Length = None
     ) -> Float[Array, "{self.width}"]:

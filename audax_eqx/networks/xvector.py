@@ -117,17 +117,6 @@ class XVector(AbstractNetwork):
             y = layer(y)
         return y[:, None], state
 
-    def __call__(
-        self,
-        x: Float[Array, "frames bins"],
-        state: eqx.nn.State,
-        *,
-        length: Length = None,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "{self.width}"], eqx.nn.State]:
-        y, state = self.features(x, state, length=length, key=key)
-        return self.pool_map(y, length=length), state
-
     def pool_map(self, y: Float[Array, "time 1 channels"], *, length: Length = None) -> Float[Array, "{self.width}"]:
         """The embedding of a feature map, made from `length` frames of a recording."""
         return self.embed(statistics(y, None if length is None else self.steps(length)))
