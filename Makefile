@@ -10,7 +10,7 @@ demo: .venv/installed
 	$(BIN)/audax-zoo embed zoo/sounds/rain_clock.ogg --output demo/clock.npz
 
 test: .venv/installed-dev lint
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

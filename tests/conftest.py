@@ -19,7 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Tests leave the user's cache of programs alone. Those of one run share a folder, workers and the commands that they
 # start, so that what one has compiled no other compiles again.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="audax-programs-"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest
