@@ -14,6 +14,7 @@ hosts take the same folders.
 """
 
 import dataclasses
+import importlib.util
 import io
 import os
 import pathlib
@@ -28,6 +29,9 @@ try:
     from . import evaluation, loop, recipe, records, signals
     from . import probe as linear
     from .folder import claimed
+
+    if not importlib.util.find_spec("sklearn"):  # imported late, since it takes long
+        raise ModuleNotFoundError(name="sklearn")
 except ModuleNotFoundError as missing:
     raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
 

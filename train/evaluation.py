@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
-from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 import zoo
 from zoo.tools import atomic, line, parse_json
@@ -75,6 +74,8 @@ def evaluate(
 
 def per_label(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
     """A table of clips, precision, recall and F1 of each label of a multiclass model; "-" for an undefined figure."""
+    from sklearn.metrics import precision_recall_fscore_support  # takes long to import
+
     truth, guess = targets.argmax(axis=1), predicted.argmax(axis=1)
     places = np.arange(len(labels))
     figures = precision_recall_fscore_support(truth, guess, labels=places, zero_division=np.nan)  # pyright: ignore
@@ -85,6 +86,8 @@ def per_label(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
 
 def per_label_ranked(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
     """A table of clips, average precision and AUC of each label of a multilabel model; "-" for an undefined figure."""
+    from sklearn.metrics import average_precision_score, roc_auc_score  # as above
+
     precision, auc = np.full((2, len(labels)), np.nan)
     for place in np.flatnonzero(divided(targets)):
         precision[place] = average_precision_score(targets[:, place], predicted[:, place])
@@ -94,6 +97,8 @@ def per_label_ranked(predicted: Table, targets: Table, labels: Sequence[str]) ->
 
 def confusion_counts(predicted: Table, targets: Table) -> Int[np.ndarray, "classes classes"]:
     """The number of clips with the label of the row for which the model predicted the label of the column."""
+    from sklearn.metrics import confusion_matrix  # as above
+
     return confusion_matrix(targets.argmax(axis=1), predicted.argmax(axis=1), labels=np.arange(targets.shape[1]))
 
 

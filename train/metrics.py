@@ -11,8 +11,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int
-from scipy.stats import norm
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 import zoo
 from audax_eqx.layers import Length
@@ -100,9 +98,12 @@ def multilabel(predicted: Table, targets: Table) -> dict[str, float]:
     classes = divided(targets)
     if not classes.any():
         return {"mAP": np.nan, "AUC": np.nan, "d_prime": np.nan, "loss": loss}
+    from scipy.special import ndtri
+    from sklearn.metrics import average_precision_score, roc_auc_score  # takes as long to import as all of `train`
+
     precision = average_precision_score(targets[:, classes], predicted[:, classes], average="macro")
     auc = roc_auc_score(targets[:, classes], predicted[:, classes], average="macro")
-    return {"mAP": float(precision), "AUC": float(auc), "d_prime": float(2**0.5 * norm.ppf(auc)), "loss": loss}
+    return {"mAP": float(precision), "AUC": float(auc), "d_prime": float(2**0.5 * ndtri(auc)), "loss": loss}
 
 
 def divided(targets: Table) -> Bool[np.ndarray, " classes"]:
