@@ -8,17 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.perch import CHECKPOINT, FRONTENDS, NETWORKS, flat, prepared, seeded, sounds
+from golden.perch import FRONTENDS, NETWORKS, flat, prepared, seeded, sounds
 from golden.seeded import uniform
 from safetensors.numpy import save_file
 
 import zoo
 from audax_eqx.frontends import PerchLogMel
 from audax_eqx.layers import Prototypes
-from audax_eqx.models import Classifier
-from audax_eqx.networks import EfficientNet
 from zoo import families
-from zoo._bundle import bundle_file
 from zoo._create import skeleton
 from zoo._foreign import Source
 from zoo._labels import read_labels
@@ -159,6 +156,13 @@ def converted(tmp_path, arrays, **options):
     return zoo.convert(tmp_path / "perch.safetensors", tmp_path / "made", window=0.2, **options)
 
 
+@eqx.filter_jit
+def outputs(model, state, x):
+    """The feature map, the embedding and the logits."""
+    maps, _ = model.network.features(x, state)
+    return maps, model.network.pool_map(maps), model.classify(x, state)[0]
+
+
 @pytest.mark.parametrize("head", ["prototypes", "dense"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_maps_embeddings_and_logits_are_the_authors(tmp_path, name, head):
@@ -168,10 +172,10 @@ def test_maps_embeddings_and_logits_are_the_authors(tmp_path, name, head):
         arrays = {key.replace("/", "."): array for key, array in arrays.items()}
     clip = zoo.load(converted(tmp_path, arrays, network={"activation": activation}))
     x = jnp.asarray(uniform("x", (1, *size, 1))[0, :, :, 0], jnp.float32)
-    maps, _ = eqx.filter_jit(clip.model.network.features)(x, clip.state)
+    maps, embedding, logits = outputs(clip.model, clip.state, x)
     assert error(maps, golden()[f"{name}/map"]) < 1e-5
-    assert error(clip.model.network.pool_map(maps), golden()[f"{name}/map"].mean(axis=(0, 1))) < 1e-5
-    assert error(clip.model.classify(x, clip.state)[0], golden()[f"{name}/{head}"]) < 1e-5
+    assert error(embedding, golden()[f"{name}/map"].mean(axis=(0, 1))) < 1e-5
+    assert error(logits, golden()[f"{name}/{head}"]) < 1e-5
     assert (clip.entry.license, clip.entry.source) == (None, None)  # nobody knows who trained it
 
 
@@ -196,44 +200,6 @@ def test_a_network_without_a_head_is_an_encoder(tmp_path):
 def test_a_file_that_is_not_whole_is_told(tmp_path, change, fault):
     with pytest.raises(ValueError, match=fault):
         converted(tmp_path, change(tree("code", "dense")))
-
-
-# The head -------------------------------------------------------------------------------------------------------------
-
-
-def test_prototypes_are_their_equation_and_hear_the_first_steps_alone():
-    head = Prototypes(6, 4, 2, key=KEY)
-    x = uniform("map", (5, 3, 6)).astype(np.float32)
-    x[0, 0] = 0.0
-    scale = uniform("scale", (4, 2)).astype(np.float32)
-    head = eqx.tree_at(lambda head: head.scale, head, jnp.asarray(scale))
-    weight = np.asarray(head.weight)
-    unit = [each / (np.linalg.norm(each, axis=-1, keepdims=True) + 1e-5) for each in (x, weight)]
-    cosines = np.einsum("tfd,cpd->tfcp", *unit)
-    expected = np.sum(np.maximum(scale, 0) * cosines.max(axis=(0, 1)), axis=-1) - 2
-    assert error(head(jnp.asarray(x)), expected) < 1e-6
-    loud = jnp.asarray(x).at[3:].set(weight[0, 0])
-    assert error(head(loud, length=3), head(jnp.asarray(x[:3]))) < 1e-6
-    assert error(head(loud), head(jnp.asarray(x[:3]))) > 1e-2
-
-
-def test_prototypes_have_gradients_and_compute_in_bfloat16():
-    head = Prototypes(6, 4, 2, key=KEY)
-    x = jnp.asarray(uniform("map", (5, 3, 6)), jnp.float32)
-    gradients = jax.grad(lambda head: jnp.sum(head(x.at[0].set(0.0))))(head)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-    small = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), head)
-    logits = small(x.astype(jnp.bfloat16))
-    assert logits.dtype == jnp.float32 and error(logits, head(x)) < 2e-2
-
-
-def test_prototypes_and_parts_of_an_embedding_are_refused():
-    network = EfficientNet(**SEVEN, key=KEY)
-    for options in ({"cosine": 30.0}, {"projection": 4}, {"hidden": (4,)}, {"norm": 1e-5}):
-        with pytest.raises(ValueError, match="reads the feature map: leave norm, projection, hidden and cosine out"):
-            Classifier(PerchLogMel(), network, 3, prototypes=2, **options, key=KEY)
-    with pytest.raises(ValueError, match="at least 1 prototype"):
-        Prototypes(4, 3, 0, key=KEY)
 
 
 def test_recordings_and_their_steps_are_scored(tmp_path):
@@ -333,50 +299,6 @@ def test_labels_may_stand_one_a_row(tmp_path):
     (tmp_path / "labels.csv").write_text("inat2024_fsd50k\n")
     with pytest.raises(ValueError, match="is not a table"):
         read_labels(tmp_path / "labels.csv")
-
-
-def checkpoint(folder, index=None, data=None):
-    for part, suffix, content in (("index", ".index", index), ("data", ".data-00000-of-00001", data)):
-        content = golden()[f"checkpoint/{part}"].tobytes() if content is None else content
-        (folder / f"variables{suffix}").write_bytes(content)
-    return folder / "variables.index"
-
-
-def test_tensorflows_checkpoint_is_read_without_it(tmp_path):
-    arrays = zoo.arrays(checkpoint(tmp_path))
-    assert set(arrays) == {f"_tf_var_leaves/{index}/.ATTRIBUTES/VARIABLE_VALUE" for index in range(len(CHECKPOINT))}
-    for index, shape in enumerate(CHECKPOINT):
-        array = arrays[f"_tf_var_leaves/{index}/.ATTRIBUTES/VARIABLE_VALUE"]
-        np.testing.assert_array_equal(array, uniform(str(index), shape).astype(np.float32))
-
-
-def test_a_checkpoint_that_is_not_whole_is_told(tmp_path):
-    content = golden()["checkpoint/index"].tobytes()
-    for size in range(0, len(content), 7):
-        with pytest.raises(ValueError, match="is not the whole table of a TensorFlow checkpoint"):
-            bundle_file(checkpoint(tmp_path, index=content[:size]))
-    with pytest.raises(ValueError, match="lie behind the end of the file"):
-        bundle_file(checkpoint(tmp_path, data=b"\0" * 10))
-    path = checkpoint(tmp_path)
-    path.with_name("variables.data-00000-of-00001").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lie in variables\.data-00000-of-00001 beside it"):
-        bundle_file(path)
-
-
-def test_a_table_with_wrong_bytes_never_fails_otherwise(tmp_path):
-    content = golden()["checkpoint/index"].tobytes()
-    size = len(golden()["checkpoint/data"])
-    for place in range(len(content)):
-        broken = bytearray(content)
-        broken[place] ^= 0x55
-        try:
-            leaves = bundle_file(checkpoint(tmp_path, index=bytes(broken)))
-        except ValueError as error:
-            assert "variables.index" in str(error) and len(str(error)) < 500
-        except FileNotFoundError as error:
-            assert "beside it" in str(error)
-        else:
-            assert all(4 * np.prod(leaf.shape, dtype=int) <= 8 * size for leaf in leaves.values())
 
 
 def test_a_flax_train_state_of_perch_is_not_taken_for_another(tmp_path):
