@@ -121,8 +121,8 @@ def test_batches_double_while_it_pays(gpu, tmp_path, rates, limit, asked, best):
     worker, report = Pretend(rates), gpu.Report(tmp_path / "gpu.json", False)
     row = gpu.Training("train resnet18", worker, report, 990e12, limit)
     later = time.monotonic() + 1000
-    row.first(256, later)
-    while not row.done:
+    row.begin(256, later)
+    while not row.is_over:
         row.double(later)
     written = json.loads((tmp_path / "gpu.json").read_text())["rows"]["train resnet18"]
     assert worker.asked == asked
@@ -137,10 +137,10 @@ def test_batches_double_while_it_pays(gpu, tmp_path, rates, limit, asked, best):
 def test_a_row_without_time_is_tried_at_the_end(gpu, tmp_path):
     worker, report = Pretend({256: 100}), gpu.Report(tmp_path / "gpu.json", False)
     row = gpu.Training("train resnet18", worker, report, None, 300)
-    row.first(256, time.monotonic() + 5)
+    row.begin(256, time.monotonic() + 5)
     assert (worker.asked, row.row["error"]) == ([], "no time was left")
     row.double(time.monotonic() + 1000)
-    assert (worker.asked, row.done, "error" in row.row) == ([256], True, False)
+    assert (worker.asked, row.is_over, "error" in row.row) == ([256], True, False)
 
 
 def test_what_a_worker_does_wrong_is_an_error_of_its_row(gpu):
@@ -158,10 +158,10 @@ def test_what_a_worker_does_wrong_is_an_error_of_its_row(gpu):
 
 def test_earlier_rows_are_kept_for_the_same_device_and_jax(gpu, tmp_path):
     path = tmp_path / "gpu.json"
-    gpu.Report(path, False, device="a", jax="1").row("one", {"batch": 1})
-    gpu.Report(path, True, device="a", jax="1").row("two", {"batch": 2})
+    gpu.Report(path, False, device="a", jax="1").add_row("one", {"batch": 1})
+    gpu.Report(path, True, device="a", jax="1").add_row("two", {"batch": 2})
     assert set(json.loads(path.read_text())["rows"]) == {"one", "two"}
-    gpu.Report(path, True, device="b", jax="1").row("three", {"batch": 3})
+    gpu.Report(path, True, device="b", jax="1").add_row("three", {"batch": 3})
     assert set(json.loads(path.read_text())["rows"]) == {"three"}
 
 
@@ -170,7 +170,7 @@ def test_pallas_computes_what_xla_does(benchmarks, kernel):
     module = benchmarks("gpu_depthwise")
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 64), jnp.float32)
     weight = jax.random.normal(jax.random.key(1), (kernel, kernel, 1, 64), jnp.float32)
-    ours = module.by_pallas(x, weight, interpret=True)
+    ours = module.convolve_by_pallas(x, weight, interpret=True)
     around = ((kernel // 2, kernel // 2),) * 2
     theirs = jax.lax.conv_general_dilated(
         x, weight, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=64
@@ -182,7 +182,7 @@ def test_pallas_computes_what_xla_does(benchmarks, kernel):
 def test_every_row_has_its_network_and_its_batch(benchmarks):
     models = benchmarks("gpu_models")
     names = {"resnet18", "efficientnet_b0", "convnext_tiny", "ast_base", "wav2vec2_base"}
-    assert set(models.PEERED) == {f"{work} {name}" for work in ("forward", "step") for name in names}
+    assert set(models.COMPARISONS) == {f"{work} {name}" for work in ("forward", "step") for name in names}
     assert {f"train {name}" for name in names} < set(models.TRAIN)
     assert [models.batch_of(f"train {name}", 256) for name in ("ast_base", "resnet18")] == [64, 256]
     assert all(hasattr(networks, network["type"]) for _, network, _ in models.TRAIN.values())
