@@ -41,7 +41,7 @@ class Annotation(NamedTuple):
     end: float
 
 
-def annotated(
+def annotated_recordings(
     manifest: pathlib.Path,
     annotations: pathlib.Path,
     delimiter: str = ",",

@@ -50,7 +50,7 @@ def read_manifest(
         raise ValueError(rf"a delimiter is one character, or \t for a tab, got {delimiter!r}: give another.")
     if not label_delimiter:
         raise ValueError("a delimiter of labels has one character or more, got none: give one that no label has.")
-    head, *lines = _parsed(manifest, delimiter)
+    head, *lines = _parse(manifest, delimiter)
     names = [name.strip() for name in head]
     _check_names(manifest, names, delimiter, unlabelled)
     rows, nameless = [], False
@@ -78,7 +78,7 @@ def read_manifest(
     return rows
 
 
-def _parsed(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
+def _parse(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
     """All lines that are not empty, the head first, which may be empty itself."""
     try:
         text = manifest.read_bytes().decode("utf-8-sig", "surrogateescape")

@@ -27,7 +27,7 @@ import tqdm
 
 from zoo.tools import atomic, locked
 
-from .annotations import annotated
+from .annotations import annotated_recordings
 from .events import Negatives, Recording, place, recordings
 from .manifest import read_manifest
 from .sounds import Sound, encode
@@ -86,7 +86,7 @@ def prepare(
     if annotations is None:
         files = recordings(read_manifest(manifest, delimiter, label_delimiter, unlabelled=unlabelled))
     else:
-        files = annotated(manifest, pathlib.Path(annotations), delimiter, label_delimiter, label_column)
+        files = annotated_recordings(manifest, pathlib.Path(annotations), delimiter, label_delimiter, label_column)
     files = [file for file in files if file.rows or pieces.seconds]
     shards = [files[start : start + shard_size] for start in range(0, len(files), shard_size)]
     names = [f"shard-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]

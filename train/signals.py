@@ -17,7 +17,7 @@ import tqdm
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):
+class SignalExit(Exception):
     """A signal ended the run, after a checkpoint was written."""
 
     def __init__(self, number: int, step: int):
@@ -26,7 +26,7 @@ class Stopped(Exception):
         self.code = 128 + number
 
 
-class Interrupted(Exception):
+class Interruption(Exception):
     """A signal arrived during work that need not be finished."""
 
 
@@ -94,9 +94,9 @@ class Signals:
         return int(multihost_utils.process_allgather(np.int32(self.number)).max())
 
     def check(self) -> None:
-        """Raises `Interrupted` after a signal; never on several hosts, because the others would wait for this one."""
+        """Raises `Interruption` after a signal; never on several hosts, because the others would wait for this one."""
         if self.number and self.alone:
-            raise Interrupted
+            raise Interruption
 
 
 def _say(text: str) -> None:
