@@ -54,9 +54,9 @@ def test_a_signal_cuts_off_what_need_not_be_finished():
     with Signals() as signals:
         signals.progress = True
         signals.check()
-        assert signals.agreed(1) == 0
+        assert signals.agree(1) == 0
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interruption):
             signals.check()
-        assert signals.agreed(1) == signal.SIGTERM
+        assert signals.agree(1) == signal.SIGTERM
     assert (signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)) == before

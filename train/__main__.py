@@ -28,8 +28,8 @@ try:
     from . import evaluation, loop, recipe, records, signals
     from . import probe as linear
     from .folder import claim
-except ModuleNotFoundError as missing:
-    raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
+except ModuleNotFoundError as error:
+    raise SystemExit(f'audax-train needs {error.name}: pip install "audax-eqx[train]"') from None
 
 import jax
 import numpy as np
@@ -283,6 +283,7 @@ def _start() -> None:
 
 
 def _text(metrics: dict[str, float]) -> str:
+    """The metrics as a line of text."""
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 

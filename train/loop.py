@@ -125,7 +125,7 @@ def _train(
                 signals.progress = True
                 journal.step(steps, logs)
                 measure(steps)
-                number = signals.agreed(steps)
+                number = signals.agree(steps)
                 if steps % checkpoint == 0 or steps == total or number or out_of_patience():
                     journal.settle()
                     checkpoints.save(steps, carry, record)
@@ -133,7 +133,9 @@ def _train(
                     checkpoints.close()
                     raise SignalExit(number, steps)
                 if out_of_patience():
-                    journal.tell(f"{_measure(recipe)} was no better in {record['worse']} evaluations: the run ends.")
+                    journal.tell(
+                        f"{_best_metric(recipe)} was no better in {record['worse']} evaluations: the run ends."
+                    )
                     break
     _save(out / "model", recipe, carry, static, entry, record["metrics"], score)
     if score is not None and record["best"] is None and jax.process_index() == 0:
@@ -223,14 +225,14 @@ def _batches(
         host_batches.close()
 
 
-def _measure(recipe: Recipe) -> str:
-    """The metric by which the best model is chosen: the higher, the better."""
+def _best_metric(recipe: Recipe) -> str:
+    """The name of the metric by which the best model is chosen. Its best value is the highest."""
     return recipe.run.best or NAMES[recipe.task][0]
 
 
 def _better(recipe: Recipe, record: dict[str, Any]) -> bool:
     """Whether the metrics are better than all earlier ones. Updates the best value and the count of worse ones."""
-    value = record["metrics"][_measure(recipe)]
+    value = record["metrics"][_best_metric(recipe)]
     better = not np.isnan(value) and (record["best"] is None or value > record["best"])
     record["best"] = value if better else record["best"]
     record["worse"] = 0 if better else record.get("worse", 0) + 1  # consecutive evaluations

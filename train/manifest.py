@@ -79,7 +79,7 @@ def read_manifest(
 
 
 def _parse(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
-    """All lines that are not empty, the head first, which may be empty itself."""
+    """The cells of all lines that are not empty. The first line is the head, which has no cells in an empty file."""
     try:
         text = manifest.read_bytes().decode("utf-8-sig", "surrogateescape")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -96,7 +96,8 @@ def _parse(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
 
 
 def _check_names(manifest: pathlib.Path, names: list[str], delimiter: str, unlabelled: bool) -> None:
-    """Raises ValueError for two columns of one name, and for a manifest without the columns files or labels."""
+    """Raises ValueError for two columns of one name, for a manifest without the column files or labels, and for one of
+    start and end without the other."""
     if NOT_UTF8.search("".join(names)) or "\0" in "".join(names):
         raise ValueError(f"{manifest} cannot be read as CSV in UTF-8: save it as CSV in UTF-8.")
     if repeated := [name for name, count in collections.Counter(names).items() if name and count > 1]:
@@ -127,6 +128,7 @@ def _rename(column: str, names: list[str]) -> str:
 
 
 def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delimiter: str) -> Row:
+    """The row of that number, from its cells by column. Raises ValueError for cells that are no row."""
     name = cells.pop("files")
     path = os.path.join(manifest.parent, name)
     if name != name.strip() and not os.path.exists(path):

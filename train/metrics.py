@@ -28,8 +28,8 @@ from .text import amount, listing, printable
 
 GROUP = 1024  # clips among which a contrastive model looks for a partner
 BLOCK = 1 << 20  # samples that are decoded at a time
-WINDOWS = 32  # the most on a device at a time
-SMALLEST = 1e-30  # the least probability whose logarithm is taken
+WINDOWS = 32  # the largest number of windows on a device at a time
+SMALLEST = 1e-30  # the smallest probability whose logarithm is taken
 
 NAMES = {"multiclass": ("accuracy",), "multilabel": ("mAP", "AUC", "d_prime"), "contrastive": ("accuracy",)}
 
@@ -202,6 +202,7 @@ class Scorer:
         return list(zip(np.repeat(rows, 2).tolist(), starts.ravel().tolist(), ends.ravel().tolist(), strict=True)), 2
 
     def _blocks(self, span: Span) -> Iterator[np.ndarray]:
+        """The wave of a span, in blocks."""
         row, start, end = span
         for place in range(start, end, BLOCK):
             yield self.dataset.read(row, place, min(BLOCK, end - place))

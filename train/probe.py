@@ -40,7 +40,8 @@ from .split import folds as folds_of
 Task = Literal["multiclass", "multilabel"]
 Rows = Float32[np.ndarray, "clips width"]
 
-STEPS, TOLERANCE = 500, 1e-4  # of L-BFGS at most, and the largest entry of the gradient at which it stops
+STEPS = 500  # the largest number of steps of L-BFGS
+TOLERANCE = 1e-4  # L-BFGS stops once no entry of the gradient is larger
 
 
 def probe(
