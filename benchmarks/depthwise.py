@@ -35,24 +35,24 @@ def ways(kernel, stride):
     """The jitted functions of both ways, by direction and name. They take a batch, and pad it as torch does."""
     options = ((stride, stride), ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2)))
 
-    def shifts(x, weight, gradient):
+    def sum_shifts(x, weight, gradient):
         return depthwise._sum_shifts(x, weight, options)
 
-    def grouped(x, weight, gradient):
+    def convolve_groups(x, weight, gradient):
         return depthwise._convolve(x, weight, options)
 
-    def shifts_backward(x, weight, gradient):
+    def sum_shifts_backward(x, weight, gradient):
         return (
             depthwise._shifts_input_gradient(gradient, weight, x.shape, options),
             depthwise._shifts_weight_gradient(x, gradient, weight.shape, options),
         )
 
-    def grouped_backward(x, weight, gradient):
-        return jax.vjp(lambda x, weight: grouped(x, weight, gradient), x, weight)[1](gradient)
+    def convolve_groups_backward(x, weight, gradient):
+        return jax.vjp(lambda x, weight: convolve_groups(x, weight, gradient), x, weight)[1](gradient)
 
     return {
-        "forward": {"shifts": jax.jit(shifts), "grouped": jax.jit(grouped)},
-        "backward": {"shifts": jax.jit(shifts_backward), "grouped": jax.jit(grouped_backward)},
+        "forward": {"shifts": jax.jit(sum_shifts), "grouped": jax.jit(convolve_groups)},
+        "backward": {"shifts": jax.jit(sum_shifts_backward), "grouped": jax.jit(convolve_groups_backward)},
     }
 
 

@@ -79,8 +79,8 @@ def ours(folder: pathlib.Path):
         entry = zoo.info(MODELS[name])
         if entry.checkpoint is None:
             return zoo.load(entry.name)
-        created, state = zoo.create(entry, key=jax.random.key(0))
-        return zoo.Pretrained(eqx.nn.inference_mode(created), state, entry)
+        random_model, state = zoo.create(entry, key=jax.random.key(0))
+        return zoo.Pretrained(eqx.nn.inference_mode(random_model), state, entry)
 
     @functools.cache
     def program(name):
@@ -316,8 +316,15 @@ def peak(*arguments: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="a Python with torch, torchaudio and transformers")
-    parser.add_argument("--folder", type=pathlib.Path, default=ROOT.parent / "shared" / "data" / "esc10")
+    parser.add_argument(
+        "--peer", default=sys.executable, help="a Python with soundfile, torch, torchaudio and transformers"
+    )
+    parser.add_argument(
+        "--folder",
+        type=pathlib.Path,
+        default=ROOT.parent / "shared" / "data" / "esc10",
+        help="the folder of recordings",
+    )
     parser.add_argument("--rounds", type=int, default=1 if SMALL else 5)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="a shell pattern of the rows to measure")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks" / "results" / "recordings.json")

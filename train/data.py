@@ -205,8 +205,8 @@ def windows_of(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarr
     window of `samples` around its middle, within the recording."""
     spans, lengths = dataset.spans[rows], dataset.samples[rows]
     starts = np.clip((spans.sum(axis=1) - samples) // 2, 0, np.maximum(lengths - samples, 0))
-    around = np.stack([starts, np.minimum(starts + samples, lengths)], axis=1)
-    return np.where((spans[:, 1] - spans[:, 0] >= samples)[:, None], spans, around)
+    windows = np.stack([starts, np.minimum(starts + samples, lengths)], axis=1)
+    return np.where((spans[:, 1] - spans[:, 0] >= samples)[:, None], spans, windows)
 
 
 def _scramble(state: np.ndarray, numbers: np.ndarray | int) -> np.ndarray:

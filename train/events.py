@@ -108,5 +108,5 @@ def labels_heard(examples: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
             continue
         spans = np.array([(part["start"], part["end"]) for part in parts], np.int64)
         for part, span in zip(parts, spans, strict=True):
-            others = (parts[place]["labels"] for place in np.flatnonzero(mark_overlaps(spans, *span)))
-            yield list(dict.fromkeys(itertools.chain(part["labels"], *others)))
+            overlaps = (parts[place]["labels"] for place in np.flatnonzero(mark_overlaps(spans, *span)))
+            yield list(dict.fromkeys(itertools.chain(part["labels"], *overlaps)))

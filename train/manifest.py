@@ -71,10 +71,10 @@ def read_manifest(
         )
     times = collections.Counter(os.path.normpath(row.path) for row in rows)
     whole = {os.path.normpath(row.path) for row in rows if row.start is None}
-    if repeated := [row.id for row in rows if times[path := os.path.normpath(row.path)] > 1 and path in whole]:
+    if repeats := [row.id for row in rows if times[path := os.path.normpath(row.path)] > 1 and path in whole]:
         files = amount(sum(count > 1 and path in whole for path, count in times.items()), "file")
         remedy = "give each of its rows start and end, or keep one" if "start" in names else "keep one row of each"
-        raise ValueError(f"{manifest} lists {files} more than once, {printable(repeated[0])} first: {remedy}.")
+        raise ValueError(f"{manifest} lists {files} more than once, {printable(repeats[0])} first: {remedy}.")
     return rows
 
 
@@ -100,8 +100,8 @@ def _check_names(manifest: pathlib.Path, names: list[str], delimiter: str, unlab
     start and end without the other."""
     if NOT_UTF8.search("".join(names)) or "\0" in "".join(names):
         raise ValueError(f"{manifest} cannot be read as CSV in UTF-8: save it as CSV in UTF-8.")
-    if repeated := [name for name, count in collections.Counter(names).items() if name and count > 1]:
-        raise ValueError(f"{manifest} has more than one column {printable(repeated[0])}: keep one.")
+    if repeats := [name for name, count in collections.Counter(names).items() if name and count > 1]:
+        raise ValueError(f"{manifest} has more than one column {printable(repeats[0])}: keep one.")
     columns = listing(names) if any(names) else "none"
     if "files" not in names:
         raise ValueError(
