@@ -1,13 +1,17 @@
-"""Clips a second that training reads from a prepared dataset, against soundfile alone on the same FLAC in memory.
+"""The clips that training reads each second from a prepared dataset, beside those that soundfile alone decodes.
 
     python benchmarks/data.py [--seconds 5] [--clips 2000] [--threads 1 2] [--rounds 5]
 
-Prints medians, the two taking turns, and writes `benchmarks/results/data.json`. Training's stream is timed from before
-it is made to its last batch, and should reach 0.95 of soundfile. The clips are 1/f noise of moving level, at 16 kHz.
+The first part prints medians over rounds in which the two take turns. Training's stream is timed from its creation to
+its last batch. soundfile decodes the same clips as FLAC in memory. The stream should reach 0.95 of soundfile's rate.
+The clips are 1/f noise at 16 kHz whose level changes.
 
-Then steps of a batch of 256 take as long as a GPU at the targets of `benchmarks/gpu.py` would, and 16 threads read.
-Decoding is a pause, of the time that a clip takes one thread, so that two cores can pretend to be 16. All else is as
-it is, Python's part above all, for which the threads have to queue: the steps should wait for 0 ms.
+The second part measures how long a training step waits for its batch of 256. The step is a pause, as long as a step of
+a GPU that reaches the targets of `benchmarks/gpu.py`. 16 threads read. Decoding is a pause, too, as long as one thread
+takes to decode a clip, so that two cores can stand for 16. All else runs as in training; Python's own work counts most,
+because the threads have to queue for it. The steps should wait for 0 ms.
+
+The results go to `benchmarks/results/data.json`.
 """
 
 import argparse
@@ -34,7 +38,7 @@ BATCH = 64
 
 
 def write_clips(folder: pathlib.Path, clips: int, seconds: float) -> pathlib.Path:
-    """WAV files and their manifest."""
+    """Writes WAV files and their manifest to the folder, and returns the path of the manifest."""
     generator = np.random.default_rng(0)
     samples = round(seconds * SAMPLE_RATE)
     slope = 1 / np.sqrt(np.arange(1, samples // 2 + 2))
@@ -49,7 +53,9 @@ def write_clips(folder: pathlib.Path, clips: int, seconds: float) -> pathlib.Pat
     return folder / "manifest.csv"
 
 
-def soundfile_alone(flacs: list[bytes], threads: int) -> None:
+def decode_by_soundfile(flacs: list[bytes], threads: int) -> None:
+    """Decodes all clips by soundfile, in threads that share them."""
+
     def decode(part):
         for flac in part:
             soundfile.read(io.BytesIO(flac), dtype="int16")
@@ -61,35 +67,39 @@ def soundfile_alone(flacs: list[bytes], threads: int) -> None:
         worker.join()
 
 
-def stream(dataset: Dataset, threads: int) -> None:
+def read_by_training(dataset: Dataset, threads: int) -> None:
+    """Reads one epoch as training does."""
     sampler = Sampler(dataset.rows(held_out=False), BATCH, seed=0)
     samples, steps = int(dataset.samples.max()), len(dataset) // BATCH
     for _ in train_batches(dataset, sampler, samples=samples, stop=steps, threads=threads):
         pass
 
 
-def waits(dataset: Dataset, rate: float, decoding: float, steps: int = 40) -> list[float]:
-    """Seconds that each step of 256 clips waits for its batch, where the steps alone make `rate` clips/s."""
+def waits(dataset: Dataset, rate: float, pause: float, steps: int = 40) -> list[float]:
+    """The seconds for which each step of 256 clips waits for its batch.
+
+    The steps would train on `rate` clips/s if they never waited. Decoding a clip is a pause of `pause` seconds.
+    """
 
     class Pause(soundfile.SoundFile):
         def read(self, out):
-            time.sleep(decoding)
+            time.sleep(pause)
             return out
 
     decoder, sounds._Sound = sounds._Sound, Pause
     try:
         sampler = Sampler(dataset.rows(held_out=False), 256, seed=0)
         batches = train_batches(dataset, sampler, samples=int(dataset.samples.max()), threads=16)
-        next(batches)  # a first step compiles, and all that is ahead is there
-        time.sleep(0.5)
-        spent = []
+        next(batches)
+        time.sleep(0.5)  # a first step compiles, and meanwhile the threads read all the batches that they may
+        seconds = []
         for _ in range(steps):
             start = time.perf_counter()
             next(batches)
-            spent.append(time.perf_counter() - start)
+            seconds.append(time.perf_counter() - start)
             time.sleep(256 / rate)
         batches.close()
-        return spent
+        return seconds
     finally:
         sounds._Sound = decoder
 
@@ -117,17 +127,17 @@ def main():
             flacs.append(flac.getvalue())
         for threads in options.threads:
             speeds = {"soundfile": [], "training": []}
-            roads = {
-                "soundfile": lambda n=threads: soundfile_alone(flacs, n),
-                "training": lambda n=threads: stream(dataset, n),
+            sides = {
+                "soundfile": lambda count=threads: decode_by_soundfile(flacs, count),
+                "training": lambda count=threads: read_by_training(dataset, count),
             }
             for round_ in range(options.rounds + 1):
-                for name, run in roads.items():
+                for name, run in sides.items():
                     start = time.perf_counter()
                     run()
                     if round_:  # the first round warms up
                         speeds[name].append(len(flacs) / (time.perf_counter() - start))
-            medians = {name: float(np.median(found)) for name, found in speeds.items()}
+            medians = {name: float(np.median(values)) for name, values in speeds.items()}
             medians["ratio"] = float(np.median(np.divide(speeds["training"], speeds["soundfile"])))
             results[f"{threads} threads"] = medians
             print(
@@ -135,13 +145,13 @@ def main():
                 f"training {medians['training']:7.0f} clips/s  ratio {medians['ratio']:.2f}",
                 flush=True,
             )
-        decoding = 1 / max(results[f"{threads} threads"]["soundfile"] / threads for threads in options.threads)
+        pause = 1 / max(results[f"{threads} threads"]["soundfile"] / threads for threads in options.threads)
         for name, (_, _, rate) in TRAIN.items():
             if rate:
-                spent = 1e3 * np.array(waits(dataset, rate, decoding))
-                late = float(np.mean(spent > 2))
-                results[f"{name}, {rate} clips/s"] = {"median_wait_ms": float(np.median(spent)), "waiting_steps": late}
-                print(f"{name:32} {rate:5} clips/s  a step waits {np.median(spent):5.1f} ms, {late:4.0%} over 2 ms")
+                ms = 1e3 * np.array(waits(dataset, rate, pause))
+                share = float(np.mean(ms > 2))
+                results[f"{name}, {rate} clips/s"] = {"median_wait_ms": float(np.median(ms)), "waiting_steps": share}
+                print(f"{name:32} {rate:5} clips/s  a step waits {np.median(ms):5.1f} ms, {share:4.0%} over 2 ms")
     out = pathlib.Path(__file__).parent / "results" / "data.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(results, indent=2) + "\n")

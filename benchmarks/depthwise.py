@@ -1,10 +1,12 @@
-"""Depthwise convolution, forward and backward: shifted products against XLA's own, at ConvNeXt-Tiny's four stages (7x7)
-and at EfficientNet-B0's strided layers.
+"""Depthwise convolution, forward and backward, in two ways: as a sum of shifted products, and by XLA's own grouped
+convolution. The shapes are those of ConvNeXt-Tiny's four stages, whose kernels are 7 x 7, and of EfficientNet-B0's
+layers with strides.
 
     python benchmarks/depthwise.py [--batch 4] [--dtype float32] [--rounds 15]
 
-Prints medians in milliseconds, the roads taking turns, and writes `benchmarks/results/depthwise-DEVICE.json`. The
-faster road on a device is the one `audax_eqx.layers.depthwise.depthwise` should take there.
+It prints medians in milliseconds over rounds in which the ways take turns, and writes
+`benchmarks/results/depthwise-DEVICE.json`. `audax_eqx.layers.depthwise.depthwise` should take the faster way on each
+device.
 """
 
 import argparse
@@ -29,28 +31,28 @@ STAGES = {  # frames, bins, channels; kernel; stride
 }
 
 
-def roads(kernel, stride):
-    """The roads of each direction over a batch, with torch's padding."""
+def ways(kernel, stride):
+    """The jitted functions of both ways, by direction and name. They take a batch, and pad it as torch does."""
     options = ((stride, stride), ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2)))
 
-    def shifts(x, weight, gradient):
+    def sum_shifts(x, weight, gradient):
         return depthwise._sum_shifts(x, weight, options)
 
-    def grouped(x, weight, gradient):
+    def convolve_groups(x, weight, gradient):
         return depthwise._convolve(x, weight, options)
 
-    def shifts_backward(x, weight, gradient):
+    def sum_shifts_backward(x, weight, gradient):
         return (
             depthwise._shifts_input_gradient(gradient, weight, x.shape, options),
             depthwise._shifts_weight_gradient(x, gradient, weight.shape, options),
         )
 
-    def grouped_backward(x, weight, gradient):
-        return jax.vjp(lambda x, weight: grouped(x, weight, gradient), x, weight)[1](gradient)
+    def convolve_groups_backward(x, weight, gradient):
+        return jax.vjp(lambda x, weight: convolve_groups(x, weight, gradient), x, weight)[1](gradient)
 
     return {
-        "forward": {"shifts": jax.jit(shifts), "grouped": jax.jit(grouped)},
-        "backward": {"shifts": jax.jit(shifts_backward), "grouped": jax.jit(grouped_backward)},
+        "forward": {"shifts": jax.jit(sum_shifts), "grouped": jax.jit(convolve_groups)},
+        "backward": {"shifts": jax.jit(sum_shifts_backward), "grouped": jax.jit(convolve_groups_backward)},
     }
 
 
@@ -68,7 +70,7 @@ def main():
         inputs, outputs = ((options.batch, *size, channels) for size in zip(*shapes, strict=True))
         x, gradient = (jax.random.normal(*pair, options.dtype) for pair in zip(keys, (inputs, outputs), strict=False))
         weight = jax.random.normal(keys[2], (kernel, kernel, 1, channels), options.dtype)
-        for direction, pair in roads(kernel, stride).items():
+        for direction, pair in ways(kernel, stride).items():
             times = {name: [] for name in pair}
             for round_ in range(options.rounds + 2):
                 for name, run in pair.items():
@@ -76,7 +78,7 @@ def main():
                     jax.block_until_ready(run(x, weight, gradient))
                     if round_ >= 2:  # the first rounds compile and warm up
                         times[name].append(1e3 * (time.perf_counter() - start))
-            medians = {name: float(np.median(spent)) for name, spent in times.items()}
+            medians = {name: float(np.median(values)) for name, values in times.items()}
             results[f"{stage} {direction}"] = medians
             print(
                 f"{stage} {direction:9}" + "".join(f"  {name} {ms:9.3f} ms" for name, ms in medians.items()), flush=True

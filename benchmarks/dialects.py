@@ -1,10 +1,11 @@
-"""Whose numbers a function has: each row of the tables in `docs/features.md`, run against the library that it names.
+"""Compares functions with those of other libraries: runs both calls of each row of the tables in `docs/features.md`.
 
     python benchmarks/dialects.py [PATTERN]
 
-Prints max |ours - theirs| / max |theirs| for the rows that match the shell pattern, the larger of two sample rates. A
-Python with librosa, torch, torchaudio, torchlibrosa, openai-whisper, transformers, kaldi-native-fbank and hear21passt
-is needed; a row whose library is not there says so. The sound is 1.5 s of noise and half a second of digital silence.
+For each row that matches the shell pattern it prints max |ours - theirs| / max |theirs|, the larger of the values at
+two sample rates. It needs librosa, torch, torchaudio, torchlibrosa, openai-whisper, transformers, kaldi-native-fbank
+and hear21passt; a row whose library is missing is printed as not run. The sound is 1.5 s of noise and half a second of
+digital silence.
 """
 
 import fnmatch
@@ -26,7 +27,7 @@ RATES = (16000, 11025)
 
 
 def rows(page: str) -> list[tuple[str, str]]:
-    """Their call and ours, of each row of three cells whose last is a figure."""
+    """The library's call and ours, from each row of the page that has a third cell with a figure."""
     return re.findall(r"^\| `(.+?)` \| `(.+?)` \| [\d.e-]+ \|$", page, re.MULTILINE)
 
 
@@ -36,7 +37,7 @@ def sound(rate: int) -> np.ndarray:
 
 
 def native_fbank(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Kaldi's own code, by kaldi-native-fbank, with Kaldi's defaults but for the dither."""
+    """Features by Kaldi's own code, from kaldi-native-fbank, with Kaldi's defaults except for the dither of 0."""
     import kaldi_native_fbank
 
     options = kaldi_native_fbank.FbankOptions()
@@ -48,44 +49,48 @@ def native_fbank(samples: np.ndarray, rate: int) -> np.ndarray:
     return np.stack([fbank.get_frame(frame) for frame in range(fbank.num_frames_ready)])
 
 
-def names(rate: int) -> dict:
-    """What a call may use: `y`, the sound in NumPy, `wave` in JAX, `x` in torch, and the libraries there are."""
+def namespace(rate: int) -> dict:
+    """The names that a call may use: the sound as `y` in NumPy, `wave` in JAX and `x` in torch, and the libraries that
+    are installed."""
     y = sound(rate)
-    known = {"np": np, "features": features, "frontends": frontends, "augment": augment, "native_fbank": native_fbank}
-    known |= {"sr": rate, "y": y, "wave": jnp.asarray(y)}
+    names = {"np": np, "features": features, "frontends": frontends, "augment": augment, "native_fbank": native_fbank}
+    names |= {"sr": rate, "y": y, "wave": jnp.asarray(y)}
     for library in LIBRARIES:
         try:
-            known[library] = importlib.import_module(library)
+            names[library] = importlib.import_module(library)
         except ImportError:
             continue
     if importlib.util.find_spec("hear21passt"):
-        known["AugmentMelSTFT"] = importlib.import_module("hear21passt.models.preprocess").AugmentMelSTFT
-    if "torchaudio" in known:
-        known["kaldi"] = importlib.import_module("torchaudio.compliance.kaldi")
-    if "torch" in known:
-        known |= {"x": known["torch"].from_numpy(y), "hann": known["torch"].hann_window(512)}
-    return known
+        names["AugmentMelSTFT"] = importlib.import_module("hear21passt.models.preprocess").AugmentMelSTFT
+    if "torchaudio" in names:
+        names["kaldi"] = importlib.import_module("torchaudio.compliance.kaldi")
+    if "torch" in names:
+        names |= {"x": names["torch"].from_numpy(y), "hann": names["torch"].hann_window(512)}
+    return names
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Of the largest of theirs; their frames are the last axis, or already the first."""
+    """The largest difference, as a share of the largest of their values.
+
+    Our frames are the first axis. Theirs are the first or the last. Raises ValueError for other shapes.
+    """
     ours, theirs = np.asarray(ours), np.squeeze(np.asarray(theirs))
     if theirs.shape != ours.shape:
         theirs = theirs.T
     if theirs.shape != ours.shape:
-        raise ValueError(f"ours has the shape {ours.shape}, theirs {theirs.shape}: they are not of one call.")
+        raise ValueError(f"ours has the shape {ours.shape}, theirs {theirs.shape}: these are not the same features.")
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def main() -> None:
     pattern = sys.argv[1] if len(sys.argv) > 1 else "*"
-    warnings.simplefilter("ignore")  # of filters that are empty at 11025 Hz, in all of them
-    known = [names(rate) for rate in RATES]
+    warnings.simplefilter("ignore")  # all libraries warn of filters that are empty at 11025 Hz
+    namespaces = [namespace(rate) for rate in RATES]
     for theirs, ours in rows(PAGE.read_text(encoding="utf-8")):
         if not fnmatch.fnmatchcase(theirs, pattern):
             continue
         try:
-            figures = [distance(eval(ours, each), eval(theirs, each)) for each in known]
+            figures = [distance(eval(ours, names), eval(theirs, names)) for names in namespaces]
         except (NameError, ImportError) as error:
             print(f"not run ({error}): {theirs}", flush=True)
             continue

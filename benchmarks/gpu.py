@@ -1,25 +1,29 @@
-"""Speed on one GPU: training steps in bfloat16, and networks beside the same under torch.compile in one run.
+"""Speed on one GPU: training steps in bfloat16, and networks beside the same networks under torch.compile.
 
     python benchmarks/gpu.py [--only PATTERN] [--seconds 510] [--peer PYTHON] [--small]
 
-Training is `train.step` as it is: 16-bit waves of 5 s in, features on the device, SpecAugment, mixup, AdamW, 527
-classes. The waves lie on the device, so this is the device's rate without reading and decoding. Each row starts at a
-batch of 256, goes down until it fits, and with the time that is left doubles until memory ends or the rate rises by
-less than 3 %, Transformers at a fourth of it. Targets are audax's samples/s on a whole TPU v3-8; a ratio over 1 is
-faster. A network's "forward" takes features that are on the device, wav2vec2's waves, in inference mode; a "step" is
-forward and backward in training mode, without optimizer. The ratio is our time by torch.compile's (timm's networks,
-channels last, and transformers'), under 1 is faster. With time to spare, depthwise convolutions (XLA's "grouped", ours
-"shifts", and a kernel in "pallas") and frontends alone are timed too. All ends in `--seconds`, whatever compiles.
+"train" rows run `train.step` as it is: 16-bit waves of 5 s, features on the device, SpecAugment, mixup, AdamW, and 527
+classes. The waves lie on the device, so that the rate excludes reading and decoding. A row starts at a batch of 256,
+or of 64 for a Transformer, and halves the batch until it fits. Time that remains after the rows of networks doubles
+the batch, until memory is full or the rate rises by less than 3 %. The ratio divides our samples/s by those of audax on
+a whole TPU v3-8, so that a ratio above 1 is faster.
 
-Utilisation counts 2 operations for each multiply-add of the network's and head's convolutions, as they are defined,
-and matrix products; three times a forward for a training step; no frontend. `xla_gflop` is XLA's own count of the
-program. Both are for one sample.
+"forward" rows run a network in inference mode, "step" rows forward and backward in training mode, without optimizer.
+The network takes features that are on the device; wav2vec2 takes waves. The ratio divides our time by that of
+torch.compile, on networks of timm (channels last) and of transformers, so that a ratio below 1 is faster.
 
-It needs JAX, Equinox, jaxtyping, optax and safetensors, and torch, timm and transformers (of `--peer`, if elsewhere)
-for the comparison; no sound, no data, no installed audax-eqx. Each side runs in processes of its own that a failure or
-the clock ends. Every row is on disk once it is measured, in `benchmarks/results/gpu.json`, and as a table in `gpu.md`;
-`--only "train resnet18*"` replaces the rows that it matches, if the others are of this device and JAX. `--small` tries
-all of it on CPU.
+If time remains, rows of depthwise convolutions compare XLA's ("grouped"), ours ("shifts") and a kernel in Pallas
+("pallas"), and rows of frontends time these alone. The run ends after `--seconds`, even during a compilation.
+
+The utilisation counts two operations for each multiply-add of network and head: those of matrix products, and those of
+convolutions by their definition. A training step counts as three forwards, and a frontend does not count. `xla_gflop`
+is XLA's own count for the program. Both are for one sample.
+
+It needs JAX, Equinox, jaxtyping, optax and safetensors, but no sound files, no data and no installed audax-eqx. The
+comparison needs torch, timm and transformers; `--peer` is the Python that has them, if it is another one. Each side
+runs in processes of its own, which end after a failure or at their deadline. Every row is written at once, to
+`benchmarks/results/gpu.json` and as a table to `gpu.md`. `--only "train resnet18*"` replaces the rows that it matches;
+the other rows stay if they are of the same device and JAX. `--small` tries everything on CPU.
 """
 
 import argparse
@@ -34,37 +38,42 @@ import signal
 import sys
 import time
 
-from gpu_models import BATCH, DEPTHWISE, FRONTENDS, MOST, PEERED, ROUNDS, TRAIN, batch_of
+from gpu_models import BATCH, COMPARISONS, DEPTHWISE, FRONTENDS, MAX_BATCH, ROUNDS, TRAIN, batch_of
 from gpu_worker import ROOT, Worker, one_line, serve
 
 HEAD = "work | batch | samples/s | ms | ratio | to"
 RULE = " | ".join(["---"] * 6)
-FULL = ("out of memory", "its process ended")  # after which half as many may do
+MEMORY_ERRORS = ("out of memory", "its process ended")  # after which half the batch may fit
 PEAKS = {"H100": 990e12, "H200": 990e12}  # FLOP/s in dense bfloat16, by the datasheets of the SXM parts
 
 
 class Report:
-    """The results, on disk after every change."""
+    """The results, which are written after every change.
 
-    def __init__(self, path: pathlib.Path, keep: bool, **known):
+    With `keep` the rows that the file has stay, if they are of the same device and JAX. `facts` describe the run.
+    """
+
+    def __init__(self, path: pathlib.Path, keep: bool, **facts):
         self.path = path
-        self.results = known | {"rows": {}}
+        self.results = facts | {"rows": {}}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            before = json.loads(path.read_text())
-            if keep and all(before[name] == known[name] for name in ("device", "jax")):
-                self.results["rows"] = before["rows"]
+            old_results = json.loads(path.read_text())
+            if keep and all(old_results[name] == facts[name] for name in ("device", "jax")):
+                self.results["rows"] = old_results["rows"]
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def note(self, **known) -> None:
+    def note(self, **facts) -> None:
+        """Adds facts about the run."""
         rows = self.results.pop("rows")
-        self.results |= known | {"rows": rows}
+        self.results |= facts | {"rows": rows}
         self._write()
 
-    def row(self, name: str, fields: dict) -> None:
-        short = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in fields.items() if v is not None}
-        self.results["rows"][name] = short
+    def add_row(self, name: str, fields: dict) -> None:
+        """Adds or replaces a row, with four digits of each number and without the fields that are None."""
+        row = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in fields.items() if v is not None}
+        self.results["rows"][name] = row
         self._write()
-        print(f"{name:34} {self.words(short)}", flush=True)
+        print(f"{name:34} {self.words(row)}", flush=True)
 
     def _write(self) -> None:
         temporary = self.path.with_suffix(".tmp")
@@ -74,18 +83,19 @@ class Report:
         os.replace(temporary, self.path.with_suffix(".md"))
 
     def table(self) -> str:
-        """Markdown for the README."""
+        """The rows as a table in Markdown."""
         lines = [f"On {self.results.get('device')}, in bfloat16:", "", *map("| {} |".format, (HEAD, RULE))]
         for name, row in self.results["rows"].items():
             rate = f"{row['samples_per_second']:,.0f}" if "samples_per_second" in row else ""
             ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-            other = row.get("peer", f"audax's {row['target']:,} samples/s" if row.get("target") else "")
+            peer = row.get("peer", f"audax's {row['target']:,} samples/s" if row.get("target") else "")
             times = ", ".join(f"{kind.removesuffix('_ms')} {row[kind]:.2f}" for kind in row if kind.endswith("_ms"))
-            cells = (name, row.get("batch", ""), rate, times, ratio, row.get("error", other)[:60].replace("|", "/"))
+            cells = (name, row.get("batch", ""), rate, times, ratio, row.get("error", peer)[:60].replace("|", "/"))
             lines.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(lines) + "\n"
 
     def words(self, row: dict) -> str:
+        """The row as a line of text."""
         text = []
         if "samples_per_second" in row:
             text.append(f"{row['samples_per_second']:8.0f} samples/s")
@@ -102,18 +112,21 @@ class Report:
 
 
 class Training:
-    """One row of training, over the batches that are tried."""
+    """One row of training, which tries several batches and keeps the fastest.
+
+    `peak` is the device's FLOP/s, and `limit` its memory in bytes; both are None if they are unknown.
+    """
 
     def __init__(self, name: str, worker: Worker, report: Report, peak: float | None, limit: int | None):
         self.name, self.worker, self.report, self.peak, self.limit = name, worker, report, peak, limit
         self.row = {"target": TRAIN[name][2], "batches": {}}
-        self.last, self.spent, self.done = 0, 0.0, False
+        self.last_batch, self.seconds, self.is_over = 0, 0.0, False
 
-    def attempt(self, batch: int, until: float) -> bool:
-        """Whether the batch was measured; the row keeps the fastest."""
-        start, self.done = time.monotonic(), True
-        answer = self.worker.ask(until, do="train", name=self.name, batch=batch)
-        self.spent, self.last = time.monotonic() - start, batch
+    def attempt(self, batch: int, deadline: float) -> bool:
+        """Measures a batch, and returns whether that succeeded."""
+        start, self.is_over = time.monotonic(), True
+        answer = self.worker.ask(deadline, do="train", name=self.name, batch=batch)
+        self.seconds, self.last_batch = time.monotonic() - start, batch
         if "error" in answer:
             self.row["batches"][str(batch)] = answer["error"]
             if "samples_per_second" not in self.row:
@@ -121,140 +134,149 @@ class Training:
         else:
             self.row["batches"][str(batch)] = round(answer["samples_per_second"], 1)
             best = self.row.get("samples_per_second", 0.0)
-            taken = answer.pop("bytes")
-            self.done = answer["samples_per_second"] < 1.03 * best or 2 * batch > MOST
-            if taken is not None and self.limit is not None:
-                self.done |= 2 * taken > 1.1 * self.limit  # twice as many do not fit: nothing to compile
+            size = answer.pop("bytes")
+            self.is_over = answer["samples_per_second"] < 1.03 * best or 2 * batch > MAX_BATCH
+            if size is not None and self.limit is not None:
+                self.is_over |= 2 * size > 1.1 * self.limit  # twice the batch does not fit, so it is not compiled
             if answer["samples_per_second"] > best:
                 self.row.pop("error", None)
-                self.row |= answer | {"gib": None if taken is None else taken / 2**30}
-                rate, work = answer["samples_per_second"], answer["gflop"]
+                self.row |= answer | {"gib": None if size is None else size / 2**30}
+                rate, gflop = answer["samples_per_second"], answer["gflop"]
                 self.row["ratio"] = rate / self.row["target"] if self.row["target"] else None
-                self.row["utilisation"] = 1e9 * work * rate / self.peak if self.peak else None
-        self.report.row(self.name, self.row)
+                self.row["utilisation"] = 1e9 * gflop * rate / self.peak if self.peak else None
+        self.report.add_row(self.name, self.row)
         return "error" not in answer
 
-    def first(self, start: int, until: float) -> None:
-        """At this batch, or at the largest half of a half of it that fits."""
-        if until - time.monotonic() < 20:  # `double` may find the time at the end
-            self.last, self.spent = start // 2, 30.0
+    def begin(self, start: int, deadline: float) -> None:
+        """Measures the batch `start`, which it halves until it fits."""
+        if deadline - time.monotonic() < 20:  # `double` may find time for `start` at the end
+            self.last_batch, self.seconds = start // 2, 30.0
             self.row["error"] = "no time was left"
-            self.report.row(self.name, self.row)
+            self.report.add_row(self.name, self.row)
             return
         batch = start
-        while not self.attempt(batch, until) and batch > 8 and self.row["error"].startswith(FULL):
+        while not self.attempt(batch, deadline) and batch > 8 and self.row["error"].startswith(MEMORY_ERRORS):
             batch //= 2
-        self.done |= batch < start
+        self.is_over |= batch < start
 
-    def double(self, until: float) -> None:
-        if time.monotonic() + 1.3 * self.spent > until:
-            self.done = True
+    def double(self, deadline: float) -> None:
+        """Measures twice the last batch if there is time for it, else ends the row."""
+        if time.monotonic() + 1.3 * self.seconds > deadline:
+            self.is_over = True
         else:
-            self.attempt(2 * self.last, until)
+            self.attempt(2 * self.last_batch, deadline)
 
 
-def compare(name: str, mine: Worker, peer: Worker | None, report: Report, peak: float | None, batch: int, until):
-    """Our forward and torch's, which take turns; without torch, ours alone."""
+def compare(
+    name: str, our_worker: Worker, peer: Worker | None, report: Report, peak: float | None, batch: int, deadline: float
+) -> None:
+    """Adds a row that compares a network of ours with the peer's, in rounds in which they take turns.
+
+    Without a peer the row has our time alone.
+    """
     job = {"do": "prepare", "name": name, "batch": batch}
-    row = {"batch": batch, "target": 1.0, "features": PEERED[name][1]}
-    prepared = mine.ask(until, **job)
-    theirs = {"error": "left out of --small"} if peer is None else peer.ask(until, **job)
-    if "error" in prepared:
-        report.row(name, row | {"error": prepared["error"]})
+    row = {"batch": batch, "target": 1.0, "features": COMPARISONS[name][1]}
+    our_answer = our_worker.ask(deadline, **job)
+    peer_answer = {"error": "left out of --small"} if peer is None else peer.ask(deadline, **job)
+    if "error" in our_answer:
+        report.add_row(name, row | {"error": our_answer["error"]})
         return
-    sides = {"ours_ms": mine} | ({} if "error" in theirs else {"peer_ms": peer})
+    sides = {"ours_ms": our_worker} | ({} if "error" in peer_answer else {"peer_ms": peer})
     times = {side: [] for side in sides}
     for _ in range(ROUNDS + 2):
         for side, worker in sides.items():
-            if "ms" in (answer := worker.ask(until, do="timed")):
+            if "ms" in (answer := worker.ask(deadline, do="measure")):
                 times[side].append(answer["ms"])
-    row |= {side: sorted(values)[len(values) // 2] for side, values in times.items() if values} | prepared
-    if "error" in theirs:
-        row["peer"] = theirs["error"]
+    row |= {side: sorted(values)[len(values) // 2] for side, values in times.items() if values} | our_answer
+    if "error" in peer_answer:
+        row["peer"] = peer_answer["error"]
     else:
-        row |= {"peer_compile_seconds": theirs["compile_seconds"]}
-        row |= {"peer": f"eager, {theirs['eager']}"} if "eager" in theirs else {"peer": "torch.compile"}
+        row |= {"peer_compile_seconds": peer_answer["compile_seconds"]}
+        row |= {"peer": f"eager, {peer_answer['eager']}"} if "eager" in peer_answer else {"peer": "torch.compile"}
     if "ours_ms" in row:
         row["samples_per_second"] = 1e3 * batch / row["ours_ms"]
-        row["utilisation"] = 1e9 * prepared["gflop"] * row["samples_per_second"] / peak if peak else None
+        row["utilisation"] = 1e9 * our_answer["gflop"] * row["samples_per_second"] / peak if peak else None
         row["ratio"] = row["ours_ms"] / row["peer_ms"] if "peer_ms" in row else None
     else:
         row["error"] = "no time was measured"
-    report.row(name, row)
+    report.add_row(name, row)
 
 
-def guarded(report: Report, name: str, run) -> None:
+def report_error(report: Report, name: str, run) -> None:
+    """Calls `run`, and adds its error to the row of that name."""
     try:
         run()
     except Exception as error:
-        report.row(name, report.results["rows"].get(name, {}) | {"error": one_line(error)})
+        report.add_row(name, report.results["rows"].get(name, {}) | {"error": one_line(error)})
 
 
 def measure(options: argparse.Namespace, workers: list[Worker]) -> None:
+    """Measures all rows, and adds every process that it starts to `workers`."""
     start = time.monotonic()
 
-    def share(part: float) -> float:
-        """When this part of the time is over."""
-        return start + part * options.seconds
+    def end_of(share: float) -> float:
+        """The moment at which this share of the time is over."""
+        return start + share * options.seconds
 
-    def soon(seconds: float, part: float) -> float:
-        return min(time.monotonic() + seconds, share(part))
+    def deadline_in(seconds: float, share: float) -> float:
+        """The moment in so many seconds, but at the latest the end of this share of the time."""
+        return min(time.monotonic() + seconds, end_of(share))
 
-    def wanted(names):
+    def select(names):
         return fnmatch.filter(names, options.only)
 
     cpu = {"JAX_PLATFORMS": "cpu"} if options.small else {}
     train = Worker(sys.executable, "ours", XLA_CLIENT_MEM_FRACTION="0.92", **cpu)
-    mine = Worker(sys.executable, "ours", XLA_PYTHON_CLIENT_PREALLOCATE="false", **cpu)  # shares the GPU with torch
+    our_worker = Worker(sys.executable, "ours", XLA_PYTHON_CLIENT_PREALLOCATE="false", **cpu)  # torch has memory, too
     peer = None if options.small else Worker(options.peer, "theirs")
-    workers += [train, mine] + ([peer] if peer else [])
-    for worker in workers:  # imports take as long as a row; none but the first takes memory yet
+    workers += [train, our_worker] + ([peer] if peer else [])
+    for worker in workers:  # all at once, because imports take as long as a row; only `train` takes memory so early
         worker.start()
-    known = train.hello(soon(120, 1.0))
-    if "error" in known:
-        sys.exit(f"JAX did not start: {known['error']}.")
-    if known["platform"] == "cpu" and not options.small:
+    facts = train.hello(deadline_in(120, 1.0))
+    if "error" in facts:
+        sys.exit(f"JAX did not start: {facts['error']}.")
+    if facts["platform"] == "cpu" and not options.small:
         sys.exit("JAX sees no GPU here: install its CUDA plugin, or try --small.")
-    limit = known.pop("limit")
-    peak = next((value for name, value in PEAKS.items() if name in known["device"]), None)
-    peak = None if any(name in known["device"] for name in ("PCIe", "NVL")) else peak  # slower parts
+    limit = facts.pop("limit")
+    peak = next((value for name, value in PEAKS.items() if name in facts["device"]), None)
+    peak = None if any(name in facts["device"] for name in ("PCIe", "NVL")) else peak  # these are slower
     report = Report(
-        options.output, options.only != "*", **known, torch=None, timm=None, python=platform.python_version(),
+        options.output, options.only != "*", **facts, torch=None, timm=None, python=platform.python_version(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), peak_flops=peak, small=options.small,
         seconds=None,
     )  # fmt: skip
-    print(f"{known['device']}, jax {known['jax']}", flush=True)
-    rows = [Training(name, train, report, peak, limit) for name in wanted(TRAIN)]
-    alone = not wanted(PEERED)
-    for row in rows:  # each once, before any is tried with more
-        guarded(
+    print(f"{facts['device']}, jax {facts['jax']}", flush=True)
+    rows = [Training(name, train, report, peak, limit) for name in select(TRAIN)]
+    share = 0.5 if select(COMPARISONS) else 0.95
+    for row in rows:  # each is measured once, before any batch is doubled
+        report_error(
             report,
             row.name,
-            lambda row=row: row.first(batch_of(row.name, options.batch), soon(90, 0.95 if alone else 0.5)),
+            lambda row=row: row.begin(batch_of(row.name, options.batch), deadline_in(90, share)),
         )
     train.close()
-    for name in wanted(PEERED):
-        until, batch = soon(90, 0.88), batch_of(name, options.batch)
-        if until - time.monotonic() < (0 if options.small else 20):
-            report.row(name, {"error": "no time was left"})
+    for name in select(COMPARISONS):
+        deadline, batch = deadline_in(90, 0.88), batch_of(name, options.batch)
+        if deadline - time.monotonic() < (0 if options.small else 20):
+            report.add_row(name, {"error": "no time was left"})
             continue
-        guarded(report, name, lambda: compare(name, mine, peer, report, peak, batch, until))  # noqa: B023
+        report_error(report, name, lambda: compare(name, our_worker, peer, report, peak, batch, deadline))  # noqa: B023
         if peer:
-            report.note(torch=peer.known.get("torch"), timm=peer.known.get("timm"))
-    mine.close()
+            report.note(torch=peer.facts.get("torch"), timm=peer.facts.get("timm"))
+    our_worker.close()
     if peer:
         peer.close()
-    for name in wanted(DEPTHWISE):
-        if (until := soon(40, 0.95)) > time.monotonic() + (0 if options.small else 15):
-            answer = train.ask(until, do="depthwise", name=name, batch=options.batch)
-            guarded(report, name, lambda: report.row(name, answer))  # noqa: B023
-    while open_ := [row for row in rows if not row.done]:
-        for row in open_:
-            guarded(report, row.name, lambda row=row: row.double(share(1.0)))
-    for name in wanted(FRONTENDS):
-        if (until := soon(60, 1.0)) > time.monotonic() + (0 if options.small else 25):
-            answer = train.ask(until, do="frontend", name=name, batch=options.batch)
-            guarded(report, name, lambda: report.row(name, answer))  # noqa: B023
+    for name in select(DEPTHWISE):
+        if (deadline := deadline_in(40, 0.95)) > time.monotonic() + (0 if options.small else 15):
+            answer = train.ask(deadline, do="depthwise", name=name, batch=options.batch)
+            report_error(report, name, lambda: report.add_row(name, answer))  # noqa: B023
+    while open_rows := [row for row in rows if not row.is_over]:
+        for row in open_rows:
+            report_error(report, row.name, lambda row=row: row.double(end_of(1.0)))
+    for name in select(FRONTENDS):
+        if (deadline := deadline_in(60, 1.0)) > time.monotonic() + (0 if options.small else 25):
+            answer = train.ask(deadline, do="frontend", name=name, batch=options.batch)
+            report_error(report, name, lambda: report.add_row(name, answer))  # noqa: B023
     report.note(seconds=round(time.monotonic() - start, 1))
     print(f"\n{report.results['device']}, jax {report.results['jax']}, torch {report.results['torch']}")
     for name, row in report.results["rows"].items():
@@ -267,9 +289,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="tiny networks, on CPU, without torch")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="a shell pattern of the rows to measure")
-    parser.add_argument("--seconds", type=float, default=510.0, help="when to stop")
-    parser.add_argument("--batch", type=int, default=BATCH, help="the batch to start from, and the forward's")
-    parser.add_argument("--peer", default=sys.executable, help="a Python with torch and timm")
+    parser.add_argument("--seconds", type=float, default=510.0, help="the length of the run")
+    parser.add_argument("--batch", type=int, default=BATCH, help="the first batch of training, and that of other rows")
+    parser.add_argument("--peer", default=sys.executable, help="a Python with torch, timm and transformers")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks" / "results" / "gpu.json")
     parser.add_argument("--serve", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What `gpu.py` measures: frontends, networks, shapes and targets; with `--small` tiny ones, for CPU."""
+"""The frontends, networks, shapes and targets that `gpu.py` measures. With `--small` they are tiny, for CPU."""
 
 import sys
 
@@ -17,22 +17,24 @@ TRAIN = {  # frontend, network, audax's samples/s on a TPU v3-8
     "train efficientnet_b0 + SincNet": (SINCNET, {"type": "efficientnet_b0"}, 4100),
 }
 SHAPES = dict.fromkeys(("resnet18", "efficientnet_b0", "convnext_tiny"), (501, 64))
-SHAPES |= {"ast_base": (1024, 128), "wav2vec2_base": (80000,)}  # wav2vec2 takes waves: its frontend learns
-PEERED = {f"{work} {name}": ({"type": name}, shape) for work in ("forward", "step") for name, shape in SHAPES.items()}
+SHAPES |= {"ast_base": (1024, 128), "wav2vec2_base": (80000,)}  # wav2vec2 takes waves, because its frontend learns
+COMPARISONS = {
+    f"{work} {name}": ({"type": name}, shape) for work in ("forward", "step") for name, shape in SHAPES.items()
+}
 FRONTENDS = {"frontend LogMel": LOG_MEL, "frontend LEAF": LEAF, "frontend SincNet": SINCNET}
 DEPTHWISE = ("EfficientNet-B0 stage 2", *(f"ConvNeXt-Tiny stage {stage}" for stage in range(4)))
 FRONTENDS |= {"frontend direct convolution": None}  # LEAF's filters, 128 of 401 taps, as one convolution
-CLIP, CLASSES, BATCH, MOST, ROUNDS = 5.0, 527, 256, 8192, 5
+CLIP, CLASSES, BATCH, MAX_BATCH, ROUNDS = 5.0, 527, 256, 8192, 5  # the clip in seconds
 SMALL = {"type": "ResNet", "depths": (1,), "widths": (8,)}
 SMALL_MEL = LOG_MEL | {"sample_rate": 8000, "bins": 16, "n_fft": 256, "win_length": 200, "f_max": 3900.0}
 if "--small" in sys.argv:
     TRAIN = {"train small": (SMALL_MEL, SMALL, None)}
-    PEERED = {f"{work} small": (SMALL, (64, 16)) for work in ("forward", "step")}
+    COMPARISONS = {f"{work} small": (SMALL, (64, 16)) for work in ("forward", "step")}
     DEPTHWISE = ("depthwise small",)
     FRONTENDS = {"frontend LogMel": SMALL_MEL}
-    CLIP, CLASSES, BATCH, MOST, ROUNDS = 0.25, 7, 4, 4, 2
+    CLIP, CLASSES, BATCH, MAX_BATCH, ROUNDS = 0.25, 7, 4, 4, 2
 
 
 def batch_of(name: str, batch: int) -> int:
-    """The batch to begin with: a fourth for Transformers, whose steps are as long then."""
+    """The batch with which a row begins: for Transformers a fourth of `batch`, so that a step takes as long."""
     return max(1, batch // 4) if name.endswith(("ast_base", "wav2vec2_base")) else batch

@@ -7,15 +7,15 @@ import sys
 import time
 import types
 
-from gpu_depthwise import roads
-from gpu_models import BATCH, CLASSES, CLIP, FRONTENDS, PEERED, ROUNDS, TRAIN
-from gpu_worker import calls, clocked, one_line
+from gpu_depthwise import ways
+from gpu_models import BATCH, CLASSES, CLIP, COMPARISONS, FRONTENDS, ROUNDS, TRAIN
+from gpu_worker import calls, one_line, time_calls
 
-ABSENT = ("soundfile", "soxr", "msgpack")  # `zoo` imports them for files, and there are no files here
+FILE_MODULES = ("soundfile", "soxr", "msgpack")  # `zoo` imports them for files, and the benchmark reads none
 
 
 class StandIn(types.ModuleType):
-    """A module whose every public name is an empty class, which will do for annotations."""
+    """A module in which every public name is an empty class, which suffices for annotations."""
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -24,7 +24,10 @@ class StandIn(types.ModuleType):
 
 
 def flops(jaxpr) -> float:
-    """Operations of the convolutions and matrix products in a jaxpr; of a choice by platform, the branch with most."""
+    """The operations of the convolutions and matrix products in a jaxpr.
+
+    Of the branches of a choice, like one by platform, the branch with the largest number counts.
+    """
     import jax
 
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
@@ -36,23 +39,23 @@ def flops(jaxpr) -> float:
             outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / outputs
         elif name == "dot_general":
-            (contracted, _), _ = parameters["dimension_numbers"]
+            (axes, _), _ = parameters["dimension_numbers"]
             left = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in axes)
         elif name == "cond":
             total += max(map(flops, parameters["branches"]))
         elif set(parameters) == {"options"}:  # a layer of ours, `audax_eqx.layers.bilinear`
             inputs = [variable.aval for variable in equation.invars]
             total += flops(jax.make_jaxpr(functools.partial(equation.primitive.impl, **parameters))(*inputs))
         else:
-            inner = [value for value in parameters.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
-            total += parameters.get("length", 1) * sum(map(flops, inner)) if inner else 0
+            jaxprs = [value for value in parameters.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
+            total += parameters.get("length", 1) * sum(map(flops, jaxprs)) if jaxprs else 0
     return total
 
 
 def ours():
-    """What is known of the device, and the work that can be asked for, by name."""
-    for name in ABSENT:
+    """Facts about the device, and the functions that a job may name."""
+    for name in FILE_MODULES:
         sys.modules.setdefault(name, StandIn(name))
 
     import equinox as eqx
@@ -73,7 +76,7 @@ def ours():
     pace = 0.05 if "--small" in sys.argv else 0.5  # seconds of a round
 
     def on_host():
-        """Weights are drawn on the CPU: on a GPU each shape would compile a program of its own."""
+        """A context that draws weights on the CPU, because on a GPU each shape would compile a program of its own."""
         with contextlib.suppress(RuntimeError):
             return jax.default_device(jax.local_devices(backend="cpu")[0])
         return contextlib.nullcontext()
@@ -94,26 +97,25 @@ def ours():
             objective=Supervised("multilabel", mixup=0.5, augment=Augment(frames=48, bins=16)),
             run=Run(steps=100000, precision="bfloat16"),
         )
-        chosen, rate = mesh(1), np.float32(1e-3)
+        device_mesh, rate = mesh(1), np.float32(1e-3)
         samples = round(CLIP * frontend["sample_rate"])
         with on_host():
             model, state = zoo.create(recipe.entry(tuple(map(str, range(CLASSES)))), key=jax.random.key(0))
             shape = jax.eval_shape(model.listen, jax.ShapeDtypeStruct((samples,), jnp.float32))
             infer = eqx.nn.inference_mode(model)
             work = flops(jax.make_jaxpr(lambda x: infer.classify(x, state)[0])(shape))
-            carry, static = begin(model, state, recipe, chosen)
+            carry, static = begin(model, state, recipe, device_mesh)
         examples = Examples(
             np.resize(pool[:, :samples], (1, batch, 1, samples)),
             np.full((1, batch, 1), samples, np.int32),
             (rng.random((1, batch, CLASSES)) < 2.7 / CLASSES).astype(np.float32),
         )
-        examples = jax.device_put(examples, NamedSharding(chosen, P(None, DEVICES)))
+        examples = jax.device_put(examples, NamedSharding(device_mesh, P(None, DEVICES)))
         start = time.perf_counter()
-        program = make_step(recipe, static, chosen)
-        step = functools.partial(
-            program.func.lower(carry, examples, rate, **program.keywords).compile(), **program.keywords
-        )
-        compiled = time.perf_counter() - start
+        jitted_step = make_step(recipe, static, device_mesh)
+        program = jitted_step.func.lower(carry, examples, rate, **jitted_step.keywords).compile()
+        step = functools.partial(program, **jitted_step.keywords)
+        compile_seconds = time.perf_counter() - start
 
         def run(count=1):
             nonlocal carry
@@ -131,53 +133,55 @@ def ours():
             raise FloatingPointError(f"the loss is {loss} after {int(carry.step)} steps")
         return {
             "batch": batch, "samples_per_second": batch / np.median(times), "step_ms": 1e3 * np.median(times),
-            "fastest_ms": 1e3 * min(times), "slowest_ms": 1e3 * max(times), "compile_seconds": compiled, "loss": loss,
-            "features": shape.shape, "gflop": 3e-9 * work, "xla_gflop": xla_flops(step.func, batch),
-            "bytes": taken(step.func),
+            "fastest_ms": 1e3 * min(times), "slowest_ms": 1e3 * max(times), "compile_seconds": compile_seconds,
+            "loss": loss, "features": shape.shape, "gflop": 3e-9 * work, "xla_gflop": xla_gflop(program, batch),
+            "bytes": memory_of(program),
         }  # fmt: skip
 
-    def xla_flops(compiled, batch):
+    def xla_gflop(program, batch):
+        """XLA's own count of the operations for one sample, None without one."""
         with contextlib.suppress(Exception):
-            costs = compiled.cost_analysis()
+            costs = program.cost_analysis()
             costs = costs[0] if isinstance(costs, list | tuple) else costs
             return 1e-9 * costs["flops"] / batch if costs["flops"] > 0 else None
         return None
 
-    def taken(compiled):
+    def memory_of(program):
+        """The bytes of memory that a compiled program takes, None if XLA does not tell."""
         with contextlib.suppress(Exception):
-            sizes = compiled.memory_analysis()
+            sizes = program.memory_analysis()
             alias = getattr(sizes, "alias_size_in_bytes", 0)
             input_bytes, output_bytes = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
             return int(sizes.temp_size_in_bytes + input_bytes + output_bytes - alias)
         return None
 
-    ready = {}  # what `timed` runs
+    network_program = {}  # which `prepare` fills and `measure` times
 
-    def built(description, key):
-        """A network, wav2vec2 with its frontend."""
+    def build(description, key):
+        """The network; wav2vec2 has its frontend with it."""
         network = getattr(networks, description["type"])(**options(description), key=key)
         if description["type"] != "wav2vec2_base":
             return network
         return models.Encoder(frontends.Wav2Vec(16000, key=key), network, key=key)
 
     def prepare(name, batch):
-        ready.clear()
-        description, shape = PEERED[name]
+        network_program.clear()
+        description, shape = COMPARISONS[name]
         with on_host():
-            network, state = eqx.nn.make_with_state(built)(description, jax.random.key(0))
+            network, state = eqx.nn.make_with_state(build)(description, jax.random.key(0))
             infer = eqx.nn.inference_mode(network)
             work = flops(jax.make_jaxpr(lambda x: infer(x, state)[0])(jax.ShapeDtypeStruct(shape, jnp.float32)))
         work *= 3 if name.startswith("step") else 1
         parts, static = eqx.partition(network if name.startswith("step") else infer, eqx.is_inexact_array)
         parts, state = jax.device_put((parts, state), device)
-        wave = len(shape) == 1  # frontends stay in float32
-        maps = noise(batch, *shape, dtype=jnp.float32 if wave else jnp.bfloat16)
+        takes_waves = len(shape) == 1  # by a frontend, which stays in float32
+        maps = noise(batch, *shape, dtype=jnp.float32 if takes_waves else jnp.bfloat16)
 
         def embed(parts, maps):
-            narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), parts)
-            if wave:
-                narrow = eqx.tree_at(lambda model: model.frontend, narrow, parts.frontend)
-            network = eqx.combine(narrow, static)
+            half_parts = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), parts)
+            if takes_waves:
+                half_parts = eqx.tree_at(lambda model: model.frontend, half_parts, parts.frontend)
+            network = eqx.combine(half_parts, static)
             keys = jax.random.split(jax.random.key(0), len(maps))
             return jax.vmap(
                 lambda x, key: network(x, state, key=key)[0], axis_name="batch"
@@ -187,19 +191,19 @@ def ours():
             return jnp.mean(jnp.square(embed(parts, maps).astype(jnp.float32)))
 
         start = time.perf_counter()
-        compiled = jax.jit(jax.grad(loss) if name.startswith("step") else embed).lower(parts, maps).compile()
-        spent = time.perf_counter() - start
+        program = jax.jit(jax.grad(loss) if name.startswith("step") else embed).lower(parts, maps).compile()
+        compile_seconds = time.perf_counter() - start
 
         def run(count=1):
             for _ in range(count - 1):
-                compiled(parts, maps)
-            jax.block_until_ready(compiled(parts, maps))
+                program(parts, maps)
+            jax.block_until_ready(program(parts, maps))
 
-        ready["run"], ready["count"] = run, calls(run, pace)
-        return {"compile_seconds": spent, "gflop": 1e-9 * work, "xla_gflop": xla_flops(compiled, batch)}
+        network_program["run"], network_program["count"] = run, calls(run, pace)
+        return {"compile_seconds": compile_seconds, "gflop": 1e-9 * work, "xla_gflop": xla_gflop(program, batch)}
 
-    def timed():
-        return clocked(ready)
+    def measure():
+        return time_calls(network_program)
 
     def frontend(name, batch):
         description = FRONTENDS[name]
@@ -222,26 +226,26 @@ def ours():
         def loss(parts, waves):
             return jnp.sum(jnp.square(features(parts, waves)))
 
-        roads = {"forward_ms": features} | ({"backward_ms": jax.grad(loss)} if jax.tree.leaves(parts) else {})
-        measured, parts = {"batch": batch}, jax.device_put(parts, device)
-        for kind, road in roads.items():
-            compiled = jax.jit(road).lower(parts, waves).compile()
-            count = calls(functools.partial(lambda run: jax.block_until_ready(run(parts, waves)), compiled), pace)
+        directions = {"forward_ms": features} | ({"backward_ms": jax.grad(loss)} if jax.tree.leaves(parts) else {})
+        row, parts = {"batch": batch}, jax.device_put(parts, device)
+        for direction, function in directions.items():
+            program = jax.jit(function).lower(parts, waves).compile()
+            count = calls(functools.partial(lambda run: jax.block_until_ready(run(parts, waves)), program), pace)
             times = []
             for _ in range(ROUNDS):
                 start = time.perf_counter()
                 for _ in range(count):
-                    out = compiled(parts, waves)
+                    out = program(parts, waves)
                 jax.block_until_ready(out)
                 times.append(1e3 * (time.perf_counter() - start) / count)
-            measured[kind] = float(np.median(times))
-        return measured
+            row[direction] = float(np.median(times))
+        return row
 
     def depthwise(name, batch):
-        """Milliseconds of each road, forward and backward; of one that fails its error."""
-        measured = {"batch": batch}
-        for direction, by_name in roads(name, batch, interpret=device.platform == "cpu").items():
-            for road, run in by_name.items():
+        """The milliseconds of each way, forward and backward, or the error of a way that fails."""
+        row = {"batch": batch}
+        for direction, runs in ways(name, batch, interpret=device.platform == "cpu").items():
+            for way, run in runs.items():
                 try:
                     count, times = calls(run, pace / 4), []
                     for _ in range(ROUNDS):
@@ -249,11 +253,11 @@ def ours():
                         for _ in range(count):
                             run()
                         times.append(1e3 * (time.perf_counter() - start) / count)
-                    measured[f"{road} {direction}_ms"] = float(np.median(times))
+                    row[f"{way} {direction}_ms"] = float(np.median(times))
                 except Exception as error:
-                    measured[f"{road} {direction}"] = one_line(error)
-        return measured
+                    row[f"{way} {direction}"] = one_line(error)
+        return row
 
     memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
-    known = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__, "limit": memory}
-    return known, {"train": train, "prepare": prepare, "timed": timed, "frontend": frontend, "depthwise": depthwise}
+    facts = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__, "limit": memory}
+    return facts, {"train": train, "prepare": prepare, "measure": measure, "frontend": frontend, "depthwise": depthwise}

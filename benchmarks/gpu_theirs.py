@@ -1,38 +1,40 @@
-"""The peer of `gpu.py`: the same networks by timm and transformers under `torch.compile`."""
+"""The peer's side of `gpu.py`: the same networks from timm and transformers under `torch.compile`."""
 
 import contextlib
 import os
 import time
 
-from gpu_models import PEERED
-from gpu_worker import calls, clocked, one_line
+from gpu_models import COMPARISONS
+from gpu_worker import calls, one_line, time_calls
 
 
 def theirs():
-    """The same for timm under torch.compile; with eager torch where it does not compile."""
+    """Facts about torch, and the functions that a job may name. A network that does not compile runs in eager torch."""
     import timm
     import torch
 
-    device = os.environ.get("BENCHMARK_TORCH_DEVICE", "cuda")  # to try this out without a GPU
+    device = os.environ.get("BENCHMARK_TORCH_DEVICE", "cuda")  # another device, to try this without a GPU
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"torch {torch.__version__} sees no GPU")
     torch.backends.cudnn.benchmark = True
-    ready = {}
+    program = {}
 
     def wait():
         if device == "cuda":
             torch.cuda.synchronize()
 
     def prepare(name, batch):
-        ready.clear()
+        program.clear()
         torch.compiler.reset()
         kind, network_name = name.split()
-        shape = PEERED[name][1]
+        shape = COMPARISONS[name][1]
         if network_name in ("ast_base", "wav2vec2_base"):
             import transformers
 
-            of = transformers
-            model = of.ASTModel(of.ASTConfig()) if len(shape) == 2 else of.Wav2Vec2Model(of.Wav2Vec2Config())
+            if network_name == "ast_base":
+                model = transformers.ASTModel(transformers.ASTConfig())
+            else:
+                model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config())
             model, maps = model.to(device, torch.bfloat16), torch.randn(batch, *shape, device=device).bfloat16()
         else:
             model = timm.create_model(network_name, in_chans=1, num_classes=0, pretrained=False)
@@ -41,7 +43,7 @@ def theirs():
             maps = maps.contiguous(memory_format=torch.channels_last)
         model.train(kind == "step")
         network = torch.compile(model, dynamic=False)
-        measured = {}
+        answer = {}
 
         def step():
             model.zero_grad()
@@ -58,12 +60,12 @@ def theirs():
         try:
             run()
         except Exception as error:
-            measured["eager"], network = one_line(error), model
+            answer["eager"], network = one_line(error), model
             run()
-        spent = time.perf_counter() - start
-        ready["run"], ready["count"] = run, calls(run, 0.5)
-        return measured | {"compile_seconds": spent}
+        compile_seconds = time.perf_counter() - start
+        program["run"], program["count"] = run, calls(run, 0.5)
+        return answer | {"compile_seconds": compile_seconds}
 
     name = torch.cuda.get_device_name() if device == "cuda" else device
-    known = {"device": name, "torch": torch.__version__, "timm": timm.__version__}
-    return known, {"prepare": prepare, "timed": lambda: clocked(ready)}
+    facts = {"device": name, "torch": torch.__version__, "timm": timm.__version__}
+    return facts, {"prepare": prepare, "measure": lambda: time_calls(program)}

@@ -1,21 +1,23 @@
-"""Folders of recordings: the engine beside the bare batch and beside torch, memory, and the second call from the shell.
+"""Speed of whole files: `zoo.embed` beside the bare batch and beside torch, memory, and the second call from the shell.
 
     python benchmarks/recordings.py [--peer PYTHON] [--folder ../shared/data/esc10] [--rounds 5] [--only PATTERN]
 
-- `zoo.embed` over files beside the jitted batch that it runs, on waves that are there: windows/s. ConvNeXt-Tiny is to
-  reach 0.9; the small packaged model computes in less time than decoding takes, so that decoding sets its rate.
-- The bare batch at several sizes: what `zoo.embed` chooses on CPU rests on these.
-- CNN14 and AST with random weights, from files to embeddings, beside the same networks on torch: a DataLoader of as
-  many workers as `zoo.embed` has threads, batches of 4, `inference_mode`, and a thread a core. The workers decode by
-  soundfile and resample by torchaudio. CNN14 has torchaudio's MelSpectrogram in front, in batches; AST is transformers'
-  ASTModel behind torchaudio's kaldi.fbank, made by the workers, each as long as the recording and then filled up.
-  Seconds; a ratio below 1 is faster.
-- The highest memory of `audax-zoo embed FOLDER -o OUT/` over 200 and 20,000 links to recordings.
-- `audax-zoo tag` in a fresh process, with programs in the cache: seconds.
+- "engine" rows compare the windows/s of `zoo.embed` over files with those of the bare batch: the jitted program that
+  `zoo.embed` runs, on waves in memory. ConvNeXt-Tiny should reach 0.9 of it. The small packaged model computes faster
+  than files are decoded, so that decoding sets its rate.
+- "batches" rows measure the bare batch at several sizes. The size that `zoo.embed` takes on CPU rests on them.
+- "files to embeddings" rows compare the seconds of CNN14 and AST, with random weights, with those of the same networks
+  on torch; a ratio below 1 is faster. torch runs in inference mode with one thread for each core, on batches of 4 from
+  a DataLoader with as many workers as `zoo.embed` has threads. The workers decode by soundfile and resample by
+  torchaudio. CNN14 computes torchaudio's MelSpectrogram of a batch. AST is transformers' ASTModel; the workers compute
+  torchaudio's kaldi.fbank of each whole recording and pad it.
+- "memory" measures the highest memory of `audax-zoo embed FOLDER -o OUT/` over 200 and 20,000 links to recordings.
+- "second audax-zoo tag" measures the seconds of that command in a fresh process, with its programs in the cache.
 
-`--peer` is a Python with soundfile, torch, torchaudio and transformers, maybe of another environment; without one its
-rows are left out. The sides take turns. Medians go into `benchmarks/results/recordings.json` with the load of the
-machine; `--only` replaces what it measured. `--small` tries all of it with small models and few files.
+`--peer` is a Python with soundfile, torch, torchaudio and transformers, which may belong to another environment. If it
+lacks one of them, the rows that compare with torch are left out. The sides take turns. Medians go to
+`benchmarks/results/recordings.json`, with the load of the machine; with `--only` the other rows of that file stay as
+they are. `--small` tries everything with small models and few files.
 """
 
 import argparse
@@ -59,7 +61,11 @@ sys.exit(code)
 
 
 def ours(folder: pathlib.Path):
-    """Name to a function: the engine over files, or what returns the seconds of a window, of it or of a bare batch."""
+    """Our jobs: functions by name.
+
+    "files" runs the engine over files. "window" and "bare" return the seconds of a window, by the engine and by the
+    bare batch. A number in place of "bare" is another size of the batch.
+    """
     import equinox as eqx
     import jax
     import numpy as np
@@ -73,8 +79,8 @@ def ours(folder: pathlib.Path):
         entry = zoo.info(MODELS[name])
         if entry.checkpoint is None:
             return zoo.load(entry.name)
-        created, state = zoo.create(entry, key=jax.random.key(0))
-        return zoo.Pretrained(eqx.nn.inference_mode(created), state, entry)
+        random_model, state = zoo.create(entry, key=jax.random.key(0))
+        return zoo.Pretrained(eqx.nn.inference_mode(random_model), state, entry)
 
     @functools.cache
     def program(name):
@@ -112,7 +118,7 @@ def ours(folder: pathlib.Path):
 
 
 def peers(folder: pathlib.Path):
-    """The same from files to embeddings on torch."""
+    """The peer's jobs: "files" runs a network on torch from files to embeddings."""
     import soundfile
     import torch
     import torchaudio
@@ -130,11 +136,12 @@ def peers(folder: pathlib.Path):
 
         def __getitem__(self, index):
             wave, rate = soundfile.read(self.paths[index], dtype="float32", always_2d=True)
-            if rate not in self.resample:  # it keeps its filter
+            if rate not in self.resample:  # computes the filter once for each rate
                 self.resample[rate] = torchaudio.transforms.Resample(rate, self.rate)
             return self.prepare(self.resample[rate](torch.from_numpy(wave).mean(dim=1)))
 
-    def filled(x, length):
+    def fit(x, length):
+        """The first `length` rows, with rows of zeros behind a shorter `x`."""
         return nn.functional.pad(x[:length], (*[0, 0] * (x.ndim - 1), 0, max(length - len(x), 0)))
 
     def fbank(wave):
@@ -142,7 +149,7 @@ def peers(folder: pathlib.Path):
             wave[None] - wave.mean(), sample_frequency=16000, num_mel_bins=128, window_type="hanning", htk_compat=True,
             use_energy=False, dither=0.0,
         )  # fmt: skip
-        return (filled(bins, 1024) + 4.2677393) / (2 * 4.5689974)
+        return (fit(bins, 1024) + 4.2677393) / (2 * 4.5689974)
 
     def block(inputs, outputs):
         layers = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
@@ -171,7 +178,7 @@ def peers(folder: pathlib.Path):
             return torch.relu(self.embed(x.amax(dim=2) + x.mean(dim=2)))
 
     networks = {"CNN14": CNN14().eval(), "AST": transformers.ASTModel(transformers.ASTConfig()).eval()}
-    prepare = {"CNN14": lambda wave: filled(wave, 320000), "AST": fbank}
+    prepare = {"CNN14": lambda wave: fit(wave, 320000), "AST": fbank}
 
     def embed(name):
         dataset = Recordings(take(sounds(folder), FILES[name]), RATES[name], prepare[name])
@@ -185,39 +192,40 @@ def peers(folder: pathlib.Path):
 
 
 def sounds(folder: pathlib.Path) -> list[str]:
-    """Its recordings, sorted, those of its folders too."""
+    """The paths of all recordings below the folder, sorted."""
     return sorted(str(path) for path in folder.rglob("*") if path.suffix in (".ogg", ".wav", ".flac"))
 
 
 def take(paths: list[str], count: int) -> list[str]:
-    """So many of them, the first ones again where they do not suffice."""
+    """`count` of the paths, which repeat from the first one on if there are too few."""
     return (paths * -(-count // len(paths)))[:count]
 
 
 class Report:
-    """What was measured, on disk as it comes."""
+    """The results, which are written after each row."""
 
     def __init__(self, path: pathlib.Path, rounds: int):
         self.path, self.rounds = path, rounds
         self.results = json.loads(path.read_text()) if path.exists() else {}
         self.results["machine"] = f"{platform.processor() or platform.machine()}, {CORES} cores"
 
-    def row(self, name: str, sentence: str, **numbers: float) -> None:
+    def add_row(self, name: str, sentence: str, **numbers: float) -> None:
+        """Adds or replaces a row of numbers, and prints the sentence."""
         load = os.getloadavg()[0]
         print(f"{name:34} {sentence}   load {load:.1f}", flush=True)
-        rounded = {key: round(number, 4) for key, number in numbers.items()}
-        self.results[name] = rounded | {"load": round(load, 1), "rounds": self.rounds}
+        row = {key: round(number, 4) for key, number in numbers.items()}
+        self.results[name] = row | {"load": round(load, 1), "rounds": self.rounds}
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text(json.dumps(self.results, indent=2) + "\n")
 
 
 class Benchmark:
-    """The rows, each by its name."""
+    """The rows by name, each with the method that measures it and the name of a model."""
 
     def __init__(self, options: argparse.Namespace, temporary: str):
         self.options, self.temporary, self.report = options, temporary, Report(options.output, options.rounds)
         self.rows = {f"engine, {name}": (self.engine, name) for name in ("ConvNeXt-Tiny", "resnet_esc10")}
-        self.rows |= {f"files to embeddings, {name}": (self.beside_torch, name) for name in RATES}
+        self.rows |= {f"files to embeddings, {name}": (self.files, name) for name in RATES}
         self.rows |= {f"batches, {name}": (self.batches, name) for name in MODELS}
         self.rows |= {"memory": (self.memory, ""), "second audax-zoo tag": (self.second_call, "")}
 
@@ -227,13 +235,13 @@ class Benchmark:
             measure(row, name)
 
     @functools.cached_property
-    def mine(self) -> Runner:
+    def our_runner(self) -> Runner:
         return self._runner(sys.executable, "ours")
 
     @functools.cached_property
-    def theirs(self) -> Runner | None:
-        needed = "import soundfile, torch, torchaudio, transformers"
-        if subprocess.run([self.options.peer, "-c", needed], capture_output=True, check=False).returncode:
+    def peer_runner(self) -> Runner | None:
+        imports = "import soundfile, torch, torchaudio, transformers"
+        if subprocess.run([self.options.peer, "-c", imports], capture_output=True, check=False).returncode:
             print(f"{self.options.peer} lacks soundfile, torch, torchaudio or transformers: no peer", flush=True)
             return None
         return self._runner(self.options.peer, "peers")
@@ -243,25 +251,29 @@ class Benchmark:
         return Runner(python, __file__, "--serve", side, "--folder", str(self.options.folder), *small)
 
     def engine(self, row: str, name: str) -> None:
-        seconds = turns(self.options.rounds, (self.mine, f"window {name}"), (self.mine, f"bare {name}"))
-        us, bare = (1 / each for each in seconds)
+        seconds = turns(self.options.rounds, (self.our_runner, f"window {name}"), (self.our_runner, f"bare {name}"))
+        engine_rate, bare_rate = (1 / window for window in seconds)
+        ratio = engine_rate / bare_rate
         target = " (target 0.9)" if name == "ConvNeXt-Tiny" else ""
-        sentence = f"{us:6.1f} windows/s, the batch alone {bare:6.1f}, ratio {us / bare:.2f}{target}"
-        self.report.row(row, sentence, windows_per_second=us, bare=bare, ratio=us / bare)
+        sentence = f"{engine_rate:6.1f} windows/s, the batch alone {bare_rate:6.1f}, ratio {ratio:.2f}{target}"
+        self.report.add_row(row, sentence, windows_per_second=engine_rate, bare=bare_rate, ratio=ratio)
 
-    def beside_torch(self, row: str, name: str) -> None:
-        if self.theirs is not None:
-            us, them = turns(self.options.rounds, (self.mine, f"files {name}"), (self.theirs, f"files {name}"))
-            sentence = f"{FILES[name]} files: ours {us:.1f} s, torch {them:.1f} s, ratio {us / them:.2f} (target 0.9)"
-            self.report.row(row, sentence, ours_seconds=us, peer_seconds=them, ratio=us / them)
+    def files(self, row: str, name: str) -> None:
+        if self.peer_runner is None:
+            return
+        jobs = ((runner, f"files {name}") for runner in (self.our_runner, self.peer_runner))
+        ours, peers = turns(self.options.rounds, *jobs)
+        sentence = f"{FILES[name]} files: ours {ours:.1f} s, torch {peers:.1f} s, ratio {ours / peers:.2f} (target 0.9)"
+        self.report.add_row(row, sentence, ours_seconds=ours, peer_seconds=peers, ratio=ours / peers)
 
     def batches(self, row: str, name: str) -> None:
-        seconds = turns(self.options.rounds, *((self.mine, f"{batch} {name}") for batch in BATCHES))
-        each = {str(batch): 1e3 * window for batch, window in zip(BATCHES, seconds, strict=True)}
-        self.report.row(row, ", ".join(f"{batch}: {ms:.1f} ms" for batch, ms in each.items()) + " a window", **each)
+        seconds = turns(self.options.rounds, *((self.our_runner, f"{batch} {name}") for batch in BATCHES))
+        times = {str(batch): 1e3 * window for batch, window in zip(BATCHES, seconds, strict=True)}
+        sentence = ", ".join(f"{batch}: {ms:.1f} ms" for batch, ms in times.items()) + " a window"
+        self.report.add_row(row, sentence, **times)
 
     def memory(self, row: str, _: str) -> None:
-        """Links to a few recordings, through the small model."""
+        """Embeds many links to a few recordings by the small model."""
         recordings, peaks = sounds(self.options.folder)[:8], {}
         for count in COUNTS:
             folder = pathlib.Path(self.temporary, str(count))
@@ -271,10 +283,12 @@ class Benchmark:
             peaks[str(count)] = peak("embed", str(folder), "--model", "resnet_fsdd", "-o", f"{folder}.parts/")
         few, many = peaks.values()
         sentence = ", ".join(f"{count} files: {mb:.0f} MB" for count, mb in peaks.items())
-        self.report.row(row, f"{sentence}, difference {many - few:.0f} MB (target 100)", **peaks, difference=many - few)
+        self.report.add_row(
+            row, f"{sentence}, difference {many - few:.0f} MB (target 100)", **peaks, difference=many - few
+        )
 
     def second_call(self, row: str, _: str) -> None:
-        """The first call fills an empty cache."""
+        """Calls the command several times; the first call fills an empty cache."""
         model, times = os.path.join(self.temporary, "model"), []
         save_random(MODELS["ConvNeXt-Tiny"], model)
         environment = {name: value for name, value in os.environ.items() if name != "AUDAX_CACHE"}
@@ -285,36 +299,43 @@ class Benchmark:
             subprocess.run(command, env=environment, check=True, capture_output=True)
             times.append(time.perf_counter() - start)
         first, seconds = times[0], statistics.median(times[1:])
-        self.report.row(row, f"{seconds:.2f} s (target 5), the first {first:.2f} s", seconds=seconds, first=first)
+        self.report.add_row(row, f"{seconds:.2f} s (target 5), the first {first:.2f} s", seconds=seconds, first=first)
 
 
 def turns(rounds: int, *jobs: tuple[Runner, str]) -> list[float]:
-    """Median seconds of jobs that take turns, after one turn to compile and warm up."""
+    """The median seconds of each job; the jobs take turns, and a first turn to compile and warm up does not count."""
     times = [[runner.seconds(job) for runner, job in jobs] for _ in range(rounds + 1)][1:]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def peak(*arguments: str) -> float:
-    """The highest memory of an `audax-zoo`, in MB."""
-    done = subprocess.run([sys.executable, "-c", PEAK, *arguments], check=True, capture_output=True, text=True)
-    return int(done.stdout.split()[-1]) * 1024 / 1e6
+    """The highest memory of a call of `audax-zoo` with these arguments, in MB."""
+    process = subprocess.run([sys.executable, "-c", PEAK, *arguments], check=True, capture_output=True, text=True)
+    return int(process.stdout.split()[-1]) * 1024 / 1e6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", default=sys.executable, help="a Python with torch, torchaudio and transformers")
-    parser.add_argument("--folder", type=pathlib.Path, default=ROOT.parent / "shared" / "data" / "esc10")
+    parser.add_argument(
+        "--peer", default=sys.executable, help="a Python with soundfile, torch, torchaudio and transformers"
+    )
+    parser.add_argument(
+        "--folder",
+        type=pathlib.Path,
+        default=ROOT.parent / "shared" / "data" / "esc10",
+        help="the folder of recordings",
+    )
     parser.add_argument("--rounds", type=int, default=1 if SMALL else 5)
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="a shell pattern of what to measure")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="a shell pattern of the rows to measure")
     parser.add_argument("--output", type=pathlib.Path, default=ROOT / "benchmarks" / "results" / "recordings.json")
-    parser.add_argument("--small", action="store_true", help="try all of it with a small model and few files")
+    parser.add_argument("--small", action="store_true", help="try everything with a small model and few files")
     parser.add_argument("--serve", choices=("ours", "peers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve({"ours": ours, "peers": peers}[options.serve](options.folder))
         return
     if not sounds(options.folder):
-        parser.error(f"{options.folder} holds no recordings: name a folder of .ogg, .wav or .flac files, --folder.")
+        parser.error(f"{options.folder} holds no recordings: name a folder of .ogg, .wav or .flac files by --folder.")
     with tempfile.TemporaryDirectory() as temporary:
         Benchmark(options, temporary).run()
 

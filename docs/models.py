@@ -1,4 +1,4 @@
-"""The tables of models and of families: writes them between their markers in README.md and docs/zoo.md.
+"""Writes the tables of models and of families between their markers in README.md and docs/zoo.md.
 
 python docs/models.py
 """
@@ -19,7 +19,7 @@ COLUMNS = ("name", "task", "classes", "sample rate", "length", "parameters", "em
 
 
 def table() -> str:
-    """One row a model; the packaged ones, which need no network, first."""
+    """A table with a row for each model, the packaged ones first."""
     entries = sorted(map(zoo.info, zoo.list_models()), key=lambda entry: entry.checkpoint is not None)
     rows = [COLUMNS, ("---",) * len(COLUMNS), *map(row, entries)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
@@ -44,13 +44,15 @@ def row(entry: zoo.Entry) -> tuple[str, ...]:
     )
 
 
-def metric(measured) -> str:
-    source = "the publisher's figure" if measured["source"].startswith("the publisher") else measured["source"]
-    return f"{measured['metric']} {measured['value']:.3f} on {measured['dataset']}, {source}"
+def metric(note) -> str:
+    """The text of a metric of an entry."""
+    source = "the publisher's figure" if note["source"].startswith("the publisher") else note["source"]
+    return f"{note['metric']} {note['value']:.3f} on {note['dataset']}, {source}"
 
 
 def family_table() -> str:
-    """One row a family: what it is, which models of others load, and which bare files of weights convert."""
+    """A table with a row for each family: its name, the models of other libraries that load, and the bare files of
+    weights that convert."""
     rows = [("family", "loads by its config.json", "converts"), ("---",) * 3]
     for family in families.modules():
         files = family.recognise.__doc__.split("\n\n")[0] if hasattr(family, "recognise") else "-"
@@ -58,17 +60,17 @@ def family_table() -> str:
     return "".join(f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |\n" for cells in rows)
 
 
-def written(text: str, rows: str, begin: str = BEGIN) -> str:
+def replace(text: str, rows: str, begin: str = BEGIN) -> str:
     """The page's text with the rows between its markers."""
-    before, found, rest = text.partition(begin)
-    _, end, after = rest.partition(END)
-    assert found and end, f"the page lacks the markers {begin!r} and {END!r}"
-    return f"{before}{begin}{rows}{END}{after}"
+    head, begin_marker, rest = text.partition(begin)
+    _, end_marker, tail = rest.partition(END)
+    assert begin_marker and end_marker, f"the page lacks the markers {begin!r} and {END!r}"
+    return f"{head}{begin}{rows}{END}{tail}"
 
 
 if __name__ == "__main__":
     rows = table()
     for page in PAGES:
-        page.write_text(written(page.read_text(), rows))
+        page.write_text(replace(page.read_text(), rows))
     page = ROOT / "docs" / "zoo.md"
-    page.write_text(written(page.read_text(), family_table(), FAMILIES))
+    page.write_text(replace(page.read_text(), family_table(), FAMILIES))

@@ -1,4 +1,4 @@
-"""The benchmark for a GPU runs on CPU, with no package that the machine with the GPU lacks; no time is asserted."""
+"""The benchmark for a GPU runs on CPU without the packages that a machine with a GPU may lack; no time is checked."""
 
 import importlib
 import json
@@ -83,31 +83,31 @@ def test_small_run_writes_every_kind_of_row(tmp_path):
 
 @pytest.mark.parametrize(("name", "published"), [("resnet18", 1.814e9), ("efficientnet_b0", 0.386e9)])
 def test_operations_are_the_published_multiply_adds(benchmarks, name, published):
-    """torchvision's, at 224 x 224, less two of the stem's three channels and the 1000 classes."""
+    """They are torchvision's at 224 x 224; our network lacks two of the stem's three channels and the 1000 classes."""
     network, state = eqx.filter_eval_shape(eqx.nn.make_with_state(getattr(networks, name)), key=jax.random.key(0))
     network = eqx.nn.inference_mode(network)
     wave = jax.ShapeDtypeStruct((224, 224), jnp.float32)
     jaxpr, _, _ = eqx.filter_make_jaxpr(lambda network, state, x: network(x, state)[0])(network, state, wave)
     stem = network.stem.weight.shape
-    absent = 112 * 112 * math.prod(stem) * 2 + 1000 * network.width
-    assert math.isclose(benchmarks("gpu_ours").flops(jaxpr), 2 * (published - absent), rel_tol=2e-3)
+    difference = 112 * 112 * math.prod(stem) * 2 + 1000 * network.width
+    assert math.isclose(benchmarks("gpu_ours").flops(jaxpr), 2 * (published - difference), rel_tol=2e-3)
 
 
-class Pretend:
-    """A worker by numbers: samples/s at each batch, or an error."""
+class FakeWorker:
+    """A worker whose answers are given: samples/s for each batch, or an error."""
 
     def __init__(self, rates):
-        self.rates, self.asked = rates, []
+        self.rates, self.batches = rates, []
 
-    def ask(self, until, *, do, name, batch):
-        self.asked.append(batch)
+    def ask(self, deadline, *, do, name, batch):
+        self.batches.append(batch)
         if isinstance(rate := self.rates[batch], str):
             return {"error": rate}
         return {"samples_per_second": float(rate), "gflop": 3.0, "bytes": batch, "batch": batch, "compile_seconds": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("rates", "limit", "asked", "best"),
+    ("rates", "limit", "batches", "best"),
     [
         ({256: 100, 512: 200, 1024: 201}, None, [256, 512, 1024], 1024),  # no faster any more
         ({256: 100, 512: 200, 1024: 100}, None, [256, 512, 1024], 512),
@@ -117,51 +117,51 @@ class Pretend:
         ({256: "ValueError: odd"}, None, [256], None),
     ],
 )
-def test_batches_double_while_it_pays(gpu, tmp_path, rates, limit, asked, best):
-    worker, report = Pretend(rates), gpu.Report(tmp_path / "gpu.json", False)
-    row = gpu.Training("train resnet18", worker, report, 990e12, limit)
-    later = time.monotonic() + 1000
-    row.first(256, later)
-    while not row.done:
-        row.double(later)
-    written = json.loads((tmp_path / "gpu.json").read_text())["rows"]["train resnet18"]
-    assert worker.asked == asked
-    assert list(written["batches"]) == [str(batch) for batch in asked]
-    assert written.get("batch") == best
-    assert ("error" in written) == (best is None)
+def test_batches_double_while_it_pays(gpu, tmp_path, rates, limit, batches, best):
+    worker, report = FakeWorker(rates), gpu.Report(tmp_path / "gpu.json", False)
+    training = gpu.Training("train resnet18", worker, report, 990e12, limit)
+    deadline = time.monotonic() + 1000
+    training.begin(256, deadline)
+    while not training.is_over:
+        training.double(deadline)
+    row = json.loads((tmp_path / "gpu.json").read_text())["rows"]["train resnet18"]
+    assert worker.batches == batches
+    assert list(row["batches"]) == [str(batch) for batch in batches]
+    assert row.get("batch") == best
+    assert ("error" in row) == (best is None)
     if best is not None:
-        assert math.isclose(written["ratio"], rates[best] / 7500, rel_tol=1e-3)
-        assert math.isclose(written["utilisation"], 3e9 * rates[best] / 990e12, rel_tol=1e-3)
+        assert math.isclose(row["ratio"], rates[best] / 7500, rel_tol=1e-3)
+        assert math.isclose(row["utilisation"], 3e9 * rates[best] / 990e12, rel_tol=1e-3)
 
 
 def test_a_row_without_time_is_tried_at_the_end(gpu, tmp_path):
-    worker, report = Pretend({256: 100}), gpu.Report(tmp_path / "gpu.json", False)
-    row = gpu.Training("train resnet18", worker, report, None, 300)
-    row.first(256, time.monotonic() + 5)
-    assert (worker.asked, row.row["error"]) == ([], "no time was left")
-    row.double(time.monotonic() + 1000)
-    assert (worker.asked, row.done, "error" in row.row) == ([256], True, False)
+    worker, report = FakeWorker({256: 100}), gpu.Report(tmp_path / "gpu.json", False)
+    training = gpu.Training("train resnet18", worker, report, None, 300)
+    training.begin(256, time.monotonic() + 5)
+    assert (worker.batches, training.row["error"]) == ([], "no time was left")
+    training.double(time.monotonic() + 1000)
+    assert (worker.batches, training.is_over, "error" in training.row) == ([256], True, False)
 
 
 def test_what_a_worker_does_wrong_is_an_error_of_its_row(gpu):
-    hanging = gpu.Worker(sys.executable, "ours")
-    hanging.command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    assert "time was over" in hanging.ask(time.monotonic() + 1, do="train")["error"]
-    ending = gpu.Worker(sys.executable, "ours")
-    ending.command = [sys.executable, "-c", "raise SystemExit(3)"]
-    assert ending.ask(time.monotonic() + 60, do="train")["error"] == "its process ended, 3"
-    absent = gpu.Worker(sys.executable, "theirs")
-    absent.command = [sys.executable, "-c", 'print(\'{"error": "no torch"}\')']
-    assert absent.ask(time.monotonic() + 60, do="prepare")["error"] == "no torch"
-    assert hanging.process is ending.process is absent.process is None
+    slow_worker = gpu.Worker(sys.executable, "ours")
+    slow_worker.command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert "time was over" in slow_worker.ask(time.monotonic() + 1, do="train")["error"]
+    broken_worker = gpu.Worker(sys.executable, "ours")
+    broken_worker.command = [sys.executable, "-c", "raise SystemExit(3)"]
+    assert broken_worker.ask(time.monotonic() + 60, do="train")["error"] == "its process ended, 3"
+    worker_without_torch = gpu.Worker(sys.executable, "theirs")
+    worker_without_torch.command = [sys.executable, "-c", 'print(\'{"error": "no torch"}\')']
+    assert worker_without_torch.ask(time.monotonic() + 60, do="prepare")["error"] == "no torch"
+    assert slow_worker.process is broken_worker.process is worker_without_torch.process is None
 
 
 def test_earlier_rows_are_kept_for_the_same_device_and_jax(gpu, tmp_path):
     path = tmp_path / "gpu.json"
-    gpu.Report(path, False, device="a", jax="1").row("one", {"batch": 1})
-    gpu.Report(path, True, device="a", jax="1").row("two", {"batch": 2})
+    gpu.Report(path, False, device="a", jax="1").add_row("one", {"batch": 1})
+    gpu.Report(path, True, device="a", jax="1").add_row("two", {"batch": 2})
     assert set(json.loads(path.read_text())["rows"]) == {"one", "two"}
-    gpu.Report(path, True, device="b", jax="1").row("three", {"batch": 3})
+    gpu.Report(path, True, device="b", jax="1").add_row("three", {"batch": 3})
     assert set(json.loads(path.read_text())["rows"]) == {"three"}
 
 
@@ -170,10 +170,10 @@ def test_pallas_computes_what_xla_does(benchmarks, kernel):
     module = benchmarks("gpu_depthwise")
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 64), jnp.float32)
     weight = jax.random.normal(jax.random.key(1), (kernel, kernel, 1, 64), jnp.float32)
-    ours = module.by_pallas(x, weight, interpret=True)
-    around = ((kernel // 2, kernel // 2),) * 2
+    ours = module.convolve_by_pallas(x, weight, interpret=True)
+    padding = ((kernel // 2, kernel // 2),) * 2
     theirs = jax.lax.conv_general_dilated(
-        x, weight, (1, 1), around, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=64
+        x, weight, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=64
     )
     assert ours.shape == theirs.shape
     assert jnp.max(jnp.abs(ours - theirs)) < 1e-4
@@ -182,7 +182,7 @@ def test_pallas_computes_what_xla_does(benchmarks, kernel):
 def test_every_row_has_its_network_and_its_batch(benchmarks):
     models = benchmarks("gpu_models")
     names = {"resnet18", "efficientnet_b0", "convnext_tiny", "ast_base", "wav2vec2_base"}
-    assert set(models.PEERED) == {f"{work} {name}" for work in ("forward", "step") for name in names}
+    assert set(models.COMPARISONS) == {f"{work} {name}" for work in ("forward", "step") for name in names}
     assert {f"train {name}" for name in names} < set(models.TRAIN)
     assert [models.batch_of(f"train {name}", 256) for name in ("ast_base", "resnet18")] == [64, 256]
     assert all(hasattr(networks, network["type"]) for _, network, _ in models.TRAIN.values())

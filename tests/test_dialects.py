@@ -26,7 +26,7 @@ def test_every_row_of_the_tables_is_run():
 
 @pytest.mark.parametrize("ours", [ours for _, ours in ROWS])
 def test_ours_is_a_call(ours):
-    known = DIALECTS["names"](11025)
+    known = DIALECTS["namespace"](11025)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # filters at 11025 Hz are narrow
         y = jax.eval_shape(lambda: jnp.asarray(eval(ours, known)))

@@ -311,6 +311,6 @@ def test_the_tables_of_models_are_those_of_the_entries():
     rows = models.table()
     assert all(f"| `{name}` |" in rows for name in zoo.list_models())
     for page in models.PAGES:
-        assert models.written(page.read_text(), rows) == page.read_text(), "run python docs/models.py"
+        assert models.replace(page.read_text(), rows) == page.read_text(), "run python docs/models.py"
     page = (pages.ROOT / "docs" / "zoo.md").read_text()
-    assert models.written(page, models.family_table(), models.FAMILIES) == page, "run python docs/models.py"
+    assert models.replace(page, models.family_table(), models.FAMILIES) == page, "run python docs/models.py"

@@ -20,7 +20,7 @@ from train import __main__ as command
 from train import evaluation, loop, records
 from train.__main__ import main
 from train.dataset import Dataset
-from train.metrics import Scorer, matched, multilabel
+from train.metrics import Scorer, match_targets, multilabel
 from train.recipe import Data, Model, Optimizer, Recipe
 from train.step import mesh
 
@@ -143,9 +143,9 @@ def test_labels_of_clips_that_are_not_evaluated_do_not_matter(trained, tmp_path)
     data = prepare(tmp_path, [("l.wav", "low", "test"), ("h.wav", "unheard of", "train"), ("m.wav", "", "train")])
     dataset = Dataset(data)
     held = dataset.rows("split", ["test"], held_out=True)
-    np.testing.assert_array_equal(matched(ENTRY, dataset, held), [[1, 0, 0]])
+    np.testing.assert_array_equal(match_targets(ENTRY, dataset, held), [[1, 0, 0]])
     with pytest.raises(ValueError, match="has clips of unheard of"):
-        matched(ENTRY, dataset, np.arange(3))
+        match_targets(ENTRY, dataset, np.arange(3))
 
 
 def test_all_clips_of_other_data(trained, data, tmp_path):

@@ -27,7 +27,7 @@ from train.__main__ import main
 from train.dataset import Dataset
 from train.metrics import Scorer
 from train.recipe import find
-from train.signals import Stopped
+from train.signals import SignalExit
 from train.step import mesh
 from zoo._lock import locked
 
@@ -321,7 +321,7 @@ def test_an_evaluation_that_a_signal_cut_off_is_made_up_for(folder, long, tmp_pa
         os.kill(os.getpid(), signal.SIGTERM)
         return measure(*given)
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped, match="SIGTERM after step 3, with a checkpoint"):
+    with monkeypatch.context() as patch, pytest.raises(SignalExit, match="SIGTERM after step 3, with a checkpoint"):
         patch.setattr(Scorer, "__call__", cut_off)
         loop.fit(few, folder / "data", out, devices=1)
     assert not any("evaluation/loss" in line for line in lines(out))

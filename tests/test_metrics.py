@@ -22,7 +22,7 @@ from train.data import crops
 from train.dataset import Dataset
 from train.metrics import Scorer
 from train.records import prepare
-from train.signals import Interrupted
+from train.signals import Interruption
 from train.step import mesh
 
 RATE, SIZE = 8000, 800  # of a window
@@ -187,9 +187,9 @@ def test_what_stops_an_evaluation_leaves_no_thread(dataset, clip, folder, tmp_pa
     def check():
         calls.append(None)
         if len(calls) == 3:
-            raise Interrupted
+            raise Interruption
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interruption):
         Scorer(ENTRY, dataset, np.arange(13), mesh(1), 4)(clip.model, clip.state, check)
     assert len(calls) == 3 and no_threads()
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from train.signals import Interrupted, Signals
+from train.signals import Interruption, Signals
 
 BUSY = """
 import hashlib, sys
@@ -54,9 +54,9 @@ def test_a_signal_cuts_off_what_need_not_be_finished():
     with Signals() as signals:
         signals.progress = True
         signals.check()
-        assert signals.agreed(1) == 0
+        assert signals.agree(1) == 0
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interruption):
             signals.check()
-        assert signals.agreed(1) == signal.SIGTERM
+        assert signals.agree(1) == signal.SIGTERM
     assert (signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)) == before

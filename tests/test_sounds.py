@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import zoo
-from train.data import Dataset, Sampler, heard, train_batches
+from train.data import Dataset, Sampler, to_float32, train_batches
 from train.metrics import Scorer
 from train.records import prepare
 from train.sounds import encode
@@ -101,7 +101,7 @@ def test_levels_reach_the_batches_and_the_model(tmp_path):
     _, dataset = prepared(tmp_path, files)
     waves = [zoo.read(tmp_path / name, RATE) for name in dataset.ids]
     for batch in train_batches(dataset, Sampler(np.arange(4), 8, seed=0), samples=1000, views=2, stop=3):
-        crops = np.asarray(heard(batch.waves))[0]
+        crops = np.asarray(to_float32(batch.waves))[0]
         for row, views in zip(batch.rows[0], crops, strict=True):
             for crop in views:
                 places = np.flatnonzero(np.abs(waves[row] - crop[0]) <= 1e-6 * np.abs(waves[row]).max())

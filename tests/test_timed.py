@@ -10,7 +10,7 @@ from train import dataset, events, records
 from train.__main__ import main
 from train.data import Dataset, Sampler, crops, train_batches, windows_of
 from train.manifest import read_manifest
-from train.metrics import matched
+from train.metrics import match_targets
 from train.records import prepare
 from zoo import Entry
 
@@ -166,7 +166,9 @@ def test_a_stream_of_parts_is_a_function_of_seed_and_step(ten):
     found = prepared(folder, "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren", "a.wav,7,9,crow")
 
     def stream(**settings):
-        return list(train_batches(found, Sampler(np.arange(3), 24, 5), samples=1000, stop=4, heard=True, **settings))
+        return list(
+            train_batches(found, Sampler(np.arange(3), 24, 5), samples=1000, stop=4, crop_labels=True, **settings)
+        )
 
     batches = stream()
     for one, other in ((batches, stream(threads=1)), (batches[2:], stream(start=2))):
@@ -195,7 +197,7 @@ def test_a_multilabel_model_is_measured_by_all_that_is_heard(ten):
         (0.3, "multilabel", [[1, 0], [0, 1]]),
     ):
         entry = Entry("m", frontend, {"type": "resnet18"}, 2, labels=("robin", "wren"), window=window, task=task)
-        assert matched(entry, found, np.arange(2)).tolist() == targets
+        assert match_targets(entry, found, np.arange(2)).tolist() == targets
 
 
 def test_negatives_are_pieces_of_what_is_not_labelled(ten):
@@ -390,4 +392,4 @@ def test_of_a_long_recording_only_a_part_is_read(ten, monkeypatch):
 def test_pieces_and_shares_in_closed_form():
     assert list(events._pieces([(3, 5), (4, 4)], 12, 3)) == [(0, 3), (5, 8), (8, 11)]
     spans = np.array([[0, 4], [3, 5], [6, 7]])
-    assert events.shared(spans, 2, 4).tolist() == [True, True, False]
+    assert events.mark_overlaps(spans, 2, 4).tolist() == [True, True, False]

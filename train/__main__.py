@@ -28,12 +28,12 @@ try:
 
     from . import evaluation, loop, recipe, records, signals
     from . import probe as linear
-    from .folder import claimed
+    from .folder import claim
 
     if not importlib.util.find_spec("sklearn"):  # imported late, since it takes long
         raise ModuleNotFoundError(name="sklearn")
-except ModuleNotFoundError as missing:
-    raise SystemExit(f'audax-train needs {missing.name}: pip install "audax-eqx[train]"') from None
+except ModuleNotFoundError as error:
+    raise SystemExit(f'audax-train needs {error.name}: pip install "audax-eqx[train]"') from None
 
 import jax
 import numpy as np
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"audax-train: {error}", file=sys.stderr)
         return 2
-    except signals.Stopped as stopped:
-        print(f"audax-train: {stopped}", file=sys.stderr)
-        return stopped.code
+    except signals.SignalExit as signal_exit:
+        print(f"audax-train: {signal_exit}", file=sys.stderr)
+        return signal_exit.code
     except KeyboardInterrupt:  # before the first step, or after the last checkpoint
         print("audax-train: stopped by SIGINT", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -135,7 +135,7 @@ def cross_validate(recipe: recipe.Recipe, data: pathlib.Path, out: pathlib.Path)
         dataset.rows(column, recipe.data.held_out, held_out=True)
     _start()
     metrics_of = {}
-    with claimed(out):
+    with claim(out):
         for value in sorted(set(dataset.columns[column])):
             fold = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, held_out=(value,)))
             metrics_of[value] = loop.fit(fold, data, out / f"{column}-{value}".replace(os.sep, "_"))
@@ -287,6 +287,7 @@ def _start() -> None:
 
 
 def _text(metrics: dict[str, float]) -> str:
+    """The metrics as a line of text."""
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 

@@ -41,7 +41,7 @@ class Annotation(NamedTuple):
     end: float
 
 
-def annotated(
+def annotated_recordings(
     manifest: pathlib.Path,
     annotations: pathlib.Path,
     delimiter: str = ",",
@@ -65,7 +65,7 @@ def annotated(
     rows: dict[str, list[Row]] = {}
     strangers = []
     for file in files:
-        owner = _owner(file, root, recordings, alone=annotations.is_file())
+        owner = _owner(file, root, recordings, is_only_file=annotations.is_file())
         try:
             lines = list(_read(file, label_column))
         except ValueError:
@@ -115,13 +115,13 @@ def _recordings(manifest: pathlib.Path, delimiter: str, label_delimiter: str) ->
     return {row.id: row for row in rows}
 
 
-def _owner(file: pathlib.Path, root: pathlib.Path, recordings: dict[str, Row], *, alone: bool) -> Row | None:
+def _owner(file: pathlib.Path, root: pathlib.Path, recordings: dict[str, Row], *, is_only_file: bool) -> Row | None:
     """The recording with whose name the name of the file begins; of several names the longest counts.
 
-    A file that is given `alone` belongs to the only recording, if there is one recording. If recordings in several
+    The only file of annotations belongs to the only recording, if there is one recording. If recordings in several
     folders have one name, the file has to lie in a folder of the same path. Raises ValueError if that leaves several.
     """
-    if alone and len(recordings) == 1:
+    if is_only_file and len(recordings) == 1:
         return next(iter(recordings.values()))
     parent = os.path.relpath(file.parent, root)
     candidates: list[tuple[bool, int, Row]] = []
@@ -181,11 +181,11 @@ def _read(file: pathlib.Path, label_column: str | None) -> Iterator[Annotation]:
 
 
 def _raven(file: pathlib.Path, lines: list[tuple[int, list[str]]], label_column: str | None) -> Iterator[Annotation]:
-    """The selections of a table. A selection that the table lists once for each view is given as often."""
+    """The selections of a table, in order. A table may list a selection several times, once for each view."""
     names = [cell.strip() for cell in lines[0][1]]
     label_names = LABELS if label_column is None else (label_column.lower(),)
-    lower = [name.lower() for name in names]
-    column = next((names[lower.index(name)] for name in label_names if name in lower), None)
+    lower_names = [name.lower() for name in names]
+    column = next((names[lower_names.index(name)] for name in label_names if name in lower_names), None)
     if column is None:
         fault = "with a usual name for labels" if label_column is None else f"named {label_column}"
         raise ValueError(
@@ -212,6 +212,7 @@ def _raven(file: pathlib.Path, lines: list[tuple[int, list[str]]], label_column:
 
 
 def _annotation(start: str, end: str, label: str, name: str, place: str) -> Annotation:
+    """The annotation of these cells. Raises ValueError, with their `place`, for cells without times."""
     start_time, end_time = span(start, end, place)
     if start_time is None or end_time is None:
         raise ValueError(f"{place} has no times: give start and end in seconds, or remove it.")

@@ -1,7 +1,9 @@
 """Streams of training batches from a prepared folder, decoded by threads.
 
-A stream is a function of its seed and the number of the step. Neither threads nor hosts change it, a run continues from
-any step without reading the earlier ones, and an epoch has every example once.
+    Sampler: step -> rows of the dataset --crops--> places in the recordings --threads decode--> Batch --> devices
+
+The batch of a step depends on the seed and the number of the step alone, neither on threads nor on hosts. So a run
+continues from any step without reading the earlier ones. An epoch has every example once, unless weights draw them.
 """
 
 import collections
@@ -21,12 +23,17 @@ from jaxtyping import Float, Float32, Int, Int16, Int32
 from .dataset import Dataset as Dataset
 
 PART = 16  # examples that a thread decodes at a time
-AHEAD = 2  # batches that are decoded in advance
+LEAD = 2  # batches that are decoded in advance
 
 
 class Batch(NamedTuple):
-    """Clips for one step. Waves are zero from their length on. They are int16 with a full scale of 32768, or float32 if
-    an example of the dataset needs more than 16 bits; `heard` gives both the same level.
+    """The clips of one step.
+
+    - `waves`: `views` crops of each example, zero from their length on. They are int16 with a full scale of 32768, or
+      float32 if an example of the dataset needs more than 16 bits; `to_float32` gives both the same level.
+    - `lengths`: the number of valid samples of each crop.
+    - `targets`: 1 for each label of the example, or of its first crop, else 0.
+    - `rows`: the number of each example in the dataset.
     """
 
     waves: Int16[Any, "*batch views samples"] | Float32[Any, "*batch views samples"]
@@ -35,16 +42,17 @@ class Batch(NamedTuple):
     rows: Int32[Any, "*batch"]
 
 
-def heard(waves: Any) -> Float32[Any, "*batch views samples"]:
-    """The waves of a batch, which are JAX arrays, in float32 at the level of `zoo.read`."""
+def to_float32(waves: Any) -> Float32[Any, "*batch views samples"]:
+    """The waves of a batch on devices, in float32 at the level of `zoo.read`."""
     return waves if waves.dtype == jnp.float32 else waves.astype(jnp.float32) / 32768
 
 
 class Sampler:
-    """The order of training: an endless stream of examples, in which step `n` begins at `n * batch`.
+    """The order of training: an endless stream of examples, of which step `n` takes `batch` from place `n * batch` on.
 
-    An epoch is a permutation of `rows`, or with `weights` the same number of draws from `rows` with these
-    probabilities. Raises ValueError for no rows, and for weights that are not one nonnegative number for each row.
+    The stream is one epoch after another. An epoch is a permutation of `rows`, or with `weights` the same number of
+    draws from `rows` with these probabilities. Raises ValueError for no rows, and for weights that are not one
+    nonnegative number for each row.
     """
 
     def __init__(
@@ -65,19 +73,20 @@ class Sampler:
         self._order = functools.lru_cache(2)(self._shuffle)  # a batch may span two epochs
 
     def rows_of(self, step: int) -> Int[np.ndarray, " batch"]:
-        """The examples of a step."""
+        """The rows of the examples of a step."""
         return self.rows_at(step * self.batch + np.arange(self.batch))
 
-    def rows_at(self, counters: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
-        """The examples at these places of the stream."""
-        epochs, places = np.divmod(counters, len(self.rows))
-        rows = np.empty(len(counters), self.rows.dtype)
+    def rows_at(self, places: Int[np.ndarray, " examples"]) -> Int[np.ndarray, " examples"]:
+        """The rows of the examples at these places of the stream."""
+        epochs, places_in_epoch = np.divmod(places, len(self.rows))
+        rows = np.empty(len(places), self.rows.dtype)
         for epoch in np.unique(epochs):
             mask = epochs == epoch
-            rows[mask] = self._order(int(epoch))[places[mask]]
+            rows[mask] = self._order(int(epoch))[places_in_epoch[mask]]
         return rows
 
     def _shuffle(self, epoch: int) -> Int[np.ndarray, " rows"]:
+        """The rows of an epoch in their order, which depends on the seed and the epoch."""
         generator = np.random.default_rng([self.seed, epoch])
         if self.weights is None:
             return self.rows[generator.permutation(len(self.rows))]
@@ -109,51 +118,55 @@ def train_batches(
     host: int = 0,
     hosts: int = 1,
     threads: int | None = None,
-    heard: bool = False,
+    crop_labels: bool = False,
 ) -> Generator[Batch]:
-    """This host's share of each step from `start` on, before `stop` or without end: arrays `[accumulate, local, ...]`.
+    """This host's share of the batch of each step, as arrays of the shape `[accumulate, examples, ...]`.
 
-    A view is a crop of `samples`. All crops that fit are equally likely; the draw depends on the seed of the sampler,
-    the place of the example in the stream and the number of the view. A part of a recording that is shorter than the
-    crop lies inside it; a longer part contains it.
+    Each example gives `views` crops of `samples`. All crops that fit are equally likely; the draw depends on the
+    seed of the sampler, the place of the example in the stream and the number of the crop. A part of a recording that
+    is shorter than the crop lies inside it; a longer part contains it.
 
-    - `views`: the number of crops of each example.
-    - `accumulate`: the number of parts of a batch.
+    - `accumulate`: the number of parts of a batch, which a step computes one after the other.
+    - `start`, `stop`: the first step, and the step behind the last; by default the stream has no end.
     - `host`, `hosts`: the number of this host, from 0 on, and the number of hosts.
     - `threads`: the number of threads that decode, by default one for each core.
-    - `heard`: gives as targets all labels that the crop has, instead of those of the example.
+    - `crop_labels`: gives as targets all labels that the first crop has, instead of those of the example.
 
     Raises ValueError for a batch that does not split into `accumulate` times `hosts` equal parts, and for a corrupt
     record once the stream reaches it.
     """
-    local = _share(sampler.batch, hosts, host, accumulate)
-    places = np.arange(sampler.batch).reshape(accumulate, hosts, local)[:, host].reshape(-1)
+    examples = _share(sampler.batch, hosts, host, accumulate)
+    share = np.arange(sampler.batch).reshape(accumulate, hosts, examples)[:, host].reshape(-1)  # places in a batch
 
     def begin(pool, step):
-        flat = _empty(dataset, sampler.rows_of(step)[places], views, samples)
-        numbers = step * sampler.batch + places
-        parts = [slice(place, place + PART) for place in range(0, len(places), PART)]
-        tasks = [pool.submit(_fill, dataset, flat, part, sampler.seed, numbers[part], heard) for part in parts]
-        return Batch(*(leaf.reshape(accumulate, local, *leaf.shape[1:]) for leaf in flat)), tasks
+        """A batch of zeros, and the tasks that fill it."""
+        batch = _zeros(dataset, sampler.rows_of(step)[share], views, samples)
+        places = step * sampler.batch + share
+        parts = [slice(start, start + PART) for start in range(0, len(share), PART)]
+        tasks = [pool.submit(_fill, dataset, batch, part, sampler.seed, places[part], crop_labels) for part in parts]
+        return Batch(*(leaf.reshape(accumulate, examples, *leaf.shape[1:]) for leaf in batch)), tasks
 
     steps = itertools.count(start) if stop is None else range(start, stop)
     return _batches_in_order(begin, steps, threads or os.cpu_count() or 1)
 
 
-def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator[Batch]:
-    """The batches as global arrays laid out by `sharding`, of which `ahead` are transferred in advance."""
+def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, lead: int = 2) -> Iterator[Batch]:
+    """The batches of all hosts as global arrays that `sharding` lays out. `lead` of them are transferred in advance."""
     queue = collections.deque()
     for batch in batches:
         queue.append(Batch(*(jax.make_array_from_process_local_data(sharding, leaf) for leaf in batch)))
-        if len(queue) > ahead:
+        if len(queue) > lead:
             yield queue.popleft()
     yield from queue
 
 
 def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
-    """The number of examples that a host has in one part of a batch."""
+    """The number of examples that a host has in one part of a batch.
+
+    Raises ValueError for a number of a host that there is not, and for a batch that does not split into equal parts.
+    """
     if not 0 <= host < hosts:
-        raise ValueError(f"host {host} is not one of {hosts}: they count from 0.")
+        raise ValueError(f"host {host} is not one of {hosts}: number the hosts from 0 on.")
     if batch < 1 or batch % (accumulate * hosts):
         parts = f"{accumulate} x {hosts}"
         raise ValueError(
@@ -163,17 +176,21 @@ def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
     return batch // (accumulate * hosts)
 
 
-def crops(dataset: Dataset, rows: np.ndarray, samples: int, views: int, seed: int, numbers: np.ndarray) -> np.ndarray:
-    """The starts of `views` crops of each example in its recording, drawn from the seed and the example's number.
+def crops(
+    dataset: Dataset, rows: np.ndarray, samples: int, views: int, seed: int, numbers: np.ndarray
+) -> Int[np.ndarray, "rows views"]:
+    """The starts of `views` crops of each example, in samples of its recording.
 
-    All places where a crop of `samples` lies inside the example, or around a shorter one, are equally likely.
+    All crops of `samples` that lie inside the example, or around a shorter one, are equally likely. The draw depends on
+    the seed, the number of the example in `numbers`, and the number of the crop.
     """
-    firsts, lasts = np.split(places(dataset, rows, samples), 2, axis=1)
-    draws = functools.reduce(_scramble, (seed, numbers[:, None], np.arange(views)), np.zeros((1, 1), np.uint64))
-    return firsts + ((draws >> np.uint64(11)) * 2.0**-53 * (lasts - firsts + 1)).astype(np.int64)
+    firsts, lasts = np.split(_start_ranges(dataset, rows, samples), 2, axis=1)
+    bits = functools.reduce(_scramble, (seed, numbers[:, None], np.arange(views)), np.zeros((1, 1), np.uint64))
+    fractions = (bits >> np.uint64(11)) * 2.0**-53  # 53 random bits, from 0 to below 1
+    return firsts + (fractions * (lasts - firsts + 1)).astype(np.int64)
 
 
-def places(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
+def _start_ranges(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
     """The first and the last start of a crop of `samples` that lies inside each example, or around a shorter one.
 
     A crop that is longer than the whole recording starts with it.
@@ -184,16 +201,19 @@ def places(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, 
 
 
 def windows_of(dataset: Dataset, rows: np.ndarray, samples: int) -> Int[np.ndarray, "rows 2"]:
-    """Start and end of the window of each example in evaluation: the whole example, or `samples` around the middle of a
-    shorter one, within the recording."""
+    """The start and end of each example in evaluation: its own, or for an example of less than `samples` those of a
+    window of `samples` around its middle, within the recording."""
     spans, lengths = dataset.spans[rows], dataset.samples[rows]
     starts = np.clip((spans.sum(axis=1) - samples) // 2, 0, np.maximum(lengths - samples, 0))
-    around = np.stack([starts, np.minimum(starts + samples, lengths)], axis=1)
-    return np.where((spans[:, 1] - spans[:, 0] >= samples)[:, None], spans, around)
+    windows = np.stack([starts, np.minimum(starts + samples, lengths)], axis=1)
+    return np.where((spans[:, 1] - spans[:, 0] >= samples)[:, None], spans, windows)
 
 
 def _scramble(state: np.ndarray, numbers: np.ndarray | int) -> np.ndarray:
-    """64 random bits of each state and number, by SplitMix64 (Steele et al., 2014, doi:10.1145/2660193.2660195)."""
+    """64 random bits for each pair of a state and a number; a state is zero at first, then the bits of another call.
+
+    They come from SplitMix64 (Steele et al., 2014, doi:10.1145/2660193.2660195).
+    """
     bits = state + np.asarray(numbers).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -203,10 +223,11 @@ def _scramble(state: np.ndarray, numbers: np.ndarray | int) -> np.ndarray:
 def _batches_in_order(
     begin: Callable[[Executor, int], tuple[Batch, list[Future]]], steps: Iterable[int], threads: int
 ) -> Generator[Batch]:
-    """The batches of the steps, in order, of which `AHEAD` are begun in advance.
+    """The batches of the steps, in order, of which `LEAD` are begun in advance.
 
-    `begin` gives a batch of zeros and the tasks that fill it. The generator raises the first fault of a batch in its
-    turn. When it is closed or collected, it waits for the tasks that run and drops the others.
+    `begin` gives the batch of a step, still of zeros, and the tasks that fill it. An error of a task is raised when the
+    turn of its batch comes. When the generator is closed or collected, it waits for the tasks that run and drops the
+    others.
     """
     pool = ThreadPoolExecutor(threads, "train-data")
     is_finalizing = sys.is_finalizing  # bound now, because the names of a module may be gone when Python ends
@@ -214,7 +235,7 @@ def _batches_in_order(
     try:
         for step in steps:
             queue.append(begin(pool, step))
-            if len(queue) > AHEAD:
+            if len(queue) > LEAD:
                 yield _wait(*queue.popleft())
         while queue:
             yield _wait(*queue.popleft())
@@ -230,8 +251,8 @@ def _wait(batch: Batch, tasks: list[Future]) -> Batch:
     return batch
 
 
-def _empty(dataset: Dataset, rows: np.ndarray, views: int, samples: int) -> Batch:
-    """A batch of these examples whose waves are still zero."""
+def _zeros(dataset: Dataset, rows: np.ndarray, views: int, samples: int) -> Batch:
+    """A batch of these examples whose waves and lengths are still zero."""
     return Batch(
         waves=np.zeros((len(rows), views, samples), dataset.dtype),
         lengths=np.zeros((len(rows), views), np.int32),
@@ -240,11 +261,15 @@ def _empty(dataset: Dataset, rows: np.ndarray, views: int, samples: int) -> Batc
     )
 
 
-def _fill(dataset: Dataset, batch: Batch, part: slice, seed: int, numbers: np.ndarray, heard: bool) -> None:
-    """Decodes a part of the batch, whose examples have the places `numbers` in the stream."""
+def _fill(dataset: Dataset, batch: Batch, part: slice, seed: int, places: np.ndarray, crop_labels: bool) -> None:
+    """Decodes the crops of a part of the batch. `places` are those of its examples in the stream.
+
+    With `crop_labels` the targets become those of the first crop of each example.
+    """
     waves, lengths, targets, rows = (leaf[part] for leaf in batch)
-    starts = crops(dataset, rows, waves.shape[2], waves.shape[1], seed, numbers)
-    for place, (row, views) in enumerate(zip(rows.tolist(), starts.tolist(), strict=True)):
-        lengths[place] = dataset.read_into(waves[place], row, views)
-        if heard:
-            targets[place] = dataset.targets_in(row, views[0], waves.shape[2])
+    _, views, samples = waves.shape
+    starts = crops(dataset, rows, samples, views, seed, places)
+    for index, (row, row_starts) in enumerate(zip(rows.tolist(), starts.tolist(), strict=True)):
+        lengths[index] = dataset.read_into(waves[index], row, row_starts)
+        if crop_labels:
+            targets[index] = dataset.targets_in(row, row_starts[0], samples)

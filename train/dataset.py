@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32, Float64, Int, Int16, Int64
 
-from .events import labels_heard, shared
+from .events import labels_heard, mark_overlaps
 from .example import byte_feature
 from .sounds import decode
 from .summary import TIMED, VERSION
@@ -116,7 +116,7 @@ class Dataset:
         first, end = self._recordings[row].tolist()
         if not self.timed or end - first == 1:
             return self.targets[row]
-        parts = shared(self.spans[first:end], start, min(start + samples, int(self.samples[row])))
+        parts = mark_overlaps(self.spans[first:end], start, min(start + samples, int(self.samples[row])))
         parts[row - first] = True
         return self._part_targets[first:end][parts].max(axis=0)
 

@@ -11,7 +11,7 @@ import zoo
 from zoo.tools import atomic, line, parse_json
 
 from .dataset import Dataset
-from .metrics import Scorer, Table, divided
+from .metrics import Scorer, Table, mark_classes_with_auc
 from .recipe import Data
 from .split import held_out
 from .step import mesh
@@ -72,11 +72,11 @@ def evaluate(
     return score.measure(clip.model, outputs), "\n".join(filter(None, parts))
 
 
-def per_label(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
+def per_label(predictions: Table, targets: Table, labels: Sequence[str]) -> str:
     """A table of clips, precision, recall and F1 of each label of a multiclass model; "-" for an undefined figure."""
     from sklearn.metrics import precision_recall_fscore_support  # takes long to import
 
-    truth, guess = targets.argmax(axis=1), predicted.argmax(axis=1)
+    truth, guess = targets.argmax(axis=1), predictions.argmax(axis=1)
     places = np.arange(len(labels))
     figures = precision_recall_fscore_support(truth, guess, labels=places, zero_division=np.nan)  # pyright: ignore
     precision, recall, f1 = map(np.asarray, figures[:3])
@@ -84,27 +84,27 @@ def per_label(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
     return _table(labels, {"clips": clips, "precision": precision, "recall": recall, "F1": f1})
 
 
-def per_label_ranked(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
+def per_label_ranked(predictions: Table, targets: Table, labels: Sequence[str]) -> str:
     """A table of clips, average precision and AUC of each label of a multilabel model; "-" for an undefined figure."""
     from sklearn.metrics import average_precision_score, roc_auc_score  # as above
 
     precision, auc = np.full((2, len(labels)), np.nan)
-    for place in np.flatnonzero(divided(targets)):
-        precision[place] = average_precision_score(targets[:, place], predicted[:, place])
-        auc[place] = roc_auc_score(targets[:, place], predicted[:, place])
+    for place in np.flatnonzero(mark_classes_with_auc(targets)):
+        precision[place] = average_precision_score(targets[:, place], predictions[:, place])
+        auc[place] = roc_auc_score(targets[:, place], predictions[:, place])
     return _table(labels, {"clips": targets.sum(axis=0).astype(int), "AP": precision, "AUC": auc})
 
 
-def confusion_counts(predicted: Table, targets: Table) -> Int[np.ndarray, "classes classes"]:
+def confusion_counts(predictions: Table, targets: Table) -> Int[np.ndarray, "classes classes"]:
     """The number of clips with the label of the row for which the model predicted the label of the column."""
     from sklearn.metrics import confusion_matrix  # as above
 
-    return confusion_matrix(targets.argmax(axis=1), predicted.argmax(axis=1), labels=np.arange(targets.shape[1]))
+    return confusion_matrix(targets.argmax(axis=1), predictions.argmax(axis=1), labels=np.arange(targets.shape[1]))
 
 
-def confusions(predicted: Table, targets: Table, labels: Sequence[str]) -> str:
+def confusions(predictions: Table, targets: Table, labels: Sequence[str]) -> str:
     """The confusions as a matrix, or for more than `MATRIX` labels the most frequent ones as a list."""
-    matrix = confusion_counts(predicted, targets)
+    matrix = confusion_counts(predictions, targets)
     if len(labels) <= MATRIX:
         columns = {str(place): column for place, column in enumerate(matrix.T)}
         return "Rows are labels, columns are predictions.\n" + _table(labels, columns)
@@ -119,7 +119,7 @@ def write_predictions(
     path: pathlib.Path,
     dataset: Dataset,
     rows: Int[np.ndarray, " clips"],
-    predicted: Table,
+    predictions: Table,
     targets: Table,
     clip: zoo.Pretrained,
 ) -> None:
@@ -133,9 +133,9 @@ def write_predictions(
         return ";".join(label for label, mark in zip(clip.labels, marks, strict=True) if mark)
 
     if clip.entry.task == "multiclass":
-        guesses = np.eye(len(clip.labels), dtype=bool)[predicted.argmax(axis=1)]
+        guesses = np.eye(len(clip.labels), dtype=bool)[predictions.argmax(axis=1)]
     else:
-        guesses = predicted >= 0.5
+        guesses = predictions >= 0.5
     # The name of a file keeps the bytes that are not UTF-8, as in the manifest
     with (
         atomic(path) as temporary,
@@ -144,7 +144,7 @@ def write_predictions(
         writer = csv.writer(file)
         times = ["start", "end"] if dataset.timed else []
         writer.writerow(["files", *times, "labels", "predicted", *(f"probability/{label}" for label in clip.labels)])
-        for row, target, guess, values in zip(rows, targets > 0, guesses, predicted, strict=True):
+        for row, target, guess, values in zip(rows, targets > 0, guesses, predictions, strict=True):
             seconds = [f"{time:.6f}" for time in dataset.spans[row] / dataset.sample_rate] if times else []
             cells = [dataset.ids[row], *seconds, names(target), names(guess)]
             writer.writerow([*cells, *(f"{value:.6g}" for value in values)])

@@ -35,7 +35,7 @@ class Negatives(NamedTuple):
     label: str | None = None
 
 
-class Placed(NamedTuple):
+class Placement(NamedTuple):
     """The examples of a recording for the index, the faults of parts that are left out, and the number of parts that
     are cut at the end of the recording."""
 
@@ -52,7 +52,7 @@ def recordings(rows: Iterable[Row]) -> list[Recording]:
     return list(files.values())
 
 
-def place(recording: Recording, samples: int, sample_rate: int, negatives: Negatives) -> Placed:
+def place(recording: Recording, samples: int, sample_rate: int, negatives: Negatives) -> Placement:
     """The examples of a recording; parts are sorted by time and have `start` and `end` in samples.
 
     Rows of the same part become one example with the labels of all. A part that continues behind the end of the
@@ -79,7 +79,7 @@ def place(recording: Recording, samples: int, sample_rate: int, negatives: Negat
     for (start, end), (labels, columns) in sorted(parts.items()):
         times = {"start": start, "end": end}
         examples.append({"id": recording.id, "labels": labels, "samples": samples, **times, "columns": columns})
-    return Placed(examples, faults, cuts)
+    return Placement(examples, faults, cuts)
 
 
 def _pieces(spans: Sequence[tuple[int, int]], samples: int, size: int) -> Iterable[tuple[int, int]]:
@@ -90,16 +90,17 @@ def _pieces(spans: Sequence[tuple[int, int]], samples: int, size: int) -> Iterab
         place = max(place, end)
 
 
-def shared(
+def mark_overlaps(
     spans: Int64[np.ndarray, "spans 2"], start: int | np.integer, end: int | np.integer
 ) -> Bool[np.ndarray, " spans"]:
-    """Marks the spans that share with `start` to `end` at least half of the shorter of the two."""
+    """Marks the spans that overlap the span from `start` to `end` by at least half of the shorter of the two."""
     common = np.minimum(spans[:, 1], end) - np.maximum(spans[:, 0], start)
     return 2 * common >= np.minimum(spans[:, 1] - spans[:, 0], end - start)
 
 
 def labels_heard(examples: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    """The labels that are heard in each example of a shard's index: its own, and those of parts that `shared` marks."""
+    """The labels that are heard in each example of a shard's index: its own, and those of the parts of its recording
+    that `mark_overlaps` marks."""
     for _, group in itertools.groupby(examples, key=lambda example: example["offset"]):
         parts = list(group)
         if "start" not in parts[0]:
@@ -107,5 +108,5 @@ def labels_heard(examples: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
             continue
         spans = np.array([(part["start"], part["end"]) for part in parts], np.int64)
         for part, span in zip(parts, spans, strict=True):
-            others = (parts[place]["labels"] for place in np.flatnonzero(shared(spans, *span)))
-            yield list(dict.fromkeys(itertools.chain(part["labels"], *others)))
+            overlaps = (parts[place]["labels"] for place in np.flatnonzero(mark_overlaps(spans, *span)))
+            yield list(dict.fromkeys(itertools.chain(part["labels"], *overlaps)))

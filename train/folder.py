@@ -25,7 +25,7 @@ FREE = (  # fields that may change when a run is continued, because the steps so
 
 
 @contextlib.contextmanager
-def claimed(out: pathlib.Path) -> Iterator[None]:
+def claim(out: pathlib.Path) -> Iterator[None]:
     """A context that creates the folder and locks it against other runs; the first host does so for all hosts.
 
     Raises BlockingIOError while another process trains in the folder, and ValueError for a file and for prepared data.
@@ -53,7 +53,7 @@ def claimed(out: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def plainly_named(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def plain_name(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """A context that gives the folder a plain name of letters and digits: its own, or that of a temporary link to it.
 
     Orbax reads `[1]` as a pattern and a backslash as a slash. Orbax and JAX's profiler take names in UTF-8 alone.

@@ -27,8 +27,8 @@ from .step import schedule
 
 Callback = Callable[[int, dict[str, float]], Any]
 
-AHEAD = 2  # steps whose losses may still be computed, so that the devices never wait
-WARM = 10  # steps before a profile begins
+LEAD = 2  # the last steps, whose losses the devices may still compute, so that they never wait
+WARM_UP = 10  # steps before a profile begins
 
 
 class Board:
@@ -72,29 +72,30 @@ class Journal:
     ):
         self.callback = callback
         self.out, self.recipe, self.dataset, self.sampler = out, recipe, dataset, sampler
-        self.total, self.start, self.first = total, start, jax.process_index() == 0
+        self.total, self.start, self.is_first_host = total, start, jax.process_index() == 0
         self.rate = schedule(recipe, len(sampler.rows))
         self.queue: collections.deque[tuple[int, dict[str, Any]]] = collections.deque()
         self.losses: list[float] = []
         self.clock = self.settle_time = time.perf_counter()
-        self.profiling = False
+        self.is_profiling = False
 
     def __enter__(self) -> "Journal":
         self.bar = tqdm.tqdm(
             total=self.total * self.recipe.data.batch, initial=self.start * self.recipe.data.batch, unit="clip",
-            unit_scale=True, desc=self.recipe.name, disable=not self.first,
+            unit_scale=True, desc=self.recipe.name, disable=not self.is_first_host,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a file gets a line twice a minute
         )  # fmt: skip
-        if self.first:
+        if self.is_first_host:
             path = self.out / "log.jsonl"
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
             with atomic(path) as temporary:
-                temporary.write_text("".join(filter(self._past, lines)), encoding="utf-8")
+                temporary.write_text("".join(filter(self._is_past, lines)), encoding="utf-8")
             self.lines = open(path, "a", encoding="utf-8", buffering=1)
             self.board = Board(self.out / "tensorboard", self.start)
         return self
 
-    def _past(self, line: str) -> bool:
+    def _is_past(self, line: str) -> bool:
+        """Whether a line of the log is of a step that the run does not repeat."""
         try:
             return json.loads(line)["step"] <= self.start
         except (ValueError, KeyError):  # a line that a killed process left unfinished
@@ -105,10 +106,10 @@ class Journal:
             if kind is None:
                 self.settle()
         finally:
-            if self.profiling:
+            if self.is_profiling:
                 jax.profiler.stop_trace()
             self.bar.close()
-            if self.first:
+            if self.is_first_host:
                 self.lines.close()
                 self.board.close()
 
@@ -118,14 +119,14 @@ class Journal:
         Raises FloatingPointError, with the step and the ids of its batch, if a loss or a gradient is not finite.
         """
         self.queue.append((number, logs))
-        if self.recipe.run.profile and number == self.start + WARM:
+        if self.recipe.run.profile and number == self.start + WARM_UP:
             jax.profiler.start_trace(str(self.out / "profile"))
-            self.profiling = True
-        if self.profiling and number == self.start + WARM + self.recipe.run.profile:
+            self.is_profiling = True
+        if self.is_profiling and number == self.start + WARM_UP + self.recipe.run.profile:
             self.settle()
             jax.profiler.stop_trace()
-            self.profiling = False
-        while len(self.queue) > AHEAD:
+            self.is_profiling = False
+        while len(self.queue) > LEAD:
             self._settle_one()
 
     def settle(self) -> None:
@@ -135,6 +136,7 @@ class Journal:
         self.settle_time = time.perf_counter()
 
     def _settle_one(self) -> None:
+        """Waits for the losses of the oldest step in the queue, checks them, and writes a line if one is due."""
         step, logs = self.queue.popleft()
         loss, norm = float(logs["loss"]), float(logs["gradient_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -159,21 +161,21 @@ class Journal:
     def evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Records the metrics after a step."""
         text = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        if self.first:
+        if self.is_first_host:
             tqdm.tqdm.write(f"{self.recipe.name}, epoch {self._epoch(step):.1f}: {text}")
         self._write(step, {f"evaluation/{name}": value for name, value in metrics.items()})
         self.clock += time.perf_counter() - self.settle_time  # evaluation does not count as training time
 
     def tell(self, text: str) -> None:
         """Writes a line beside the progress bar, on the first host."""
-        if self.first:
+        if self.is_first_host:
             tqdm.tqdm.write(f"{self.recipe.name}: {text}")
 
     def _epoch(self, step: int) -> float:
         return step * self.recipe.data.batch / len(self.sampler.rows)
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        if not self.first:
+        if not self.is_first_host:
             return
         self.board.add(step, values)
         self.lines.write(json.dumps({"step": step, "epoch": round(self._epoch(step), 3)} | values) + "\n")

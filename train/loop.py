@@ -30,12 +30,12 @@ from zoo.tools import check_entry, line
 from .checkpoints import Checkpoints
 from .data import Batch, Sampler, balanced_weights, to_devices, train_batches
 from .dataset import Dataset
-from .folder import claimed, note, plainly_named
+from .folder import claim, note, plain_name
 from .journal import Callback, Journal
 from .metrics import NAMES, Scorer
 from .objectives import DEVICES, counted, views
 from .recipe import Recipe
-from .signals import Interrupted, Signals, Stopped
+from .signals import Interruption, SignalExit, Signals
 from .split import held_out
 from .step import Carry, begin, make_step, schedule, trained_model
 from .step import mesh as make_mesh
@@ -60,7 +60,7 @@ def fit(
       run that is continued repeats the calls for the steps since its last checkpoint.
 
     Raises ValueError for data and a recipe that do not fit each other, BlockingIOError while another process trains in
-    `out`, FloatingPointError for a loss or gradient that is not finite, `Stopped` after SIGINT or SIGTERM, and every
+    `out`, FloatingPointError for a loss or gradient that is not finite, `SignalExit` after SIGINT or SIGTERM, and every
     error of the callback.
     """
     dataset, mesh = Dataset(data), make_mesh(devices)
@@ -68,7 +68,7 @@ def fit(
     entry = recipe.entry(dataset.labels)
     check(recipe, entry, dataset, rows, mesh)
     check_entry(entry, f"{recipe.name} with the labels of {dataset.folder}")  # now, because a save would fail later
-    with claimed(out), plainly_named(out) as folder:
+    with claim(out), plain_name(out) as folder:
         note(out, recipe, dataset, len(rows))
         return _train(recipe, dataset, entry, rows, test_rows, mesh, folder, callback)
 
@@ -106,7 +106,7 @@ def _train(
             journal.settle()
             try:
                 record["metrics"] = score(*trained_model(carry, static), signals.check)
-            except Interrupted:
+            except Interruption:
                 return
             record["evaluated"] = steps
             journal.evaluation(steps, record["metrics"])
@@ -125,15 +125,17 @@ def _train(
                 signals.progress = True
                 journal.step(steps, logs)
                 measure(steps)
-                number = signals.agreed(steps)
+                number = signals.agree(steps)
                 if steps % checkpoint == 0 or steps == total or number or out_of_patience():
                     journal.settle()
                     checkpoints.save(steps, carry, record)
                 if number:
                     checkpoints.close()
-                    raise Stopped(number, steps)
+                    raise SignalExit(number, steps)
                 if out_of_patience():
-                    journal.tell(f"{_measure(recipe)} was no better in {record['worse']} evaluations: the run ends.")
+                    journal.tell(
+                        f"{_best_metric(recipe)} was no better in {record['worse']} evaluations: the run ends."
+                    )
                     break
     _save(out / "model", recipe, carry, static, entry, record["metrics"], score)
     if score is not None and record["best"] is None and jax.process_index() == 0:
@@ -214,7 +216,7 @@ def _batches(
     host_batches = train_batches(
         dataset, sampler, samples=round(recipe.data.seconds * dataset.sample_rate), views=views(recipe.objective),
         accumulate=recipe.run.accumulate, start=start, stop=total, threads=recipe.data.threads,
-        host=jax.process_index(), hosts=jax.process_count(), heard=recipe.task == "multilabel",
+        host=jax.process_index(), hosts=jax.process_count(), crop_labels=recipe.task == "multilabel",
     )  # fmt: skip
     batches = to_devices(host_batches, NamedSharding(mesh, P(None, DEVICES)))
     try:
@@ -223,14 +225,14 @@ def _batches(
         host_batches.close()
 
 
-def _measure(recipe: Recipe) -> str:
-    """The metric by which the best model is chosen: the higher, the better."""
+def _best_metric(recipe: Recipe) -> str:
+    """The name of the metric by which the best model is chosen. Its best value is the highest."""
     return recipe.run.best or NAMES[recipe.task][0]
 
 
 def _better(recipe: Recipe, record: dict[str, Any]) -> bool:
     """Whether the metrics are better than all earlier ones. Updates the best value and the count of worse ones."""
-    value = record["metrics"][_measure(recipe)]
+    value = record["metrics"][_best_metric(recipe)]
     better = not np.isnan(value) and (record["best"] is None or value > record["best"])
     record["best"] = value if better else record["best"]
     record["worse"] = 0 if better else record.get("worse", 0) + 1  # consecutive evaluations

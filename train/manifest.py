@@ -50,7 +50,7 @@ def read_manifest(
         raise ValueError(rf"a delimiter is one character, or \t for a tab, got {delimiter!r}: give another.")
     if not label_delimiter:
         raise ValueError("a delimiter of labels has one character or more, got none: give one that no label has.")
-    head, *lines = _parsed(manifest, delimiter)
+    head, *lines = _parse(manifest, delimiter)
     names = [name.strip() for name in head]
     _check_names(manifest, names, delimiter, unlabelled)
     rows, nameless = [], False
@@ -71,15 +71,15 @@ def read_manifest(
         )
     times = collections.Counter(os.path.normpath(row.path) for row in rows)
     whole = {os.path.normpath(row.path) for row in rows if row.start is None}
-    if repeated := [row.id for row in rows if times[path := os.path.normpath(row.path)] > 1 and path in whole]:
+    if repeats := [row.id for row in rows if times[path := os.path.normpath(row.path)] > 1 and path in whole]:
         files = amount(sum(count > 1 and path in whole for path, count in times.items()), "file")
         remedy = "give each of its rows start and end, or keep one" if "start" in names else "keep one row of each"
-        raise ValueError(f"{manifest} lists {files} more than once, {printable(repeated[0])} first: {remedy}.")
+        raise ValueError(f"{manifest} lists {files} more than once, {printable(repeats[0])} first: {remedy}.")
     return rows
 
 
-def _parsed(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
-    """All lines that are not empty, the head first, which may be empty itself."""
+def _parse(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
+    """The cells of all lines that are not empty. The first line is the head, which has no cells in an empty file."""
     try:
         text = manifest.read_bytes().decode("utf-8-sig", "surrogateescape")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -96,11 +96,12 @@ def _parsed(manifest: pathlib.Path, delimiter: str) -> list[list[str]]:
 
 
 def _check_names(manifest: pathlib.Path, names: list[str], delimiter: str, unlabelled: bool) -> None:
-    """Raises ValueError for two columns of one name, and for a manifest without the columns files or labels."""
+    """Raises ValueError for two columns of one name, for a manifest without the column files or labels, and for one of
+    start and end without the other."""
     if NOT_UTF8.search("".join(names)) or "\0" in "".join(names):
         raise ValueError(f"{manifest} cannot be read as CSV in UTF-8: save it as CSV in UTF-8.")
-    if repeated := [name for name, count in collections.Counter(names).items() if name and count > 1]:
-        raise ValueError(f"{manifest} has more than one column {printable(repeated[0])}: keep one.")
+    if repeats := [name for name, count in collections.Counter(names).items() if name and count > 1]:
+        raise ValueError(f"{manifest} has more than one column {printable(repeats[0])}: keep one.")
     columns = listing(names) if any(names) else "none"
     if "files" not in names:
         raise ValueError(
@@ -127,6 +128,7 @@ def _rename(column: str, names: list[str]) -> str:
 
 
 def _row(manifest: pathlib.Path, number: int, cells: dict[str, str], label_delimiter: str) -> Row:
+    """The row of that number, from its cells by column. Raises ValueError for cells that are no row."""
     name = cells.pop("files")
     path = os.path.join(manifest.parent, name)
     if name != name.strip() and not os.path.exists(path):

@@ -26,8 +26,8 @@ from .text import amount, listing, printable
 
 GROUP = 1024  # clips among which a contrastive model looks for a partner
 BLOCK = 1 << 20  # samples that are decoded at a time
-WINDOWS = 32  # the most on a device at a time
-SMALLEST = 1e-30  # the least probability whose logarithm is taken
+WINDOWS = 32  # the largest number of windows on a device at a time
+SMALLEST = 1e-30  # the smallest probability whose logarithm is taken
 
 NAMES = {"multiclass": ("accuracy",), "multilabel": ("mAP", "AUC", "d_prime"), "contrastive": ("accuracy",)}
 
@@ -35,7 +35,7 @@ Table = Float[np.ndarray, "clips classes"]
 Span = tuple[int, int, int]  # the row of a clip, its first sample, and the sample behind its last
 
 
-def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) -> Table:
+def match_targets(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) -> Table:
     """A table with 1 for each label of each clip, whose columns are the model's labels, matched by name.
 
     The dataset may have fewer labels than the model. The clip of a multilabel model is a window around a part of a
@@ -70,44 +70,44 @@ def matched(entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"]) 
             f"{folder} has clips of {listing(strangers)}, and {name} knows {listing(entry.labels)}: give them its "
             "names in the manifest, or leave those clips out, then prepare it again."
         )
-    ordered = np.zeros((len(rows), entry.classes), np.float32)
-    ordered[:, [places[label] for label in labels]] = targets[:, columns]
-    counts = ordered.sum(axis=1)
+    table = np.zeros((len(rows), entry.classes), np.float32)
+    table[:, [places[label] for label in labels]] = targets[:, columns]
+    counts = table.sum(axis=1)
     if entry.task == "multiclass" and np.any(counts != 1):
         clips = amount(np.sum(counts == 0), "clip")
         raise ValueError(
             f"{folder} has {clips} without a label and {np.sum(counts > 1)} with several among the {len(rows)} to "
             f"evaluate on, and {name} takes one label a clip: leave them out of the manifest."
         )
-    return ordered
+    return table
 
 
-def multiclass(predicted: Table, targets: Table) -> dict[str, float]:
+def multiclass(predictions: Table, targets: Table) -> dict[str, float]:
     """The accuracy of the probabilities, and their mean cross-entropy in nats."""
-    loss = -(targets * np.log(np.maximum(predicted, SMALLEST))).sum(axis=1).mean()
-    return {"accuracy": float(np.mean(predicted.argmax(axis=1) == targets.argmax(axis=1))), "loss": float(loss)}
+    loss = -(targets * np.log(np.maximum(predictions, SMALLEST))).sum(axis=1).mean()
+    return {"accuracy": float(np.mean(predictions.argmax(axis=1) == targets.argmax(axis=1))), "loss": float(loss)}
 
 
-def multilabel(predicted: Table, targets: Table) -> dict[str, float]:
+def multilabel(predictions: Table, targets: Table) -> dict[str, float]:
     """mAP, the mean AUC, its d' (sqrt(2) times the normal quantile of the AUC), and the mean cross-entropy in nats.
 
     mAP and AUC are means over the classes that some clips have and others do not; without such a class they are NaN.
     """
-    yes, no = (np.log(np.maximum(values, SMALLEST)) for values in (predicted, 1 - predicted))
+    yes, no = (np.log(np.maximum(values, SMALLEST)) for values in (predictions, 1 - predictions))
     loss = float(-np.mean(targets * yes + (1 - targets) * no))
-    classes = divided(targets)
+    classes = mark_classes_with_auc(targets)
     if not classes.any():
         return {"mAP": np.nan, "AUC": np.nan, "d_prime": np.nan, "loss": loss}
     from scipy.special import ndtri
     from sklearn.metrics import average_precision_score, roc_auc_score  # takes as long to import as all of `train`
 
-    precision = average_precision_score(targets[:, classes], predicted[:, classes], average="macro")
-    auc = roc_auc_score(targets[:, classes], predicted[:, classes], average="macro")
+    precision = average_precision_score(targets[:, classes], predictions[:, classes], average="macro")
+    auc = roc_auc_score(targets[:, classes], predictions[:, classes], average="macro")
     return {"mAP": float(precision), "AUC": float(auc), "d_prime": float(2**0.5 * ndtri(auc)), "loss": loss}
 
 
-def divided(targets: Table) -> Bool[np.ndarray, " classes"]:
-    """Marks the classes that some clips have and others do not. All other classes have no AUC."""
+def mark_classes_with_auc(targets: Table) -> Bool[np.ndarray, " classes"]:
+    """Marks the classes that some clips have and others do not, because the AUC of other classes is not defined."""
     share = targets.mean(axis=0)
     return (share > 0) & (share < 1)
 
@@ -117,8 +117,8 @@ def contrastive(model: COLA | SimCLR, projections: Float[np.ndarray, "clips 2 wi
     hits = 0
     for start in range(0, len(projections), GROUP):
         group = projections[start : start + GROUP]
-        nearest = np.asarray(model.similarity(group[:, 0], group[:, 1])).argmax(axis=1)
-        hits += int(np.sum(nearest == np.arange(len(group))))
+        partners = np.asarray(model.similarity(group[:, 0], group[:, 1])).argmax(axis=1)
+        hits += int(np.sum(partners == np.arange(len(group))))
     return {"accuracy": hits / len(projections)}
 
 
@@ -128,12 +128,12 @@ class Scorer:
     The probabilities of a clip are the mean over its windows, weighted by their valid samples, as in `zoo.tag`. A
     contrastive model gets two crops of each clip. Each host runs its share of the clips on its own devices of the mesh;
     all devices together take at most `batch` windows at a time. The columns of `targets` are the model's labels. Raises
-    ValueError for clips that do not fit the model, as `matched` does.
+    ValueError for clips that do not fit the model, as `match_targets` does.
     """
 
     def __init__(self, entry: zoo.Entry, dataset: Dataset, rows: Int[np.ndarray, " rows"], mesh: Mesh, batch: int):
         self.entry, self.dataset, self.rows = entry, dataset, rows
-        self.targets = matched(entry, dataset, rows)
+        self.targets = match_targets(entry, dataset, rows)
         self.devices = mesh.local_devices
         self.options = Options(batch=max(1, min(batch // mesh.size, WINDOWS)) * len(self.devices))
 
@@ -152,14 +152,14 @@ class Scorer:
     @property
     def remark(self) -> str:
         """A sentence that lists the labels for which mAP and AUC are undefined, "" if there are none."""
-        counts = divided(self.targets)
-        if self.entry.task != "multilabel" or counts.all():
+        mask = mark_classes_with_auc(self.targets)
+        if self.entry.task != "multilabel" or mask.all():
             return ""
         clips = f"the {amount(len(self.rows), 'clip')} held out"
-        if not counts.any():
+        if not mask.any():
             return f"mAP and AUC are not defined, as each label is on all or on none of {clips}."
-        undefined = [label for label, count in zip(self.entry.labels, counts, strict=True) if not count]
-        return f"mAP and AUC leave out labels that are on all or on none of {clips}: {listing(undefined)}."
+        labels = [label for label, mark in zip(self.entry.labels, mask, strict=True) if not mark]
+        return f"mAP and AUC leave out labels that are on all or on none of {clips}: {listing(labels)}."
 
     def outputs(
         self, model: zoo.Model, state: eqx.nn.State, check: Callable[[], None] = lambda: None
@@ -203,6 +203,7 @@ class Scorer:
         return list(zip(np.repeat(rows, 2).tolist(), starts.ravel().tolist(), ends.ravel().tolist(), strict=True)), 2
 
     def _blocks(self, span: Span) -> Iterator[np.ndarray]:
+        """The wave of a span, in blocks."""
         row, start, end = span
         for place in range(start, end, BLOCK):
             yield self.dataset.read(row, place, min(BLOCK, end - place))
@@ -229,8 +230,8 @@ def _refine(task: str, values: Float32[np.ndarray, "clips views width"]) -> Floa
     rows = values[:, 0].astype(np.float64)
     if task == "multiclass":
         return rows / rows.sum(axis=1, keepdims=True)
-    present, absent = np.split(rows, 2, axis=1)
-    return np.where(present < absent, present, 1 - absent)
+    presence, absence = np.split(rows, 2, axis=1)
+    return np.where(presence < absence, presence, 1 - absence)
 
 
 def _on_devices(tree: Any, devices: Sequence[jax.Device]) -> Any:

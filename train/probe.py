@@ -40,7 +40,8 @@ from .split import folds as folds_of
 Task = Literal["multiclass", "multilabel"]
 Rows = Float32[np.ndarray, "clips width"]
 
-STEPS, TOLERANCE = 500, 1e-4  # of L-BFGS at most, and the largest entry of the gradient at which it stops
+STEPS = 500  # the largest number of steps of L-BFGS
+TOLERANCE = 1e-4  # L-BFGS stops once no entry of the gradient is larger
 
 
 def probe(
@@ -73,7 +74,7 @@ def probe(
     if not 0 < l2 < np.inf:
         raise ValueError(f"l2 is a penalty of more than 0, got {l2}: 1 is the usual one.")
     model_with_head, state, entry = _fresh_head(clip, dataset, task, window, pathlib.Path(out).resolve().name)
-    targets = metrics.matched(entry, dataset, np.arange(len(dataset)))
+    targets = metrics.match_targets(entry, dataset, np.arange(len(dataset)))
     parts = _parts(dataset, column, folds)
     out.mkdir(parents=True, exist_ok=True)
     features = _inputs(model_with_head, _embeddings(clip, dataset, entry.window, out / "embeddings.npz"))
@@ -120,16 +121,16 @@ def embed(clip: zoo.Pretrained, dataset: Dataset, window: float) -> Rows:
 def fit_head(
     features: Rows,
     targets: Float[np.ndarray, "clips classes"],
-    chosen: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
     *,
     task: Task,
     l2: float = 1.0,
 ) -> tuple[Float32[np.ndarray, "classes width"], Float32[np.ndarray, " classes"]]:
-    """Weights and bias of a head that is trained on the clips that `chosen` marks, by default on all of them.
+    """Weights and bias of a head that is trained on the clips that `mask` marks, by default on all of them.
 
     They apply to features that are not standardised.
     """
-    shares = np.ones(len(features), np.float32) if chosen is None else chosen.astype(np.float32)
+    shares = np.ones(len(features), np.float32) if mask is None else mask.astype(np.float32)
     sample = features[shares > 0].astype(np.float64)
     mean, spread = sample.mean(axis=0), sample.std(axis=0)
     spread = np.where(spread > 1e-9, spread, 1.0)
@@ -203,8 +204,8 @@ def _fresh_head(
     """The model with a fresh linear head for the labels of the data, its State and its entry."""
     if not dataset.labels:
         raise ValueError(f"{dataset.folder} has no labels, and a probe learns from labels: prepare it with labels.")
-    thawed = clip.thaw(labels=dataset.labels, task=task, window=window, name=name, key=jax.random.key(0))
-    model: Any = thawed[0]
+    clip_to_train = clip.thaw(labels=dataset.labels, task=task, window=window, name=name, key=jax.random.key(0))
+    model: Any = clip_to_train[0]
     assert isinstance(model, Classifier)
     if not isinstance(model.head, Linear) or model.hidden is not None:
         raise ValueError(
@@ -213,13 +214,13 @@ def _fresh_head(
     projection = clip.model.projection if isinstance(clip.model, Classifier) else None
     if projection is not None:  # keeps the pretrained one
         model = eqx.tree_at(lambda model: model.projection, model, projection)
-    return model, thawed[1], thawed.entry
+    return model, clip_to_train[1], clip_to_train.entry
 
 
 def _inputs(model: Classifier, rows: Rows) -> Rows:
     """The inputs of the head for these embeddings."""
-    bare = eqx.tree_at(lambda model: model.head, eqx.nn.inference_mode(model), _Identity(model.head_inputs))
-    return np.asarray(eqx.filter_jit(lambda model, rows: jax.lax.map(model.logits, rows))(bare, rows))
+    headless_model = eqx.tree_at(lambda model: model.head, eqx.nn.inference_mode(model), _Identity(model.head_inputs))
+    return np.asarray(eqx.filter_jit(lambda model, rows: jax.lax.map(model.logits, rows))(headless_model, rows))
 
 
 class _Identity(eqx.Module):

@@ -27,7 +27,7 @@ import tqdm
 
 from zoo.tools import atomic, locked
 
-from .annotations import annotated
+from .annotations import annotated_recordings
 from .events import Negatives, Recording, place, recordings
 from .manifest import read_manifest
 from .sounds import Sound, encode
@@ -86,7 +86,7 @@ def prepare(
     if annotations is None:
         files = recordings(read_manifest(manifest, delimiter, label_delimiter, unlabelled=unlabelled))
     else:
-        files = annotated(manifest, pathlib.Path(annotations), delimiter, label_delimiter, label_column)
+        files = annotated_recordings(manifest, pathlib.Path(annotations), delimiter, label_delimiter, label_column)
     files = [file for file in files if file.rows or pieces.seconds]
     shards = [files[start : start + shard_size] for start in range(0, len(files), shard_size)]
     names = [f"shard-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]
@@ -109,6 +109,7 @@ def prepare(
 
 
 def _negatives(seconds: float, label: str | None, sample_rate: int) -> Negatives:
+    """The negatives of these options. Raises ValueError for a length that is too short, and for a label without one."""
     if not (seconds == 0 or 1 / sample_rate <= seconds < math.inf):
         raise ValueError(
             f"negatives are of some seconds each, or 0 for none, got {seconds}: give the length of a crop."
@@ -280,8 +281,8 @@ def _record(parts: Sequence[dict[str, Any]], sound: Sound, sample_rate: int) -> 
     train = tensorflow().train
 
     def text(*values):
-        encoded = [value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape") for value in values]
-        return train.Feature(bytes_list=train.BytesList(value=encoded))
+        texts = [value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape") for value in values]
+        return train.Feature(bytes_list=train.BytesList(value=texts))
 
     def integer(value):
         return train.Feature(int64_list=train.Int64List(value=[value]))
@@ -289,7 +290,7 @@ def _record(parts: Sequence[dict[str, Any]], sound: Sound, sample_rate: int) -> 
     def real(*values):
         return train.Feature(float_list=train.FloatList(value=values))
 
-    example = parts[0]  # which has the fields of all
+    example = parts[0]  # all parts have the same fields
     labels, rows = example["labels"], [example]
     if "start" in example:
         labels, rows = zip(*((label, part) for part in parts for label in part["labels"] or [""]), strict=True)

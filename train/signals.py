@@ -17,7 +17,7 @@ import tqdm
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):
+class SignalExit(Exception):
     """A signal ended the run, after a checkpoint was written."""
 
     def __init__(self, number: int, step: int):
@@ -26,25 +26,26 @@ class Stopped(Exception):
         self.code = 128 + number
 
 
-class Interrupted(Exception):
+class Interruption(Exception):
     """A signal arrived during work that need not be finished."""
 
 
 class Signals:
     """A context that listens for signals.
 
-    The first signal asks the run to end. It ends the process at once while there is no `progress` to save, and a second
-    signal always does.
+    The first signal asks the run to end, or ends the process at once while there is no `progress` to save. A second
+    signal always ends the process at once.
     """
 
     def __init__(self):
         self.number = 0
         """The first signal, 0 for none."""
         self.progress = False
-        self.alone = jax.process_count() == 1
+        """Whether the run has done a step that a checkpoint would save."""
+        self.has_one_host = jax.process_count() == 1
 
     def __enter__(self) -> "Signals":
-        self.listens = threading.current_thread() is threading.main_thread()  # the only one that may set handlers
+        self.listens = threading.current_thread() is threading.main_thread()  # other threads may not set handlers
         if self.listens:
             self.reader, self.writer = socket.socketpair()
             self.writer.setblocking(False)
@@ -59,10 +60,11 @@ class Signals:
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self.descriptor)
-            self.writer.close()  # which ends the thread
+            self.writer.close()  # this ends the thread
             self.thread.join()
 
     def _note(self, number: int, _: object) -> None:
+        """Handles a signal in the main thread, where Python may run it late."""
         self.number = self.number or number
 
     def _watch(self) -> None:
@@ -76,16 +78,17 @@ class Signals:
                     count += 1
 
     def _answer(self, number: int, first: bool) -> None:
+        """Says what the signal does, and ends the process if it does that."""
         name = signal.Signals(number).name
-        if first and (self.progress or not self.alone):
+        if first and (self.progress or not self.has_one_host):
             _say(f"{name}: a checkpoint is written after the step under way; a second signal ends the run without it.")
             return
         _say(f"{name}: ended " + ("before the first step." if first else "without a checkpoint of the last steps."))
-        os._exit(128 + number)  # without tidying up, because checkpoints are whole or absent
+        os._exit(128 + number)  # at once, because a checkpoint on disk is whole or absent
 
-    def agreed(self, step: int) -> int:
+    def agree(self, step: int) -> int:
         """The signal that any of the hosts received, 0 for none. Several hosts exchange this at every tenth step."""
-        if self.alone:
+        if self.has_one_host:
             return self.number
         if step % 10:
             return 0
@@ -94,9 +97,9 @@ class Signals:
         return int(multihost_utils.process_allgather(np.int32(self.number)).max())
 
     def check(self) -> None:
-        """Raises `Interrupted` after a signal; never on several hosts, because the others would wait for this one."""
-        if self.number and self.alone:
-            raise Interrupted
+        """Raises `Interruption` after a signal; never on several hosts, because the others would wait for this one."""
+        if self.number and self.has_one_host:
+            raise Interruption
 
 
 def _say(text: str) -> None:

@@ -48,16 +48,16 @@ def encode(path: str, sample_rate: int) -> Sound | str:
         wave = zoo.read(path, sample_rate)
         if not len(wave):
             raise ValueError(f"{path} holds no samples at {sample_rate} Hz.")
-        deeper, over = _deeper(path), int(np.sum(np.abs(wave) > 1))
+        deeper, excess = _is_deeper(path), int(np.sum(np.abs(wave) > 1))
         # int16 files are read as n / 32768: the same factor restores them bit by bit
         samples = np.clip(np.round(wave * 32768), -32768, 32767).astype(np.int16)
-        # In a deeper source each tenth of a second counts, so that a click does not hide a loss in the rest
-        if _loss(wave, samples, max(1, sample_rate // 10), each=deeper) <= SHARE:
-            return Sound(_flac(samples, sample_rate, "PCM_16"), len(wave), None, over, deeper, False)
+        # In a deeper source the worst tenth of a second counts, so that a click does not hide a loss in the rest
+        if _loss(wave, samples, max(1, sample_rate // 10), worst_part=deeper) <= SHARE:
+            return Sound(_flac(samples, sample_rate, "PCM_16"), len(wave), None, excess, deeper, False)
         peak = np.abs(wave).max()
         _, exponent = np.frexp(np.nextafter(peak, np.float32(0)))  # gives n, not n + 1, for a peak of 2**n
         integers = np.clip(np.round(np.ldexp(wave, 23 - exponent)), -(2**23), 2**23 - 1).astype(np.int32)
-        return Sound(_flac(integers << 8, sample_rate, "PCM_24"), len(wave), 2.0 ** int(exponent), 0, False, over > 0)
+        return Sound(_flac(integers << 8, sample_rate, "PCM_24"), len(wave), 2.0 ** int(exponent), 0, False, excess > 0)
     except UNREADABLE as error:
         return str(error)
 
@@ -118,15 +118,16 @@ class _Memory:
 
 
 def _loss(
-    wave: Float32[np.ndarray, " samples"], samples: Int16[np.ndarray, " samples"], size: int, *, each: bool
+    wave: Float32[np.ndarray, " samples"], samples: Int16[np.ndarray, " samples"], size: int, *, worst_part: bool
 ) -> float:
-    """The share of the energy that is lost: with `each` in the worst stretch of `size` samples, else in the whole."""
+    """The share of the wave's energy that its 16-bit samples lose: in the whole, or in the worst part of `size` samples
+    with `worst_part`."""
     energies = np.zeros((-(-len(wave) // size), 2))
     for place in range(len(energies)):
         part = wave[place * size : (place + 1) * size]
         error = part - samples[place * size : (place + 1) * size].astype(np.float32) / 32768
         energies[place] = np.dot(part, part), np.dot(error, error)
-    energy, loss = energies.T if each else energies.sum(axis=0)
+    energy, loss = energies.T if worst_part else energies.sum(axis=0)
     return float(np.max(loss / np.maximum(energy, np.finfo(np.float64).tiny)))
 
 
@@ -136,7 +137,7 @@ def _flac(samples: np.ndarray, sample_rate: int, subtype: str) -> bytes:
     return flac.getvalue()
 
 
-def _deeper(path: str) -> bool:
+def _is_deeper(path: str) -> bool:
     """Whether the file has more than 16 bits a sample."""
     try:
         with open(path, "rb") as file:

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from audax_eqx import lora, tree
 from audax_eqx.layers import BatchNorm
 
-from .data import heard
+from .data import to_float32
 from .numbers import adjusts, split
 from .objectives import DEVICES, Examples
 from .recipe import Optimizer, Recipe
@@ -167,7 +167,7 @@ def make_step(recipe: Recipe, static: Any, mesh: Mesh) -> Callable:
         def part(sums, numbered_batch):
             (state, total, gradients), (index, batch) = sums, numbered_batch
             keys = _example_keys(jax.random.fold_in(key, carry.step), index * size + place)
-            examples = Examples(heard(batch.waves), batch.lengths, batch.targets)
+            examples = Examples(to_float32(batch.waves), batch.lengths, batch.targets)
             value_and_gradient = jax.value_and_grad(loss, has_aux=True)
             (value, state), new = value_and_gradient(carry.parameters, carry.frozen, state, objective, examples, keys)
             return (state, total + value, jax.tree.map(jnp.add, gradients, new)), None

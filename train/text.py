@@ -6,12 +6,12 @@ from zoo.tools import line
 
 
 def amount(number: int, noun: str) -> str:
-    """ "1 file", "2 files"."""
+    """The number with its noun, like "1 file" or "2 files"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def listing(names: Sequence[str], count: int = 10) -> str:
-    """The first `count` names, and the number of the others."""
+    """The first `count` names as one line, and the number of all others."""
     remainder = len(names) - count
     return line(", ".join(map(printable, names[:count])), 1000) + (f" and {remainder} more" if remainder > 0 else "")
 

@@ -1,4 +1,4 @@
-"""Draws the page of `audax-zoo app` as a visitor has it who took the packaged sound. It needs a Chromium.
+"""Draws the page of `audax-zoo app` after a visitor uploaded the packaged sound. It needs a Chromium.
 
 python docs/figures/app.py OUT.png
 """

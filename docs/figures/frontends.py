@@ -1,4 +1,4 @@
-"""Draws what the frontends make of one recording, the learnable ones as they start.
+"""Draws the features of one recording by each frontend; the learnable frontends have their initial parameters.
 
 python docs/figures/frontends.py OUT.png RECORDING
 
@@ -22,14 +22,14 @@ RATE, BINS = 16000, 64
 
 def draw(out: str, path: str) -> None:
     wave = jnp.asarray(zoo.read(path, RATE))
-    shown = (
+    models = (
         frontends.LogMel(RATE, BINS, n_fft=512, hop_length=160),
         frontends.PCEN(RATE, BINS, n_fft=512, hop_length=160),
         frontends.LEAF(RATE, BINS, key=jax.random.key(0)),
         frontends.SincNet(RATE, BINS),
     )
     figure = Figure(figsize=(7.5, 4), layout="constrained")
-    for axis, frontend in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, shown, strict=True):
+    for axis, frontend in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, models, strict=True):
         x = np.asarray(eqx.filter_jit(frontend)(wave))
         low, high = np.percentile(x, (2, 99.8))
         extent = (0, wave.size / RATE, 0, BINS)

@@ -1,4 +1,4 @@
-"""What the scripts in this folder share."""
+"""Writes figures for the scripts in this folder."""
 
 import io
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def save(figure: Figure, out: str) -> None:
-    """As PNG with a palette, a third of the size of one without."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=100)
-    Image.open(drawn).convert("RGB").quantize(128).save(out, optimize=True)
+    """Saves the figure as a PNG with a palette, which is a third of the size of one without."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100)
+    Image.open(png).convert("RGB").quantize(128).save(out, optimize=True)

@@ -22,8 +22,8 @@ RATE = 44100
 if __name__ == "__main__":
     out, *paths = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        sound, drawn = pathlib.Path(folder, "five clips in a row"), pathlib.Path(folder, "drawn.png")
+        sound, plot = pathlib.Path(folder, "five clips in a row"), pathlib.Path(folder, "plot.png")
         soundfile.write(sound, np.concatenate([zoo.read(path, RATE) for path in paths]), RATE, format="WAV")
-        main(["tag", str(sound), "-k", "5", "--plot", str(drawn)])
-        image = Image.open(drawn).convert("RGB")
+        main(["tag", str(sound), "-k", "5", "--plot", str(plot)])
+        image = Image.open(plot).convert("RGB")
         image.resize((1000, image.height * 1000 // image.width)).quantize(256).save(out, optimize=True)
