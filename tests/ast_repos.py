@@ -6,9 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+from hub import digest
 from safetensors.numpy import save_file
 from torch_files import torch_file
 
+import zoo
+from zoo._leaves import named_leaves
 from zoo._rules import Rule, drop
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -57,3 +60,10 @@ def folders(tmp_path_factory):
         for file in ("config.json", "preprocessor_config.json"):
             shutil.copy(root / "torch" / file, root / name / file)
     return root
+
+
+@pytest.fixture(scope="module")
+def torch_digest(folders):
+    """Of the weights in the torch file."""
+    clip = zoo.load(folders / "torch")
+    return digest(named_leaves(clip.model, clip.state))

@@ -21,6 +21,7 @@ from hub_repos import Hub
 from processes import environment
 
 import zoo
+from zoo._leaves import named_leaves
 
 TINY = zoo.Entry(
     name="tiny",

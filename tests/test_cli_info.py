@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import shell
+from processes import ROOT
 from shell import TINY, record, run, save_seeded
-from tiny import ROOT
 
 import zoo
 from zoo.__main__ import main

@@ -10,14 +10,14 @@ import jaxtyping
 import numpy as np
 import pytest
 from test_classifier import KEY, noise
+from tiny import fill_entry
 
 import zoo
 from audax_eqx.frontends import LogMel
 from audax_eqx.layers import Linear
 from audax_eqx.models import COLA, Classifier, SimCLR
 from audax_eqx.networks import ConvNeXt
-from zoo._create import skeleton
-from zoo._leaves import fill, named_leaves
+from zoo._leaves import named_leaves
 
 COLA_BILINEAR = {"type": "COLA", "width": 6}
 COLA_DOT = {"type": "COLA", "width": 6, "similarity": "dot", "temperature": 0.5}
@@ -47,14 +47,11 @@ def entry(description):
 @functools.cache
 def pretrained(kind):
     """With seeded weights, in inference mode."""
-    model, state = skeleton(entry(DESCRIPTIONS[kind]))
-    shapes = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
-    rng = np.random.default_rng(0)
 
-    def value(name):
-        return np.full(shapes[name], 4.0) if name.endswith("running_var") else rng.normal(0.3, 0.5, shapes[name])
+    def draw(generator, name, shape):
+        return np.full(shape, 4.0) if name.endswith("running_var") else generator.normal(0.3, 0.5, shape)
 
-    model, state = fill(model, state, value)
+    model, state = fill_entry(entry(DESCRIPTIONS[kind]), draw)
     return zoo.Pretrained(eqx.nn.inference_mode(model), state, entry(DESCRIPTIONS[kind]))
 
 

@@ -10,7 +10,7 @@ import zoo
 from zoo._leaves import named_leaves
 from zoo.families import ast
 
-folders = ast_repos.folders
+folders, torch_digest = ast_repos.folders, ast_repos.torch_digest
 
 
 PULLS = """
@@ -159,13 +159,6 @@ def pulls(folders, tmp_path_factory):
         online, meeting = read_facts(first), read_facts(second)
         offline = read_facts(run(OFFLINE, folders, home=home, address=address, HF_HUB_OFFLINE="1"))
     return online | {"meeting": meeting["meet"], "offline": offline}
-
-
-@pytest.fixture(scope="module")
-def torch_digest(folders):
-    """Of the weights in the torch file."""
-    clip = zoo.load(folders / "torch")
-    return digest(named_leaves(clip.model, clip.state))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from zoo._models import described
 from zoo._source import source_of
 from zoo.families import ast
 
-folders = ast_repos.folders
+folders, torch_digest = ast_repos.folders, ast_repos.torch_digest
 
 
 def test_a_file_loads_though_what_rules_drop_cannot_be_read(folders, torch_digest, tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ import threading
 import numpy as np
 import pytest
 import tiny
-from processes import run_python
+from processes import ROOT, run_python
 from safetensors.numpy import save_file
-from tiny import ROOT, TINY, contents, seed_model
+from tiny import TINY, contents, seed_model
 
 import zoo
 

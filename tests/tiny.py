@@ -12,7 +12,6 @@ import zoo
 from zoo._create import skeleton
 from zoo._leaves import fill, named_leaves
 
-ROOT = pathlib.Path(__file__).parents[1]
 SAMPLES = 16000
 TINY = zoo.Entry(
     name="tiny",
@@ -32,20 +31,25 @@ TINY = zoo.Entry(
 )
 
 
-def seed_model(entry, seed=0):
-    """The entry's model and state with seeded weights and statistics."""
+def fill_entry(entry, draw, seed=0):
+    """The entry's model and state; the values of an array are draw(generator, its name, its shape)."""
     model, state = skeleton(entry)
     shapes = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
-    rng = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
+    return fill(model, state, lambda name: draw(generator, name, shapes[name]))
 
-    def value(name):
+
+def seed_model(entry, seed=0):
+    """The entry's model and state with seeded weights and statistics."""
+
+    def draw(generator, name, shape):
         if name.endswith("running_var"):
-            return rng.uniform(100.0, 400.0, shapes[name])
+            return generator.uniform(100.0, 400.0, shape)
         if name.endswith("running_mean"):
-            return rng.uniform(-30.0, -10.0, shapes[name])
-        return rng.normal(0.0, 0.3, shapes[name])
+            return generator.uniform(-30.0, -10.0, shape)
+        return generator.normal(0.0, 0.3, shape)
 
-    return fill(model, state, value)
+    return fill_entry(entry, draw, seed)
 
 
 def noise(samples=SAMPLES, seed=0):
