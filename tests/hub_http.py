@@ -18,6 +18,7 @@ from hub_repos import READER, TOKEN, Hub, Repo, etag, git_blob, is_large
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or a body waits 40 ms for the client to acknowledge the headers in front of it
     hub: Hub
 
     def log_message(self, *_):
