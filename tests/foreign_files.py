@@ -58,13 +58,13 @@ def hub(tmp_path_factory):
 def snapshot(hub, repo):
     """The folder of a repo's files in the cache; whether it is new."""
     folder, commit = hub / f"models--{repo.replace('/', '--')}", "5" * 40
-    made = folder / "snapshots" / commit
-    new = not made.is_dir()
+    path = folder / "snapshots" / commit
+    new = not path.is_dir()
     if new:
-        made.mkdir(parents=True)
+        path.mkdir(parents=True)
         (folder / "refs").mkdir()
         (folder / "refs" / "main").write_text(commit)
-    return made, new
+    return path, new
 
 
 def expect_sentence(folder, fault, kind=ValueError):

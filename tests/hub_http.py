@@ -225,12 +225,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not self.writes():
             return None
         store = self.hub.repos[repo]
-        there = store.commits.get(store.find(revision), {})
+        content = store.commits.get(store.find(revision), {})
         files = []
         for each in json.loads(self.body)["files"]:
             name = each["path"]
             mode = {"uploadMode": "lfs" if is_large(name) else "regular", "shouldIgnore": False}
-            oid = {"oid": etag(name, there[name])} if name in there else {}
+            oid = {"oid": etag(name, content[name])} if name in content else {}
             files.append({"path": name} | mode | oid)
         return self.reply({"files": files})
 

@@ -217,8 +217,8 @@ def test_the_folder_lies_beside_the_checkpoint_unless_named(tmp_path):
 def test_converting_again_replaces_the_folder(tmp_path):
     first = zoo.convert(write_checkpoint(tmp_path / "first", tiny_arrays()), tmp_path / "made", labels=("x", "y", "z"))
     other = tiny_arrays(**{"fc/kernel": np.ones((16, 4), np.float32), "fc/bias": np.zeros(4, np.float32)})
-    again = zoo.convert(str(write_checkpoint(tmp_path / "other", other)), str(tmp_path / "made"))
-    assert first == again
-    assert (zoo.info(again).classes, zoo.info(again).labels) == (4, ())
-    np.testing.assert_array_equal(load_file(again / "model.safetensors")["head.weight"], np.ones((4, 16)))
-    assert {path.name for path in again.iterdir()} == FILES
+    second = zoo.convert(str(write_checkpoint(tmp_path / "other", other)), str(tmp_path / "made"))
+    assert first == second
+    assert (zoo.info(second).classes, zoo.info(second).labels) == (4, ())
+    np.testing.assert_array_equal(load_file(second / "model.safetensors")["head.weight"], np.ones((4, 16)))
+    assert {path.name for path in second.iterdir()} == FILES

@@ -130,9 +130,9 @@ def test_other_similarities_are_cosines_over_the_temperature(kind, temperature):
         similarity = model.similarity(array(a), array(b))
         assert similarity.shape == (3, 2) and similarity.dtype == jnp.float32
         np.testing.assert_allclose(similarity, unit(a) @ unit(b).T / temperature, rtol=1e-4, atol=1e-5)
-    own = np.asarray(model.similarity(a, a))
-    np.testing.assert_allclose(np.diag(own), 1 / temperature, rtol=1e-5)
-    np.testing.assert_allclose(own, own.T, atol=1e-5)
+    similarity = np.asarray(model.similarity(a, a))
+    np.testing.assert_allclose(np.diag(similarity), 1 / temperature, rtol=1e-5)
+    np.testing.assert_allclose(similarity, similarity.T, atol=1e-5)
 
 
 @contrastive

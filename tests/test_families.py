@@ -211,8 +211,8 @@ def test_a_panns_file_tells_its_sample_rate_by_its_filterbank(height, sample_rat
 
 
 def test_a_panns_of_other_classes_is_nobodys_and_one_with_scores_over_time_is_refused():
-    own = panns(lambda key, shape: tuple(10 if size == 527 else size for size in shape))
-    entry = recognise(own).entry
+    shapes = panns(lambda key, shape: tuple(10 if size == 527 else size for size in shape))
+    entry = recognise(shapes).entry
     assert (entry.classes, entry.task, entry.license, entry.checkpoint) == (10, "multiclass", None, None)
     assert recognise(panns()).entry.license == "CC-BY-4.0"
     with pytest.raises(ValueError, match="is a PANNs of the kind DecisionLevel by its name"):

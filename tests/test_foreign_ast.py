@@ -129,13 +129,15 @@ def test_a_config_of_ast_says_it_all(tmp_path):
 
 
 def test_what_a_config_of_ast_leaves_out_is_transformers_default(tmp_path):
-    bare = {"model_type": "audio-spectrogram-transformer", "id2label": {str(index): "x" for index in range(527)}}
-    entry, published = zoo.info(describe(tmp_path / "bare", bare, {})), zoo.info("ast_audioset")
-    clip_shapes, known = (eqx.filter_eval_shape(zoo.create, each, key=jax.random.key(0)) for each in (entry, published))
-    assert {name: leaf.shape for name, leaf in named_leaves(*clip_shapes).items()} == {
-        name: leaf.shape for name, leaf in named_leaves(*known).items()
+    config = {"model_type": "audio-spectrogram-transformer", "id2label": {str(index): "x" for index in range(527)}}
+    entry, published = zoo.info(describe(tmp_path / "bare", config, {})), zoo.info("ast_audioset")
+    ours, theirs = (
+        eqx.filter_eval_shape(zoo.create, each, key=jax.random.key(0)) for each in (entry, published)
+    )
+    assert {name: leaf.shape for name, leaf in named_leaves(*ours).items()} == {
+        name: leaf.shape for name, leaf in named_leaves(*theirs).items()
     }
-    assert clip_shapes[0].frontend == known[0].frontend
+    assert ours[0].frontend == theirs[0].frontend
     assert (entry.task, entry.window, entry.model) == ("multilabel", 10.24, published.model)
 
 

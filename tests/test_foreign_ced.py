@@ -88,16 +88,16 @@ def test_a_config_of_ced_says_it_all(tmp_path):
 
 
 def test_what_a_config_of_ced_leaves_out_is_its_publishers_default(tmp_path):
-    bare = zoo.info(describe(tmp_path / "bare", {"model_type": "ced"}, {}))
+    default = zoo.info(describe(tmp_path / "bare", {"model_type": "ced"}, {}))
     for size in ("tiny", "base"):
         entry = zoo.info(describe(tmp_path / size, {"model_type": "ced", "name": f"ced-{size}"}, {}))
         published = zoo.info(f"ced_{size}_audioset")
-        ours, known = (eqx.filter_eval_shape(zoo.create, each, key=jax.random.key(0)) for each in (entry, published))
+        ours, theirs = (eqx.filter_eval_shape(zoo.create, each, key=jax.random.key(0)) for each in (entry, published))
         assert {name: leaf.shape for name, leaf in named_leaves(*ours).items()} == {
-            name: leaf.shape for name, leaf in named_leaves(*known).items()
+            name: leaf.shape for name, leaf in named_leaves(*theirs).items()
         }
         assert (entry.classes, entry.task, entry.labels) == (527, "multilabel", ())
-    assert bare.network == entry.network
+    assert default.network == entry.network
 
 
 @pytest.mark.parametrize("labels", [None, {str(index): "AudioSet's" for index in range(527)}])

@@ -96,15 +96,15 @@ def test_imagenet_weights_are_a_start_for_training(timm):
     def step(parameters, state):
         def loss(parameters):
             run = jax.vmap(eqx.combine(parameters, static), (0, None), (0, None), axis_name="batch")
-            logits, moved = run(waves, state)
-            return -jnp.mean(jax.nn.log_softmax(logits)[:, 1]), moved
+            logits, new_state = run(waves, state)
+            return -jnp.mean(jax.nn.log_softmax(logits)[:, 1]), new_state
 
-        (value, moved), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
-        return value, moved, gradients
+        (value, new_state), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
+        return value, new_state, gradients
 
-    value, moved, gradients = step(parameters, state)
+    value, new_state, gradients = step(parameters, state)
     assert np.isfinite(value) and 0 < float(value) < 20
-    slopes = {name: np.asarray(leaf) for name, leaf in named_leaves(gradients, moved).items()}
+    slopes = {name: np.asarray(leaf) for name, leaf in named_leaves(gradients, new_state).items()}
     assert all(np.isfinite(leaf).all() for leaf in slopes.values())
     assert all(np.abs(slopes[name]).max() > 0 for name in ("network.stem.weight", "head.weight", "head.bias"))
     before = named_leaves(model, state)

@@ -56,8 +56,8 @@ config = (pathlib.Path(folder) / "config.json").read_text().replace('"tiny"', '"
 hub("put", "me/stuck", None, files={"config.json": config})
 with warnings.catch_warnings(record=True) as messages:
     warnings.simplefilter("always")
-    stuck = zoo.load("me/stuck")
-facts["stuck"] = stuck.entry.name, digest(stuck), [str(each.message) for each in messages]
+    clip = zoo.load("me/stuck")
+facts["stuck"] = clip.entry.name, digest(clip), [str(each.message) for each in messages]
 
 put("me/labels")
 facts["labels"] = [(download_once("me/labels", "config.json").name, list_requests()) for _ in range(2)]

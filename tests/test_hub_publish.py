@@ -51,10 +51,10 @@ facts["reader"] = fault(zoo.publish, "me/tiny", clip.model, clip.state, entry)
 os.environ["HF_TOKEN"] = token
 
 list_requests()
-loaded = zoo.load("me/tiny", verify=True)
-facts["loaded"] = digest(loaded), loaded.entry.license, hub("requests")
+other = zoo.load("me/tiny", verify=True)
+facts["loaded"] = digest(other), other.entry.license, hub("requests")
 import jax
-model = loaded.thaw(classes=2, key=jax.random.key(0))
+model = other.thaw(classes=2, key=jax.random.key(0))
 zoo.save(home.parent / "tuned", *model, model.entry)
 facts["tuned"] = model.entry.base, [(home.parent / "tuned" / file).read_text() for file in ("README.md", "config.json")]
 zoo.load("me/tiny")
@@ -190,14 +190,14 @@ def test_where_the_hub_does_not_answer_its_client_does_not_insist(tmp_path):
 
 
 def test_every_load_asks_for_the_config_and_then_for_one_commit(online):
-    first, again = online["loaded"][2], online["loaded again"]
+    first, second = online["loaded"][2], online["loaded again"]
     assert {each["Authorization"] for each in first} == {f"Bearer {stand_in.TOKEN}"}
     assert all("audax-eqx/" in each["User-Agent"] for each in first)
     commit = online["url"][-40:]
     contents = [each["path"] for each in first if each["method"] == "GET"]
     assert contents[0].startswith("/me/tiny/resolve/") and contents[0].endswith("/config.json")
     assert contents[1:] == [f"/me/tiny/resolve/{commit}/{file}" for file in ("model.safetensors", "golden.safetensors")]
-    assert again == [["HEAD", "/me/tiny/resolve/main/config.json"]]
+    assert second == [["HEAD", "/me/tiny/resolve/main/config.json"]]
 
 
 def test_what_the_hub_does_not_have_is_told_in_one_sentence(online):

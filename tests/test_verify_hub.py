@@ -39,8 +39,8 @@ from zoo import families
 from zoo.__main__ import main
 def entry(name, stated="MIT", **options):
     checkpoint = {"repo": f"pub/{name}", "table": "timm_resnet", "label_file": "l.csv", "label_repo": "pub/labels"}
-    own = dataclasses.replace(zoo.info(folder), name=name, labels=(), license=stated)
-    return dataclasses.replace(own, checkpoint=zoo.Checkpoint(**checkpoint | options))
+    model = dataclasses.replace(zoo.info(folder), name=name, labels=(), license=stated)
+    return dataclasses.replace(model, checkpoint=zoo.Checkpoint(**checkpoint | options))
 entries = {name: entry(name) for name in (
     "right", "key", "shape", "many", "junk", "license", "silent", "gone", "heard", "deaf", "off"
 )}

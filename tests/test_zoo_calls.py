@@ -75,8 +75,8 @@ def test_top_of_no_labels_raises(clip, k):
 
 
 def test_classes_without_labels_are_numbered(clip):
-    bare = dataclasses.replace(clip, entry=dataclasses.replace(TINY, labels=()))
-    assert bare.labels == ("class 0", "class 1", "class 2")
+    unnamed = dataclasses.replace(clip, entry=dataclasses.replace(TINY, labels=()))
+    assert unnamed.labels == ("class 0", "class 1", "class 2")
 
 
 def test_frame_times_are_the_centres_of_32_hops(clip):
@@ -91,8 +91,8 @@ def test_a_click_moves_the_frame_whose_time_is_nearest(clip):
         loud = quiet.copy()
         centre = round(seconds * 16000)
         loud[centre - 400 : centre + 400] += noise(800, seed=1)
-        moved = np.abs(clip.frames(loud) - clip.frames(quiet)).sum(axis=1)
-        assert np.argmax(moved) == index
+        change = np.abs(clip.frames(loud) - clip.frames(quiet)).sum(axis=1)
+        assert np.argmax(change) == index
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])

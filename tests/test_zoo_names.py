@@ -55,8 +55,8 @@ def test_every_model_tells_where_it_comes_from_and_is_built_without_a_network(na
     assert all(each["source"] and each["value"] > 0 for each in entry.metrics)
     imagenet = {each["dataset"] for each in entry.metrics} == {"ImageNet-1k"}  # whose classes name no sounds
     checkpoint = entry.checkpoint
-    known = checkpoint and checkpoint.label_file in (*LABEL_FILES, checkpoint.file)
-    assert entry.labels or not entry.classifies or imagenet or known
+    in_file = checkpoint and checkpoint.label_file in (*LABEL_FILES, checkpoint.file)
+    assert entry.labels or not entry.classifies or imagenet or in_file
     model, state = skeleton(entry)
     shapes = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in named_leaves(model, state).values())
