@@ -131,9 +131,7 @@ def test_a_config_of_ast_says_it_all(tmp_path):
 def test_what_a_config_of_ast_leaves_out_is_transformers_default(tmp_path):
     config = {"model_type": "audio-spectrogram-transformer", "id2label": {str(index): "x" for index in range(527)}}
     entry, published = zoo.info(describe(tmp_path / "bare", config, {})), zoo.info("ast_audioset")
-    ours, theirs = (
-        eqx.filter_eval_shape(zoo.create, each, key=jax.random.key(0)) for each in (entry, published)
-    )
+    ours, theirs = (eqx.filter_eval_shape(zoo.create, each, key=jax.random.key(0)) for each in (entry, published))
     assert {name: leaf.shape for name, leaf in named_leaves(*ours).items()} == {
         name: leaf.shape for name, leaf in named_leaves(*theirs).items()
     }
