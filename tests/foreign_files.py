@@ -55,18 +55,6 @@ def hub(tmp_path_factory):
         yield home
 
 
-def snapshot(hub, repo):
-    """The folder of a repo's files in the cache; whether it is new."""
-    folder, commit = hub / f"models--{repo.replace('/', '--')}", "5" * 40
-    path = folder / "snapshots" / commit
-    new = not path.is_dir()
-    if new:
-        path.mkdir(parents=True)
-        (folder / "refs").mkdir()
-        (folder / "refs" / "main").write_text(commit)
-    return path, new
-
-
 def expect_sentence(folder, fault, kind=ValueError):
     with pytest.raises(kind, match=fault) as raised:
         zoo.load(folder)

@@ -10,6 +10,7 @@ import huggingface_hub.constants
 import jax
 import numpy as np
 import pytest
+from hub_cache import make_snapshot
 from safetensors.numpy import save_file
 from test_convert import ENTRIES, OTHERS, source_shapes
 
@@ -117,15 +118,11 @@ def test_a_family_in_one_new_file_is_listed_loaded_converted_and_verified(toy, t
     assert verify(str(copy)).checked == ["arrays", "golden output"]
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    repo = tmp_path / "hub" / "models--toy--published"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("1" * 40)
-    (repo / "snapshots" / ("1" * 40)).mkdir(parents=True)
+    parts = make_snapshot(tmp_path / "hub", "toy/published")
     for stem in ("body", "top"):  # two files
         part = {key.removeprefix(f"{stem}."): array for key, array in toy.items() if key.startswith(stem)}
-        save_file(part, repo / "snapshots" / ("1" * 40) / f"{stem}.safetensors")
+        save_file(part, parts / f"{stem}.safetensors")
     is_the_toy(zoo.load("toy_published"), toy)
-    parts = repo / "snapshots" / ("1" * 40)
     is_the_toy(zoo.load(zoo.convert(parts / "body.safetensors", tmp_path / "both")), toy)
 
     config = {"model_type": "unheard-of"}

@@ -6,6 +6,7 @@ import huggingface_hub.constants
 import jax
 import numpy as np
 import pytest
+from hub_cache import make_snapshot
 from safetensors.numpy import load_file, save_file
 
 import zoo
@@ -166,11 +167,8 @@ def test_audiosets_labels_come_from_the_hubs_cache_or_are_missed_with_a_warning(
     with pytest.warns(UserWarning, match=r"made is written without labels .* or give labels=\[\.\.\.\]\.$"):
         folder = convert(tmp_path, file, window=0.4)
     assert zoo.info(folder).labels == ()
-    repo = tmp_path / "hub" / "models--topel--ConvNeXt-Tiny-AT"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text("1" * 40)
-    (repo / "snapshots" / ("1" * 40)).mkdir(parents=True)
-    (repo / "snapshots" / ("1" * 40) / "class_labels_indices.csv").write_text(LABELS)
+    snapshot = make_snapshot(tmp_path / "hub", "topel/ConvNeXt-Tiny-AT")
+    (snapshot / "class_labels_indices.csv").write_text(LABELS)
     entry = zoo.info(convert(tmp_path, file, window=0.4))
     assert entry.labels == tuple(f"Sound {index}" for index in range(527))
     assert (entry.task, entry.license, entry.metrics) == ("multilabel", "BSD-3-Clause", ())

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from foreign_files import AST, EXTRACTOR, GOLDEN, add_weights, describe, expect_sentence, snapshot
+from foreign_files import AST, EXTRACTOR, GOLDEN, add_weights, describe, expect_sentence
+from hub_cache import make_snapshot
 from safetensors.numpy import load_file, save_file
 from tiny import difference
 
@@ -60,7 +61,7 @@ def test_an_ast_folder_gives_what_transformers_gives(shared, tmp_path):
 @pytest.mark.parametrize("name", ["ast_audioset", "nobody/finetuned-ast"])
 def test_an_ast_repo_describes_itself(shared, hub, name):
     repo = "MIT/ast-finetuned-audioset-10-10-0.4593" if name == "ast_audioset" else name
-    folder = snapshot(hub, repo)[0]
+    folder = make_snapshot(hub, repo)
     for path in (shared / "oracles" / "ast").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     clip = zoo.load(name)

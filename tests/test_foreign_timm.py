@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from foreign_files import GOLDEN, add_weights, checkpoints, describe, expect_sentence, snapshot
+from foreign_files import GOLDEN, add_weights, checkpoints, describe, expect_sentence
+from hub_cache import make_snapshot
 from safetensors.numpy import save_file
 from tiny import difference
 
@@ -61,7 +62,7 @@ def timm(hub):
 
     @functools.cache
     def load(name):
-        save_file(seeded(name), snapshot(hub, name)[0] / "model.safetensors")
+        save_file(seeded(name), make_snapshot(hub, name) / "model.safetensors")
         seeded.cache_clear()
         return zoo.load(name)
 
@@ -116,7 +117,7 @@ def test_imagenet_weights_are_a_start_for_training(timm):
 def test_an_image_repo_describes_itself(hub):
     arrays = seeded("timm/resnet18.a1_in1k")
     arrays = arrays | {"fc.weight": arrays["fc.weight"][:10], "fc.bias": arrays["fc.bias"][:10]}
-    folder = snapshot(hub, "timm/other")[0]
+    folder = make_snapshot(hub, "timm/other")
     config = {"architecture": "resnet18", "num_classes": 10, "num_features": 512, "pretrained_cfg": {"tag": "a"}}
     (folder / "config.json").write_text(json.dumps(config))
     save_file(arrays, folder / "model.safetensors")

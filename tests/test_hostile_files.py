@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hostile import TINY, expect_refusal, rewrite
+from hub_cache import make_snapshot
 from safetensors.numpy import load_file, save_file
 
 import zoo
@@ -136,11 +137,7 @@ def published(monkeypatch, tmp_path):
         checkpoint = zoo.Checkpoint(repo="owner/foreign", table="topel_convnext", **fields)
         entry = dataclasses.replace(TINY, labels=(), checkpoint=checkpoint)
         monkeypatch.setattr(families, "entries", lambda: {entry.name: entry})
-        repo = tmp_path / "hub" / "models--owner--foreign"
-        (repo / "refs").mkdir(parents=True)
-        (repo / "refs" / "main").write_text("1" * 40)
-        (repo / "snapshots" / ("1" * 40)).mkdir(parents=True)
-        return repo / "snapshots" / ("1" * 40) / "labels.csv"
+        return make_snapshot(tmp_path / "hub", "owner/foreign") / "labels.csv"
 
     return publish
 

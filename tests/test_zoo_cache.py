@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import pytest
 import tiny
+from hub_cache import make_snapshot
 from processes import ROOT, run_python
 from safetensors.numpy import save_file
 from tiny import TINY, contents, seed_model
@@ -21,11 +22,7 @@ SHARED = ROOT.parent / "shared"
 
 def fill_cache(home, repo, revision, sha, files):
     """Lays files into a Hub cache below `home`, as the Hub's client does."""
-    repo_folder = home / "hub" / f"models--{repo.replace('/', '--')}"
-    snapshot = repo_folder / "snapshots" / sha
-    snapshot.mkdir(parents=True)
-    (repo_folder / "refs").mkdir(exist_ok=True)
-    (repo_folder / "refs" / revision).write_text(sha)
+    snapshot = make_snapshot(home / "hub", repo, sha, revision)
     for name, content in files.items():
         (snapshot / name).write_bytes(content)
     return snapshot
