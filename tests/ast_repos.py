@@ -1,4 +1,4 @@
-"""Repos of an AST without blocks: a torch file, safetensors, safetensors in parts, and with a decoder that nothing needs."""
+"""Repos of an AST without blocks: with a torch file, with safetensors, in parts, and with a decoder of no use."""
 
 import json
 import pathlib
