@@ -136,9 +136,9 @@ def test_no_two_families_share_a_name():
 
 def test_every_table_has_a_published_model_or_reads_files_alone():
     tables = {table for family in families.having("RULES") for table in family.RULES}
-    files = {table for table in tables if table.endswith("_authors")}  # tests/test_families.py
+    files = {table for table in tables if table.endswith("_authors")}  # tests/test_families_convert.py
     speech = {table for table in tables if table.startswith(SPEECH)}
-    assert tables == set(TABLES) | files | speech | {"audax"}  # tests/test_audax.py
+    assert tables == set(TABLES) | files | speech | {"audax"}  # tests/test_audax_layouts.py
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -67,7 +67,7 @@ def cached(shared, tmp_path, monkeypatch):
 
 @eqx.filter_jit
 def stages(clip, wave):
-    """Embedding and probabilities, by one run of the network; tests/test_zoo.py holds that `clip(wave)` is no other."""
+    """Embedding and probabilities, by one run of the network; by tests/test_zoo_calls.py `clip(wave)` is no other."""
     embedding = clip.embed(wave)
     return embedding, jax.nn.sigmoid(clip.model.head(embedding))
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from test_torch import torch_file
+from torch_files import torch_file
 
 import zoo
 from audax_eqx.models import Classifier

@@ -1,34 +1,20 @@
-"""`audax-zoo verify`: by the real client against a stand-in for the Hub (tests/hub.py), and what a nightly job runs."""
+"""`audax-zoo verify` by the real client against a stand-in for the Hub (tests/hub.py)."""
 
 import json
-import pathlib
 import re
 
 import hub as stand_in
-import jax
 import numpy as np
 import pytest
+import reports
 import soundfile
-import yaml
+from hub import read_facts, run
+from reports import WIDTH, table
 from safetensors.numpy import load_file, save_file
-from test_hub import run, told
 
-import zoo
-from zoo.__main__ import main
-from zoo._source import packaged
+folder = reports.folder
 
-ROOT = pathlib.Path(__file__).parents[1]
-WIDTH = 64  # large enough for weights of more than 100 kB
-OWN = zoo.Entry(
-    name="own",
-    frontend={"type": "LogMel", "sample_rate": 8000, "bins": 16, "n_fft": 256, "hop_length": 80},
-    network={"type": "ResNet", "depths": (1,), "widths": (WIDTH,)},
-    classes=3,
-    task="multilabel",
-    window=0.5,
-    labels=("a", "b", "c"),
-    license="BSD-3-Clause",
-)
+
 SHAPES = {  # as timm names them
     "conv1.weight": (WIDTH, 3, 7, 7),
     "layer1.0.conv1.weight": (WIDTH, WIDTH, 3, 3),
@@ -53,8 +39,8 @@ from zoo import families
 from zoo.__main__ import main
 def entry(name, stated="MIT", **options):
     checkpoint = {"repo": f"pub/{name}", "table": "timm_resnet", "label_file": "l.csv", "label_repo": "pub/labels"}
-    own = dataclasses.replace(zoo.info(folder), name=name, labels=(), license=stated)
-    return dataclasses.replace(own, checkpoint=zoo.Checkpoint(**checkpoint | options))
+    model = dataclasses.replace(zoo.info(folder), name=name, labels=(), license=stated)
+    return dataclasses.replace(model, checkpoint=zoo.Checkpoint(**checkpoint | options))
 entries = {name: entry(name) for name in (
     "right", "key", "shape", "many", "junk", "license", "silent", "gone", "heard", "deaf", "off"
 )}
@@ -114,25 +100,18 @@ def ast(folder):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("models") / "own"
-    zoo.save(made, *zoo.create(OWN, key=jax.random.key(0)), OWN)
-    return made
-
-
-@pytest.fixture(scope="module")
 def server(folder, tmp_path_factory):
     """A Hub with repos that are as the entries say, and others that are not."""
     root = tmp_path_factory.mktemp("repos")
     arrays = seeded()
-    changed = {
+    variants = {
         "right": arrays,
         "key": {key: array for key, array in arrays.items() if key != "layer1.0.bn2.bias"},
         "shape": arrays | {"fc.weight": np.zeros((4, WIDTH), np.float32)},
         "many": arrays | {f"surplus.{index:04}.weight": np.zeros(1, np.float32) for index in range(2000)},
     }
     with stand_in.serve() as (hub, address):
-        for name, content in changed.items():
+        for name, content in variants.items():
             hub.put(f"pub/{name}", weights(root / name, content))
         for name in ("mirror", "nameless", "miscounted", "heard", "deaf", "off"):
             hub.put(f"pub/{name}", root / "right")
@@ -158,12 +137,12 @@ def server(folder, tmp_path_factory):
 
 
 SCRIPT = """
-told["right"] = command("right", "me/own", "mirror", "silent", "described", "me/ast")
-told["cached"] = sorted(path.name for path in home.rglob("snapshots/*/*"))
+facts["right"] = command("right", "me/own", "mirror", "silent", "described", "me/ast")
+facts["cached"] = sorted(path.name for path in home.rglob("snapshots/*/*"))
 hub("redirect", True)
-told["elsewhere"] = command("right")
+facts["elsewhere"] = command("right")
 hub("redirect", False)
-told["faults"] = command(
+facts["faults"] = command(
     "key", "shape", "many", "junk", "license", "nameless", "miscounted", "grown", "gone", "me/gone", "right"
 )
 
@@ -171,36 +150,27 @@ from zoo._entry import Acceptance
 place = {"repo": "datasets/pub/sounds", "file": "noise.wav"}
 logits = np.asarray(zoo.load("heard")(zoo.read(zoo._hub.download(*place.values()), 8000)), np.float64)
 threshold = 0.5 / (1 + np.exp(-logits.max())) + 0.5 / (1 + np.exp(-logits.min()))
-heard = tuple(np.flatnonzero(1 / (1 + np.exp(-logits)) > threshold).tolist())
-right = {"logits": tuple(np.round(logits[:2], 4).tolist()), "classes": heard, "threshold": threshold}
+sounds = tuple(np.flatnonzero(1 / (1 + np.exp(-logits)) > threshold).tolist())
+right = {"logits": tuple(np.round(logits[:2], 4).tolist()), "classes": sounds, "threshold": threshold}
 outputs = {
     "heard": Acceptance(**place, **right),
     "off": Acceptance(**place, **right | {"logits": tuple((1.01 * logits[:2]).tolist())}),
-    "deaf": Acceptance(**place, **right | {"classes": tuple(sorted({0, 1, 2} - set(heard)))}),
+    "deaf": Acceptance(**place, **right | {"classes": tuple(sorted({0, 1, 2} - set(sounds)))}),
 }
 families.acceptance = outputs.get
-told["heard"] = heard
-told["full"] = command("--full", "me/own", "heard", "right")
-told["full faults"] = command("--full", "me/wrong", "off", "deaf")
+facts["heard"] = sounds
+facts["full"] = command("--full", "me/own", "heard", "right")
+facts["full faults"] = command("--full", "me/wrong", "off", "deaf")
 
 hub("remove", "pub/labels")
-told["labels gone"] = command("right")
+facts["labels gone"] = command("right")
 """
 
 
 @pytest.fixture(scope="module")
 def online(server, folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    return told(run(PRELUDE + SCRIPT, folder, home=home, address=server[1]))
-
-
-def table(out):
-    """The cells of each row, by the name in its first."""
-    head, *rows = out.splitlines()
-    assert head.split() == ["name", "repo", "checked", "result"]
-    starts = [head.index(name) for name in head.split()]
-    cells = [[row[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)] for row in rows]
-    return {name: rest for name, *rest in cells}
+    return read_facts(run(PRELUDE + SCRIPT, folder, home=home, address=server[1]))
 
 
 def test_models_that_are_as_the_zoo_says_exit_0(online):
@@ -228,8 +198,8 @@ def test_of_the_weights_only_the_first_100_kb_are_asked_for(online, server):
 
 
 def test_a_foreign_checkpoint_that_is_not_loaded_is_not_counted_as_a_download(online):
-    asked = [each["path"] for each in online["right"][3] if each["path"].endswith("config.json")]
-    assert asked and all(path.startswith("/me/") for path in asked)
+    paths = [each["path"] for each in online["right"][3] if each["path"].endswith("config.json")]
+    assert paths and all(path.startswith("/me/") for path in paths)
 
 
 def test_weights_may_lie_on_another_host(online):
@@ -313,72 +283,3 @@ def test_full_finds_other_outputs(online):
     assert re.search(r"off gives the logits .* for noise.wav of datasets/pub/sounds, and its authors", rows["off"][2])
     assert re.search(r"deaf hears the classes .* in noise.wav of datasets/pub/sounds, and its authors", rows["deaf"][2])
     assert {row[1] for row in rows.values()} == {"repo, labels, arrays, licence"}
-
-
-# Without the Hub
-
-
-def test_an_unreachable_hub_is_a_sentence_a_row(folder, tmp_path):
-    script = """
-from zoo.__main__ import main
-import contextlib, io
-with contextlib.redirect_stdout(io.StringIO()) as out:
-    told["code"] = main(["verify"])
-told["out"] = out.getvalue()
-"""
-    found = told(run(script, folder, home=tmp_path, address="http://127.0.0.1:9"))
-    rows = table(found["out"])
-    assert found["code"] == 1
-    assert list(rows) == zoo.list_models()
-    for name, (repo, checked, result) in rows.items():
-        if name in packaged():
-            assert (repo, checked, result) == ("in the package", "arrays, golden output", "ok")
-        else:
-            assert checked == "-" and result.startswith(f"{repo} cannot be reached on the Hub (")
-            assert result.endswith("try again.")
-
-
-def test_offline_is_a_sentence_too(capsys):
-    assert main(["verify", "convnext_audioset"]) == 1
-    row = table(capsys.readouterr().out)["convnext_audioset"]
-    assert row == ["topel/ConvNeXt-Tiny-AT", "-", row[2]] and "HF_HUB_OFFLINE" in row[2]
-
-
-def test_packaged_models_and_folders_are_verified_here(folder, tmp_path, capsys):
-    name = packaged()[0]
-    assert main(["verify", name, str(folder)]) == 0
-    assert table(capsys.readouterr().out) == {
-        name: ["in the package", "arrays, golden output", "ok"],
-        str(folder): ["a folder", "arrays, golden output", "ok"],
-    }
-    for path in folder.iterdir():
-        if path.name != "golden.safetensors":
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert main(["verify", str(tmp_path)]) == 0
-    assert table(capsys.readouterr().out)[str(tmp_path)][1:] == ["arrays", "ok, it has no golden.safetensors"]
-    arrays = load_file(tmp_path / "model.safetensors")
-    del arrays["head.bias"]
-    save_file(arrays, tmp_path / "model.safetensors")
-    assert main(["verify", str(tmp_path), name]) == 1
-    rows = table(capsys.readouterr().out)
-    assert "head.bias is missing" in rows[str(tmp_path)][2] and rows[name][2] == "ok"
-
-
-@pytest.mark.parametrize(
-    "name, part", [("convnext_audiosets", "did you mean 'convnext_audioset'"), ("/none/there", "is not a folder")]
-)
-def test_a_name_of_nothing_exits_2_before_anything_is_checked(capsys, name, part):
-    assert main(["verify", packaged()[0], name]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == "" and part in captured.err
-
-
-def test_the_nightly_job_runs_it():
-    job = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
-    when, steps = job[True], job["jobs"]["verify"]["steps"]  # YAML reads `on` as true
-    assert "workflow_dispatch" in when
-    (command,) = [step["run"] for step in steps if "audax-zoo" in step.get("run", "")]
-    expression = re.fullmatch(r"audax-zoo verify \$\{\{ \((.*)\) && '(--\w+)' \|\| '' \}\}", command)
-    weekly = when["schedule"][1]["cron"]
-    assert expression[1] == f"inputs.full || github.event.schedule == '{weekly}'"
-    assert main(["verify", packaged()[0], expression[2]]) == 0

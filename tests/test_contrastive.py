@@ -1,4 +1,4 @@
-"""Models: the parts agree with the whole, and they learn."""
+"""Contrastive models: embeddings, projections and similarities, and the classifiers that are made of them."""
 
 import dataclasses
 import functools
@@ -9,132 +9,15 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from test_classifier import KEY, noise
+from tiny import fill_entry
 
 import zoo
 from audax_eqx.frontends import LogMel
 from audax_eqx.layers import Linear
 from audax_eqx.models import COLA, Classifier, SimCLR
 from audax_eqx.networks import ConvNeXt
-from zoo._create import skeleton
-from zoo._leaves import fill, named_leaves
-
-KEY = jax.random.key(0)
-
-
-def build(key, dropout=0.0, **options):
-    frontend = LogMel(8000, bins=16, n_fft=256, hop_length=128, log="natural", floor=1e-5)
-    network = ConvNeXt((0, 1), (4, 8), input_norm=16, layer_scale=0.5, key=key, **options)
-    return Classifier(frontend, network, 3, dropout=dropout, key=key)
-
-
-def classifier(**options):
-    return eqx.nn.make_with_state(build)(KEY, **options)
-
-
-def noise(*shape):
-    return jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32))
-
-
-def test_embed_classify_and_call_agree():
-    model, state = classifier(dropout=0.5)
-    model, wave = eqx.nn.inference_mode(model), noise(4000)
-    x = model.frontend(wave)
-
-    @eqx.filter_jit
-    def outputs(model):
-        return (
-            model.embed(wave, state)[0],
-            model.network(x, state)[0],
-            model(wave, state)[0],
-            model.classify(x, state)[0],
-        )
-
-    embedding, network_embedding, logits, classified = outputs(model)
-    assert embedding.shape == (8,) and logits.shape == (3,) and model.classes == 3
-    np.testing.assert_allclose(embedding, network_embedding, rtol=1e-5)
-    np.testing.assert_allclose(logits, classified, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(logits, model.head.weight @ embedding + model.head.bias, rtol=1e-4, atol=1e-6)
-
-
-def test_the_head_fits_the_network():
-    model, _ = classifier()
-    assert model.head.weight.shape == (3, model.network.width) and model.head.bias.shape == (3,)
-
-
-def test_dropout_trains_with_a_key_only():
-    model, state = eqx.nn.make_with_state(build)(KEY, dropout=0.5)
-    run = eqx.filter_jit(eqx.filter_vmap(model, in_axes=(0, None), out_axes=(0, None), axis_name="batch"))
-    with pytest.raises(RuntimeError, match="Dropout requires a key"):
-        run(noise(2, 2000), state)
-
-
-def test_dropout_draws_anew_for_each_key_in_training_only():
-    model, state = classifier(dropout=0.5)
-    model = eqx.tree_at(lambda m: m.network.input_norm, model, None)
-    wave, keys = noise(2000), jax.random.split(KEY, 8)
-    for current, draws in ((model, 8), (eqx.nn.inference_mode(model), 1)):
-        logits = eqx.filter_jit(jax.vmap(lambda key, m=current: m(wave, state, key=key)[0]))(keys)
-        assert len(np.unique(logits, axis=0)) == draws
-
-
-def test_a_wrong_shape_is_named():
-    model, state = classifier()
-    with pytest.raises(jaxtyping.TypeCheckError, match=r"f32\[2,4000\][\s\S]*'samples'"):
-        model(noise(2, 4000), state)
-
-
-def test_training_lowers_the_loss_and_moves_the_statistics():
-    model, state = classifier(dropout=0.1, drop_path=0.1)
-    generator = np.random.default_rng(0)
-    classes = np.arange(12) % 3
-    phase = generator.uniform(0, 2 * np.pi, 12)[:, None] + np.arange(2000)[None] * 2 * np.pi / 8000
-    waves = np.sin(phase * np.array([300, 1000, 3000])[classes][:, None]) + 0.1 * generator.standard_normal((12, 2000))
-    waves, targets = jnp.asarray(waves, jnp.float32), jnp.eye(3)[classes]
-
-    @eqx.filter_jit
-    def step(model, state, key):
-        def loss(model):
-            run = eqx.filter_vmap(
-                lambda wave, state, key: model(wave, state, key=key),
-                in_axes=(0, None, 0),
-                out_axes=(0, None),
-                axis_name="batch",
-            )
-            logits, moved = run(waves, state, jax.random.split(key, 12))
-            return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=1)), moved
-
-        (value, moved), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model)
-        return eqx.apply_updates(model, jax.tree.map(lambda leaf: -0.3 * leaf, gradient)), moved, value
-
-    start, losses = state, []
-    for key in jax.random.split(KEY, 40):
-        model, state, loss = step(model, state, key)
-        losses.append(float(loss))
-    np.testing.assert_allclose(losses[0], np.log(3), atol=0.3)
-    assert losses[-1] < 0.3 * losses[0]
-    norm = model.network.input_norm
-    features = jax.vmap(model.frontend)(waves)
-    shift = np.abs(state.get(norm.running_mean) - features.mean(axis=(0, 1)))
-    assert np.all(shift < 0.1 * np.abs(start.get(norm.running_mean) - features.mean(axis=(0, 1))))
-    predicted = [eqx.nn.inference_mode(model)(wave, state)[0].argmax() for wave in waves[:3]]
-    assert [int(index) for index in predicted] == [0, 1, 2]
-
-
-def test_the_norm_in_front_of_the_head_is_a_layer_norm_of_the_embedding():
-    def build(key):
-        return Classifier(LogMel(8000, bins=16), ConvNeXt((0,), (8,), key=key), 3, norm=0.1, key=key)
-
-    model, state = eqx.nn.make_with_state(build)(KEY)
-    weight, bias = jnp.linspace(0.5, 2, 8), jnp.linspace(-1, 1, 8)
-    model = eqx.tree_at(lambda tree: (tree.norm.weight, tree.norm.bias), model, (weight, bias))
-    x = noise(9, 16)
-    embedding, logits = eqx.filter_jit(lambda model: (model.network(x, state)[0], model.classify(x, state)[0]))(model)
-    y = np.asarray(embedding, np.float64)
-    y = (y - y.mean()) / np.sqrt(y.var() + 0.1) * np.asarray(weight) + np.asarray(bias)
-    np.testing.assert_allclose(logits, np.asarray(model.head.weight) @ y + np.asarray(model.head.bias), rtol=1e-4)
-
-
-# Contrastive models
+from zoo._leaves import named_leaves
 
 COLA_BILINEAR = {"type": "COLA", "width": 6}
 COLA_DOT = {"type": "COLA", "width": 6, "similarity": "dot", "temperature": 0.5}
@@ -164,14 +47,11 @@ def entry(description):
 @functools.cache
 def pretrained(kind):
     """With seeded weights, in inference mode."""
-    model, state = skeleton(entry(DESCRIPTIONS[kind]))
-    shapes = {name: leaf.shape for name, leaf in named_leaves(model, state).items()}
-    rng = np.random.default_rng(0)
 
-    def value(name):
-        return np.full(shapes[name], 4.0) if name.endswith("running_var") else rng.normal(0.3, 0.5, shapes[name])
+    def draw(generator, name, shape):
+        return np.full(shape, 4.0) if name.endswith("running_var") else generator.normal(0.3, 0.5, shape)
 
-    model, state = fill(model, state, value)
+    model, state = fill_entry(entry(DESCRIPTIONS[kind]), draw)
     return zoo.Pretrained(eqx.nn.inference_mode(model), state, entry(DESCRIPTIONS[kind]))
 
 
@@ -195,9 +75,9 @@ def test_a_contrastive_model_embeds_by_its_network_and_projects_that(kind):
         x = clip.model.listen(wave)
         return clip.model.network(x, clip.state)[0], clip.model.project(x, clip.state)[0]
 
-    network_embedding, projected = outputs(clip, jnp.asarray(wave))
+    network_embedding, network_projection = outputs(clip, jnp.asarray(wave))
     np.testing.assert_allclose(embedding, network_embedding, rtol=1e-5)
-    np.testing.assert_allclose(projection, projected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(projection, network_projection, rtol=1e-5, atol=1e-6)
     h = np.asarray(embedding, np.float64)
     if kind == "simclr":
         expand, contract = model.projection.expand, model.projection.contract
@@ -228,17 +108,17 @@ def test_the_bilinear_similarity_is_its_closed_form():
     model = pretrained("cola bilinear").model
     anchors, positives = rows(3), rows(2, seed=1)
 
-    def squashed(x):
+    def squash(x):
         x = np.asarray(x, np.float64)
         x = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-6)
         return np.tanh(x * np.asarray(model.norm.weight) + np.asarray(model.norm.bias))
 
-    expected = squashed(anchors) @ np.asarray(model.bilinear, np.float64) @ squashed(positives).T
+    expected = squash(anchors) @ np.asarray(model.bilinear, np.float64) @ squash(positives).T
     for array in (np.asarray, jnp.asarray):
         similarity = model.similarity(array(anchors), array(positives))
         assert similarity.shape == (3, 2) and similarity.dtype == jnp.float32
         np.testing.assert_allclose(similarity, expected, rtol=1e-4, atol=1e-5)
-    assert np.abs(expected - squashed(positives[:1]) @ np.asarray(model.bilinear)[:, :1]).max() > 0.1
+    assert np.abs(expected - squash(positives[:1]) @ np.asarray(model.bilinear)[:, :1]).max() > 0.1
 
 
 @pytest.mark.parametrize("kind, temperature", [("cola dot", 0.5), ("simclr", 0.1), ("simclr linear", 0.5)])
@@ -250,9 +130,9 @@ def test_other_similarities_are_cosines_over_the_temperature(kind, temperature):
         similarity = model.similarity(array(a), array(b))
         assert similarity.shape == (3, 2) and similarity.dtype == jnp.float32
         np.testing.assert_allclose(similarity, unit(a) @ unit(b).T / temperature, rtol=1e-4, atol=1e-5)
-    own = np.asarray(model.similarity(a, a))
-    np.testing.assert_allclose(np.diag(own), 1 / temperature, rtol=1e-5)
-    np.testing.assert_allclose(own, own.T, atol=1e-5)
+    similarity = np.asarray(model.similarity(a, a))
+    np.testing.assert_allclose(np.diag(similarity), 1 / temperature, rtol=1e-5)
+    np.testing.assert_allclose(similarity, similarity.T, atol=1e-5)
 
 
 @contrastive
@@ -327,16 +207,16 @@ def test_a_contrastive_model_computes_in_bfloat16_when_its_parameters_are(kind):
 def test_a_contrastive_model_saves_and_loads_bit_by_bit(tmp_path, kind):
     clip = pretrained(kind)
     zoo.save(tmp_path / "saved", clip.model, clip.state, clip.entry)
-    loaded = zoo.load(tmp_path / "saved")
-    assert loaded.entry == clip.entry
-    assert (loaded.entry.classes, loaded.entry.task) == (0, "contrastive")
-    assert type(loaded.model) is type(clip.model)
-    assert loaded.model.temperature == clip.model.temperature
-    ours, theirs = named_leaves(loaded.model, loaded.state), named_leaves(clip.model, clip.state)
+    other = zoo.load(tmp_path / "saved")
+    assert other.entry == clip.entry
+    assert (other.entry.classes, other.entry.task) == (0, "contrastive")
+    assert type(other.model) is type(clip.model)
+    assert other.model.temperature == clip.model.temperature
+    ours, theirs = named_leaves(other.model, other.state), named_leaves(clip.model, clip.state)
     assert ours.keys() == theirs.keys()
     for name, leaf in ours.items():
         np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
-    assert eqx.tree_equal(jax.tree.structure(loaded.model), jax.tree.structure(clip.model))
+    assert eqx.tree_equal(jax.tree.structure(other.model), jax.tree.structure(clip.model))
 
 
 @pytest.mark.parametrize(
@@ -382,11 +262,11 @@ def test_thaw_with_classes_makes_a_classifier_on_the_same_network_that_trains_an
     def step(model, state):
         def loss(model):
             run = jax.vmap(model, (0, None), (0, None), axis_name="batch")
-            logits, moved = run(noise(4, 2000), state)
-            return -jnp.mean(jax.nn.log_softmax(logits)[:, 0]), moved
+            logits, new_state = run(noise(4, 2000), state)
+            return -jnp.mean(jax.nn.log_softmax(logits)[:, 0]), new_state
 
-        (value, moved), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model)
-        return value, eqx.apply_updates(model, jax.tree.map(lambda leaf: -0.05 * leaf, gradient)), moved
+        (value, new_state), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(model)
+        return value, eqx.apply_updates(model, jax.tree.map(lambda leaf: -0.05 * leaf, gradient)), new_state
 
     first, model, state = step(model, state)
     second, model, state = step(model, state)
@@ -395,9 +275,9 @@ def test_thaw_with_classes_makes_a_classifier_on_the_same_network_that_trains_an
         clip.entry, name="mine", model={"type": "Classifier"}, classes=3, task="multiclass", labels=("x", "y", "z")
     )
     zoo.save(tmp_path / "mine", model, state, mine)
-    loaded = zoo.load(tmp_path / "mine")
-    assert loaded.entry == mine
-    assert {label for label, _ in loaded.top(np.asarray(noise(2000)))} == {"x", "y", "z"}
-    np.testing.assert_array_equal(loaded.model.head.weight, model.head.weight)
+    other = zoo.load(tmp_path / "mine")
+    assert other.entry == mine
+    assert {label for label, _ in other.top(np.asarray(noise(2000)))} == {"x", "y", "z"}
+    np.testing.assert_array_equal(other.model.head.weight, model.head.weight)
     with pytest.raises(ValueError, match="does not fit the model"):
         zoo.save(tmp_path / "wrong", model, state, clip.entry)
