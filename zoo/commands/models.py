@@ -48,6 +48,18 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     publication.add_argument("repo", metavar="USER/NAME", help="created where it does not exist")
     publication.add_argument("--private", action="store_true", help="create it as a private repo")
     publication.add_argument("--revision", metavar="R", help="the branch, created where it does not exist")
+    publication.add_argument(
+        "--layout",
+        choices=("audax", "transformers"),
+        help="the layout of the files (default: that of a folder that zoo.save wrote, audax for other models)",
+    )
+    publication.add_argument(
+        "--exports",
+        type=_formats,
+        default=(),
+        metavar="FORMAT,FORMAT",
+        help="also upload the model as one file for other programs: stablehlo, onnx or both",
+    )
     publication.add_argument("--dry-run", action="store_true", help="print the files and their sizes, send nothing")
 
     verification = command(
@@ -115,9 +127,15 @@ def convert(options: argparse.Namespace) -> int:
 def publish(options: argparse.Namespace) -> int:
     from .._publish import republish  # needs JAX
 
-    settings = {name: getattr(options, name) for name in ("private", "revision", "dry_run")}
+    names = ("private", "revision", "layout", "exports", "dry_run")
+    settings = {name: getattr(options, name) for name in names}
     print(republish(options.name, options.repo, **settings))
     return 0
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    """The formats of --exports, which `publish` checks."""
+    return tuple(format.strip() for format in text.split(","))
 
 
 def verify(options: argparse.Namespace) -> int:
