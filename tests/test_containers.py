@@ -259,7 +259,7 @@ def test_a_wav_of_more_than_4_gb_is_divided(tmp_path, size):
         parts = links(file)
         sizes = [soundfile.info(link.view).frames for link in parts]
     assert len(parts) == 3 and sum(sizes) == 5_000_000_000 // 4
-    assert not any(link.cut for link in parts)
+    assert not any(link.is_cut for link in parts)
 
 
 # FLAC

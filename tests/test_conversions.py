@@ -153,7 +153,7 @@ told["odd pin"] = digest(zoo.load("me/pinned")), pin.read_text() == commit
 from zoo._verify import verify
 repo("me/new")
 reports = map(verify, ("me/new", "me/other0", "me/parts", "me/none"))
-told["verify"] = [(report.result, report.checked) for report in reports]
+told["verify"] = [(report.result, report.checks) for report in reports]
 
 # Parts
 

@@ -20,7 +20,7 @@ from audax_eqx.models import Classifier, Encoder
 from audax_eqx.networks import ECAPA
 from zoo import families
 from zoo._create import skeleton
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo._load import fit
 from zoo._speechbrain import encoded_labels, hyperparams
 
@@ -187,7 +187,7 @@ def test_a_published_file_is_recognised_and_says_all_its_sizes(name):
     known = json.loads((pathlib.Path(__file__).parent / "golden" / "checkpoints.json").read_text())[name]
     part = "embedding_model."
     shapes = {key.removeprefix(part): tuple(shape) for key, shape in known.items() if key.startswith(part)}
-    source = Source(pathlib.Path("file"), "torch", {}, shapes)
+    source = WeightFile(pathlib.Path("file"), "torch", {}, shapes)
     (recognised,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
     fit(recognised.entry, shapes, "file", recognised.rules)  # every array, and no other
     entry = zoo.info(name)

@@ -110,7 +110,7 @@ def test_a_family_in_one_new_file_is_listed_loaded_converted_and_verified(toy, t
     is_the_toy(zoo.load(folder), toy)
     assert zoo.info(folder).labels == ("a", "b", "c")
     report = verify(str(folder))
-    assert (report.fault, report.checked) == (None, ["arrays"])
+    assert (report.fault, report.checks) == (None, ["arrays"])
 
     save_file({f"state_dict.{key}": array for key, array in toy.items()}, tmp_path / "file.safetensors")
     made = zoo.convert(tmp_path / "file.safetensors", tmp_path / "made", labels=("a", "b", "c"))

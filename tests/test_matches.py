@@ -232,7 +232,7 @@ def test_single_files_hold_what_the_corpus_does(here):
 
 
 def test_an_npz_is_read_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo._row_files.PICKED", 7)
+    monkeypatch.setattr("zoo._row_files.SELECTION", 7)
     rows = np.random.default_rng(8).normal(size=(50, 3)).astype(np.float32)
     names = [f"{'x' * index}.wav" for index in range(50)]
     write(tmp_path / "out.npz", (Part(name, {"embeddings": row[None]}) for name, row in zip(names, rows, strict=True)))

@@ -15,7 +15,7 @@ import zoo
 from audax_eqx import networks
 from audax_eqx.networks import PaSST
 from zoo._arrays import open_file, shapes_of
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo.families import passt
 
 PARAMETERS = {"passt": 85_341_696}  # of the publisher's module of 86_153_758, without its two heads
@@ -105,7 +105,7 @@ def test_sizes_are_at_least_one(options):
 
 def recognised(shared, file="passt.pt", change=None, **given):
     shapes = dict(shapes_of(open_file(shared / "oracles" / "passt" / "passt_small.pt")[1])) | (change or {})
-    return passt.recognise(Source(pathlib.Path(file), "torch", {}, shapes, **given)).entry
+    return passt.recognise(WeightFile(pathlib.Path(file), "torch", {}, shapes, **given)).entry
 
 
 @pytest.mark.parametrize(

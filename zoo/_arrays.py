@@ -20,8 +20,8 @@ class View(ArraysByName):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes by name. Nothing is read if the mappings know their shapes."""
-        known = {id(arrays): shapes_of(arrays) for arrays, _ in self._names.values()}
-        return {name: known[id(arrays)][key] for name, (arrays, key) in self._names.items()}
+        shapes_by_mapping = {id(arrays): shapes_of(arrays) for arrays, _ in self._names.values()}
+        return {name: shapes_by_mapping[id(arrays)][key] for name, (arrays, key) in self._names.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         arrays, key = self._names[name]

@@ -186,7 +186,7 @@ class Entry:
             labels = checked_labels(labels)
             classes = len(labels) if classes is None else classes
         name = f"{self.name.rpartition('/')[2]}_finetuned" if name is None else name
-        known = {"name": self.name, "repo": self.origin or self.repo, "license": self.license, "paper": self.paper}
+        facts = {"name": self.name, "repo": self.origin or self.repo, "license": self.license, "paper": self.paper}
         return dataclasses.replace(
             self,
             name=name,
@@ -200,7 +200,7 @@ class Entry:
             paper=None,
             metrics=(),
             checkpoint=None,
-            base={field: value for field, value in known.items() if value is not None},
+            base={field: value for field, value in facts.items() if value is not None},
             origin=None,
         )
 
@@ -216,8 +216,8 @@ def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
     if isinstance(labels, str) or not names or not all(isinstance(each, str) and each.strip() for each in names):
         raise ValueError(f'labels are the names of all classes, as ("rain", "clock"), got {line(repr(labels))}.')
     names = tuple(map(str, names))  # NumPy's strings too
-    if repeated := {each for each in names if names.count(each) > 1}:
-        raise ValueError(f"labels name each class once, got {line(', '.join(sorted(repeated)))} several times.")
+    if repeats := {each for each in names if names.count(each) > 1}:
+        raise ValueError(f"labels name each class once, got {line(', '.join(sorted(repeats)))} several times.")
     return names
 
 
@@ -239,14 +239,14 @@ def from_json(text: str, where: str) -> Entry:
     fields = parse_json(text, where)
     if not isinstance(fields, dict):
         raise ValueError(f"{where} holds a {type(fields).__name__}, not the fields of a zoo.Entry.")
-    known = {field.name: field for field in dataclasses.fields(Entry)}
-    needed = [name for name, field in known.items() if field.default is field.default_factory is dataclasses.MISSING]
-    missing = [name for name in needed if name not in fields]
-    unknown = sorted(set(fields) - set(known) | ({"checkpoint", "origin"} & set(fields)))
-    if missing or unknown:
+    defaults = {each.name: (each.default, each.default_factory) for each in dataclasses.fields(Entry)}
+    required_fields = [name for name, default in defaults.items() if default == (dataclasses.MISSING,) * 2]
+    missing_fields = [name for name in required_fields if name not in fields]
+    unknown_fields = sorted(set(fields) - set(defaults) | ({"checkpoint", "origin"} & set(fields)))
+    if missing_fields or unknown_fields:
         raise ValueError(
-            f"{where} is not the config.json of an audax-eqx model: missing {missing or 'nothing'}, "
-            f"unknown {line(str(unknown or 'nothing'))}."
+            f"{where} is not the config.json of an audax-eqx model: missing {missing_fields or 'nothing'}, "
+            f"unknown {line(str(unknown_fields or 'nothing'))}."
         )
     try:
         return Entry(**_tuples(fields))

@@ -92,9 +92,9 @@ def detections(
         raise ValueError(f"labels={labels!r} names no labels: give a list of them, {list(clip.labels[:1])!r} say.")
     if each not in ("window", "frame"):
         raise ValueError(f"each={each!r} has no scores over time: take 'window' or 'frame'.")
-    chosen = clip.labels if labels is None else tuple(dict.fromkeys(labels))
-    starts = _by_label(clip, chosen, threshold, 0.5, "threshold")
-    ends = starts if release is None else _by_label(clip, chosen, release, None, "release", starts)
+    names = clip.labels if labels is None else tuple(dict.fromkeys(labels))
+    starts = _by_label(clip, names, threshold, 0.5, "threshold")
+    ends = starts if release is None else _by_label(clip, names, release, None, "release", starts)
     if (ends > starts).any():
         raise ValueError(
             f"release {release} is above threshold {threshold}: an event ends at or below where it begins."
@@ -102,7 +102,7 @@ def detections(
     for name, value in {"smooth": smooth, "min_duration": min_duration, "max_gap": max_gap}.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}={value} is no number of seconds: give 0 or more.")
-    columns = [clip.labels.index(label) for label in chosen]
+    columns = [clip.labels.index(label) for label in names]
     if each == "window" and hop is None:
         hop = (clip.entry.window if window is None else window) / 2
     results = tag(clip, recordings, each=each, window=window, hop=hop, **options)
@@ -113,7 +113,7 @@ def detections(
             if len(result.values):
                 edges, scores = timeline(result)
                 scores = _smoothed(edges, scores[:, columns], smooth)
-                events = find_events(result.source, chosen, edges, scores, starts, ends, max_gap, min_duration)
+                events = find_events(result.source, names, edges, scores, starts, ends, max_gap, min_duration)
             yield result, events
 
     return run()

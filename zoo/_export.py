@@ -133,9 +133,9 @@ def _write_onnx(
     onnx.save(model, path)
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, shape).astype(np.float32)
     with jax.default_matmul_precision("highest"):
-        expected = np.asarray(jax.jit(program)(wave))
-    actual = _run(path, wave)
-    error = np.abs(actual - expected).max() / (np.abs(expected).max() or 1)
+        reference = np.asarray(jax.jit(program)(wave))
+    result = _run(path, wave)
+    error = np.abs(result - reference).max() / (np.abs(reference).max() or 1)
     if not error <= BOUND:
         raise ValueError(
             f"{name} as ONNX gives other {values} than the model, by {error:.1e} of the largest where {BOUND:g} are "

@@ -61,9 +61,9 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     PermissionError for a gated repo, ConnectionError when the file is not cached and the Hub does not answer. Raises
     ValueError, before the download, for a file that is larger than a file of its name may be.
     """
-    cached, is_commit = cached_path(repo, plain(file), revision), COMMIT.fullmatch(revision or "") is not None
-    if is_commit and cached is not None:  # the files of a commit never change
-        return bounded(cached)
+    old_path, is_commit = cached_path(repo, plain(file), revision), COMMIT.fullmatch(revision or "") is not None
+    if is_commit and old_path is not None:  # the files of a commit never change
+        return bounded(old_path)
     if is_commit and _is_known_to_be_missing(repo, file, revision):
         raise _unreachable(repo, file, revision)
     try:
@@ -71,19 +71,19 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     except (HfHubHTTPError, *REFUSALS):  # the download gets the same answer, and reports it
         newest = None
     except Exception as error:  # the HTTP client's, which differ by version: the Hub does not answer
-        if cached is None:
+        if old_path is None:
             raise _unreachable(repo, file, revision) from error
-        return bounded(cached)
-    if newest is not None and cached is not None and newest.commit_hash == commit_of(cached, file):
-        return bounded(cached)
+        return bounded(old_path)
+    if newest is not None and old_path is not None and newest.commit_hash == commit_of(old_path, file):
+        return bounded(old_path)
     size = 0 if newest is None else newest.size or 0
     if size > most_bytes(file):
         raise ValueError(too_large(f"{file} of {repo}{_at(revision)}", pathlib.PurePosixPath(file).name, size))
-    return bounded(_download(repo, file, revision, cached))
+    return bounded(_download(repo, file, revision, old_path))
 
 
-def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path | None) -> pathlib.Path:
-    """Downloads a file and returns its path, or the `cached` one if the client cannot; raises as `download` does."""
+def _download(repo: str, file: str, revision: str | None, old_path: pathlib.Path | None) -> pathlib.Path:
+    """Downloads a file and returns its path, or `old_path` if the client cannot; raises as `download` does."""
     try:
         path = huggingface_hub.hf_hub_download(
             **_place(repo, file, revision), library_name=LIBRARY, library_version=VERSION
@@ -96,7 +96,7 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
     except OSError as error:
         if error.strerror is not None and not isinstance(error, ConnectionError):  # this machine's, such as a full disk
             cache = huggingface_hub.constants.HF_HUB_CACHE
-            if cached is None:
+            if old_path is None:
                 raise OSError(
                     f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room "
                     "there, or set HF_HOME to another folder."
@@ -105,7 +105,7 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
                 f"{repo} has changed on the Hub, and its cache, {cache}, cannot be written ({error.strerror}): "
                 "this is the older version in the cache.",
             )
-            return cached
+            return old_path
         if type(error) is OSError:  # the client raises it after the last byte
             raise ConnectionError(
                 f"{file} of {repo}{_at(revision)} came with another size than the Hub told: load it again, and if it "
@@ -114,9 +114,9 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
         cause = error
     except Exception as error:  # the HTTP client's: a broken connection, a proxy
         cause = error
-    if cached is None:
+    if old_path is None:
         raise _unreachable(repo, file, revision) from cause
-    return cached
+    return old_path
 
 
 def count_download(repo: str, file: str, revision: str | None) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from audax_eqx.layers import Length
 
-from ._ahead import ahead as read_ahead
+from ._ahead import read_ahead
 from ._audio import NOTHING, UNREADABLE, Window, cut, stream, window_size
 from ._batches import Batches
 from ._decode import Channel, SoundError, is_source, name_of
@@ -30,7 +30,7 @@ from ._result import Result, Rows
 from ._text import has_words
 from ._wave import check_process
 
-AHEAD = 1 << 26  # bytes of windows that wait for the device, of all recordings together
+BACKLOG = 1 << 26  # bytes of windows that wait for the device, of all recordings together
 
 Each = Literal["recording", "window", "frame"]
 Last = Literal["pad", "full", "drop"]
@@ -173,31 +173,31 @@ def results(
     def run() -> Generator[Result, None, None]:
         batches = Batches(clip, function, size, options.batch, options.precision == "bfloat16")
         workers = options.workers or min(os.cpu_count() or 1, 16)
-        depth = max(2, min(2 * batches.size, AHEAD // (4 * size * workers)))
-        unfinished: collections.deque[Rows] = collections.deque()
-        with contextlib.closing(batches), contextlib.closing(read_ahead(recordings, windows, workers, depth)) as aheads:
+        depth = max(2, min(2 * batches.size, BACKLOG // (4 * size * workers)))
+        queue: collections.deque[Rows] = collections.deque()
+        with contextlib.closing(batches), contextlib.closing(read_ahead(recordings, windows, workers, depth)) as items:
             try:
-                for ahead in aheads:
-                    rows = Rows(ahead.source, clip.sample_rate, width, options.each, grid, unit)
-                    unfinished.append(rows)
+                for reader in items:
+                    rows = Rows(reader.source, clip.sample_rate, width, options.each, grid, unit)
+                    queue.append(rows)
                     try:
-                        for window in ahead:
+                        for window in reader:
                             rows.end = window.end
                             if len(window.wave):
                                 batches.add(window, rows)
-                            yield from _finished(unfinished)
+                            yield from _finished(queue)
                     except UNREADABLE as error:
                         if options.errors == "raise":
                             raise
                         rows.error = str(error)
                     rows.whole = True
-                    yield from _finished(unfinished)
+                    yield from _finished(queue)
             except Exception:
                 batches.finish()
-                yield from _finished(unfinished)  # the recordings before the faulty one
+                yield from _finished(queue)  # the recordings before the faulty one
                 raise
             batches.finish()
-            yield from _finished(unfinished)
+            yield from _finished(queue)
 
     return run()
 
@@ -222,7 +222,7 @@ def _window(clip: Pretrained, options: Options) -> tuple[int, int]:
     return size, hop
 
 
-def _finished(unfinished: collections.deque[Rows]) -> Iterator[Result]:
+def _finished(queue: collections.deque[Rows]) -> Iterator[Result]:
     """The results of the recordings at the front of the queue that are done."""
-    while unfinished and unfinished[0].whole and not unfinished[0].awaited:
-        yield unfinished.popleft().result()
+    while queue and queue[0].whole and not queue[0].backlog:
+        yield queue.popleft().result()

@@ -17,7 +17,7 @@ from ._files import line
 
 AXES = 32
 LARGEST = 1 << 48  # of offsets, lengths and strides
-REPEATED = 1 << 24  # elements of an expanded array, which repeats those of its storage
+REPEATS = 1 << 24  # elements of an expanded array, which repeats those of its storage
 STORAGES = {
     "Double": "float64",
     "Float": "float32",
@@ -169,7 +169,7 @@ def _view(storage, dtype, offset, shape, strides, notes):
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if offset > room or (0 not in shape and last >= room):
         raise broken("an array lies outside of its storage")
-    if math.prod(max(size, 1) for size in shape) > max(room, REPEATED):
+    if math.prod(max(size, 1) for size in shape) > max(room, REPEATS):
         raise broken("an array is far larger than its storage")
     return Tensor(storage, dtype, offset, shape, strides)
 

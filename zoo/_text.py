@@ -81,10 +81,10 @@ def embed_texts(model: Any, entry: Entry, texts: Any) -> Float[Array, "texts wid
         batch = BATCH if len(places) > 1 else 1
         for start in range(0, len(places), batch):
             rows = places[start : start + batch]
-            padded, lengths = np.full((batch, size), model.text.padding, np.int32), np.ones(batch, np.int32)
+            token_rows, lengths = np.full((batch, size), model.text.padding, np.int32), np.ones(batch, np.int32)
             for row, place in enumerate(rows):
-                padded[row, : len(tokens[place])], lengths[row] = tokens[place], len(tokens[place])
-            values[rows] = np.asarray(_embedded(model.text, padded, lengths))[: len(rows)]
+                token_rows[row, : len(tokens[place])], lengths[row] = tokens[place], len(tokens[place])
+            values[rows] = np.asarray(_embedded(model.text, token_rows, lengths))[: len(rows)]
     return jax.device_put(values)
 
 

@@ -81,11 +81,11 @@ def _zip(data: mmap.mmap) -> tuple[Any, Storages]:
     @no_type_check
     def storage(name):
         mark, kind, key, _, count = name
-        described = storage_of(kind, key, count)
+        description = storage_of(kind, key, count)
         entry = members.get(f"{root}data/{key}")
-        if mark != "storage" or entry is None or count * np.dtype(described.dtype).itemsize > entry.size:
+        if mark != "storage" or entry is None or count * np.dtype(description.dtype).itemsize > entry.size:
             raise broken("a storage is missing or smaller than it should be")
-        return described
+        return description
 
     pickle = members[f"{root}data.pkl"]
     if pickle.size > PICKLE:
@@ -101,15 +101,15 @@ def _row(data: mmap.mmap) -> tuple[Any, Storages]:
     @no_type_check
     def storage(name):
         mark, kind, key, _, count, view = name
-        known_storage = storages_by_key.setdefault(key, storage_of(kind, key, count))
-        if mark != "storage" or known_storage != storage_of(kind, key, count):
+        first_storage = storages_by_key.setdefault(key, storage_of(kind, key, count))
+        if mark != "storage" or first_storage != storage_of(kind, key, count):
             raise broken("a storage is two things")
         if view is None:
-            return known_storage
+            return first_storage
         _, start, size = view
         if sum(whole(start, size)) > count:
             raise broken("a part of a storage lies outside of it")
-        return known_storage._replace(start=start, count=size)
+        return first_storage._replace(start=start, count=size)
 
     position = 0
 

@@ -149,17 +149,17 @@ def _heard(
     It runs on batches of one shape for any number of sounds, so it compiles once and its memory is bounded.
     """
     before, behind = max(-min(starts), 0), max(max(starts) + size - sounds.shape[1], 0)
-    padded = np.pad(sounds, ((0, 0), (before, behind)))
+    long_sounds = np.pad(sounds, ((0, 0), (before, behind)))
     places = [(sound, before + start) for sound in range(len(sounds)) for start in starts]
     batch, results = _batch(), []
     for begin in range(0, len(places), batch):
         part = places[begin : begin + batch]
         waves = np.zeros((batch, size), np.float32)
         for row, (sound, start) in enumerate(part):
-            waves[row] = padded[sound, start : start + size]
+            waves[row] = long_sounds[sound, start : start + size]
         results.append(np.asarray(function(clip, waves), np.float32)[: len(part)])
-    joined = np.concatenate(results)
-    return joined.reshape(len(sounds), len(starts), *joined.shape[1:])
+    result = np.concatenate(results)
+    return result.reshape(len(sounds), len(starts), *result.shape[1:])
 
 
 def _batch() -> int:

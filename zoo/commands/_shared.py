@@ -143,12 +143,12 @@ class Progress:
         with self.bar:
             while not signals.number:
                 try:
-                    signals.writing = False
+                    signals.is_writing = False
                     item = next(iterator)
                 except (StopIteration, KeyboardInterrupt):
                     return
                 finally:
-                    signals.writing = True
+                    signals.is_writing = True
                 self._count(result_of(item))
                 yield item
 

@@ -25,7 +25,7 @@ from ._shared import (
 )
 
 if TYPE_CHECKING:
-    from .._event_files import Found
+    from .._event_files import Detections
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -82,7 +82,7 @@ def detect(options: argparse.Namespace) -> int:
     pairs = detections(
         clip, files, labels=options.label, threshold=threshold, release=scores["release"], **spans, **engine(options)
     )
-    pairs_read: Found = (pair for pair in progress.of(pairs, lambda pair: pair[0]) if pair[0].error is None)
+    pairs_read: Detections = (pair for pair in progress.of(pairs, lambda pair: pair[0]) if pair[0].error is None)
     if draw is not None:
         pairs_read = list(pairs_read)  # a list of one item
     with output(options) as file:
@@ -95,7 +95,7 @@ def detect(options: argparse.Namespace) -> int:
     return progress.report()
 
 
-def _show_events(file: TextIO, pairs_read: Found, sample_rate: int) -> None:
+def _show_events(file: TextIO, pairs_read: Detections, sample_rate: int) -> None:
     for result, events in pairs_read:
         print(result.source, file=file)
         for event in events:

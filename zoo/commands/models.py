@@ -145,6 +145,6 @@ def verify(options: argparse.Namespace) -> int:
     for name in names:
         source_of(name)  # an unknown name is an error before any download
     reports = [verify_model(name, full=options.full) for name in tqdm.tqdm(names, unit="model", disable=None)]
-    rows = [(each.name, each.repo, ", ".join(each.checked) or "-", each.result) for each in reports]
+    rows = [(each.name, each.repo, ", ".join(each.checks) or "-", each.result) for each in reports]
     _table([("name", "repo", "checked", "result"), *rows])
     return 1 if any(each.fault for each in reports) else 0

@@ -198,7 +198,7 @@ def _embed_corpus(
         code = progress.report()
         new = progress.files - len(progress.failures)
         failures = f", {len(corpus.failures)} cannot be read ({corpus.failures_file})" if corpus.failures else ""
-        print(f"{folder}: {corpus.skipped + new} recordings, {new} of them new{failures}")
+        print(f"{folder}: {corpus.repeats + new} recordings, {new} of them new{failures}")
     return code
 
 

@@ -14,8 +14,8 @@ from .._foreign import (
     BOOKKEEPING,
     EXTRACTING,
     Layout,
-    Recognised,
-    Source,
+    Recognition,
+    WeightFile,
     agree,
     id2label,
     labelled,
@@ -114,21 +114,21 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     patch, frames = config.get("patch_size", 16), config.get("target_length", 1012)
     rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_size", 160)
     pooling = config.get("pooling", "mean")
-    known = {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,), "eval_avg": ("mean",)}
+    choices = {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,), "eval_avg": ("mean",)}
     refuse(
         name,
         config,
-        used="name embed_dim num_heads depth n_mels target_length patch_size mlp_ratio qkv_bias outputdim loss",
-        unused=BOOKKEEPING
+        sources="name embed_dim num_heads depth n_mels target_length patch_size mlp_ratio qkv_bias outputdim loss",
+        extras=BOOKKEEPING
         + " attn_drop_rate drop_path_rate drop_rate"
         + " center f_max f_min hop_size n_fft win_size",  # the extractor decides these
-        known=known | {"init_values": (None,), "pruned_heads": ({},)},
+        choices=choices | {"init_values": (None,), "pruned_heads": ({},)},
     )
     refuse(
         name,
         extractor,
-        used="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
-        unused=f"{EXTRACTING} n_mels max_length",
+        sources="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
+        extras=f"{EXTRACTING} n_mels max_length",
     )
     agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", extractor.get("feature_size", 64)))
     classes, labels = config.get("outputdim", 527), config.get("id2label") or {}
@@ -224,9 +224,9 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     return Layout(config, extractor, arrays, "ced", undo=undo)
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises the authors' files, and the Hub's files without a config.json. A head of attention has 64 channels."""
-    shapes = source.shapes
+    shapes = file.shapes
     layout, top = ("ced", "encoder.") if "encoder.time_pos_embed" in shapes else ("ced_authors", "")
     if not {f"{top}time_pos_embed", f"{top}freq_pos_embed", "outputlayer.1.weight"} <= shapes.keys():
         return None
@@ -239,7 +239,7 @@ def recognise(source: Source) -> Recognised | None:
     network = {
         "type": "CED",
         "width": width,
-        "depth": source.count(f"{top}blocks.{{}}."),
+        "depth": file.count(f"{top}blocks.{{}}."),
         "heads": max(width // 64, 1),
         "bins": bins,
         "frames": frames,
@@ -249,7 +249,7 @@ def recognise(source: Source) -> Recognised | None:
     }
     widths = {width: name for name, (width, _) in SIZES.items()}
     name = widths.get(width, "ced-base").replace("-", "_") + "_audioset"
-    published = next(each for each in ENTRIES if each.name == name)
-    entry = like(published, shapes["outputlayer.1.weight"][0])
+    release = next(each for each in ENTRIES if each.name == name)
+    entry = like(release, shapes["outputlayer.1.weight"][0])
     entry = dataclasses.replace(entry, frontend=FRONTEND | {"bins": bins}, network=network)
-    return Recognised(entry, RULES[layout])
+    return Recognition(entry, RULES[layout])
