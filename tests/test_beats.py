@@ -335,7 +335,7 @@ def hub(file, tmp_path, monkeypatch):
 
 
 def test_a_published_model_has_the_labels_of_its_file_by_audiosets_names(hub, file, tmp_path):
-    with pytest.warns(UserWarning, match="has AudioSet's codes for labels"):
+    with pytest.warns(UserWarning, match="has AudioSet's codes as labels"):
         assert zoo.load("beats_iter3_plus_audioset").labels == CODES
     hub()
     clip = zoo.load("beats_iter3_plus_audioset")

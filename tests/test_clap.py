@@ -294,7 +294,7 @@ def test_texts_of_any_length_have_few_programs(clip, programs):
         ([], ValueError, "got none"),
         ([""], ValueError, "an empty one"),
         (["dog", "  "], ValueError, "an empty one"),
-        ([1], TypeError, "got one with 1"),
+        ([1], TypeError, "got a list with 1"),
         (b"dog", TypeError, "got b'dog'"),
         (3, TypeError, "got 3"),
         (["\ud800"], ValueError, "cannot make tokens"),
@@ -539,7 +539,7 @@ def test_tag_and_detect_take_labels_in_words(capsys, folder, sound):
     [
         (["--model", "resnet_esc10", "--labels", "dog"], "has no words, so it takes no --labels"),
         (["--model", "resnet_esc10", "--prompt", "{}"], "give them too, --labels"),
-        (["--model", "FOLDER"], "say what to tell apart, --labels"),
+        (["--model", "FOLDER"], "words instead of classes: give labels, --labels"),
         (["--model", "FOLDER", "--labels", "dog,dog"], "each class once"),
         (["--model", "FOLDER", "--labels", "dog", "--prompt", "x"], "got 'x'"),
     ],

@@ -274,7 +274,7 @@ def test_verify_looks_where_a_load_does(pulls):
     new, torch_alone, parts, none = pulls["verify"]
     assert new[1] == ["repo", "labels", "arrays"] and "in a pull request of the Hub's bot" in new[0]
     for result, checked in (torch_alone, parts):
-        assert checked == ["repo", "labels"] and "its weights are no safetensors" in result
+        assert checked == ["repo", "labels"] and "its weights are not safetensors" in result
     assert "me/none has no model.safetensors" in none[0]
 
 

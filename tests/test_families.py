@@ -16,7 +16,7 @@ from test_convert import ENTRIES, OTHERS, source_shapes
 import zoo
 from zoo import families
 from zoo._create import skeleton
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo._leaves import named_leaves
 from zoo._load import fit
 from zoo._verify import verify
@@ -170,7 +170,7 @@ def test_a_published_file_is_recognised_by_one_family_and_fits(entry):
     shapes = source_shapes(entry)
     if entry.checkpoint.table.startswith(("panns", "beats")):
         shapes = {re.sub(r"^(backbone|model)\.", "", key): shape for key, shape in shapes.items()}
-    source = Source(pathlib.Path("file"), "safetensors", {}, shapes)
+    source = WeightFile(pathlib.Path("file"), "safetensors", {}, shapes)
     (recognised,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
     fit(recognised.entry, shapes, "file", recognised.rules)  # every array, and no other
     ours, published = skeleton(recognised.entry)[0], skeleton(entry)[0]
@@ -326,7 +326,7 @@ def panns(change=lambda key, shape: shape):
 
 
 def recognised(shapes, name="file.pth", **options):
-    return families.recognise(Source(pathlib.Path(name), "torch", {}, shapes, **options))
+    return families.recognise(WeightFile(pathlib.Path(name), "torch", {}, shapes, **options))
 
 
 @pytest.mark.parametrize(
@@ -390,11 +390,11 @@ def test_audiosets_labels_come_from_the_hubs_cache_or_are_missed_with_a_warning(
         (
             {"fc.weight": None},
             {},
-            r"holds \d+ arrays \(.*\), of no model that the zoo tells by its keys",
+            r"holds \d+ arrays \(.*\), whose keys are of no model that the zoo recognises",
         ),
         ({"fc.bias": None}, {}, r"file\.safetensors does not fit the model: head\.bias is missing"),
         ({"extra": np.zeros(2, np.float32)}, {}, "extra matches 0 rules, so no array of the model is made of it"),
-        ({}, {"model": "SimCLR"}, "holds a Classifier, not the SimCLR that was asked for"),
+        ({}, {"model": "SimCLR"}, "holds a Classifier, not the SimCLR that `model` names"),
         ({}, {"labels": ("a",)}, "3 classes and 1 labels"),
         ({}, {"labels": ("a", "b", "a")}, "labels name each class once, got a several times"),
         (

@@ -80,7 +80,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize(
-    "head, part", [(b"", "names posix.mkdir, and the zoo makes nothing"), (b"PK\x03\x04", "whole")]
+    "head, part", [(b"", "names posix.mkdir, and the zoo reads only arrays"), (b"PK\x03\x04", "whole")]
 )
 def test_a_pickle_is_no_safetensors_file_and_runs_nothing(copy, tmp_path, head, part):
     (copy / "model.safetensors").write_bytes(head + pickle.dumps(Bomb(tmp_path / "harm")))
@@ -315,7 +315,7 @@ def test_the_deepest_model_that_is_built_is_compared_with_its_file(copy, network
 def test_a_long_golden_wave_is_not_run(copy):
     wave = np.zeros(1 << 17, np.float32)
     save_file({"wave": wave, "output": np.zeros(3, np.float32)}, copy / "golden.safetensors")
-    refused(copy, "golden.safetensors holds a wave of 131072 samples, longer than any saved", verify=True)
+    refused(copy, "golden.safetensors holds a wave of 131072 samples, longer than any that zoo.save", verify=True)
 
 
 def test_a_model_that_memory_does_not_hold_is_told():

@@ -119,7 +119,7 @@ def test_a_new_head_goes_back_to_the_world(tmp_path):
     ("model", "sentence"),
     [
         (small["resnet"], "transformers has no ResNet behind a LogMel: .* ast, ced, speech, whisper"),
-        (small["whisper"], "no Whisper without its decoder"),
+        (small["whisper"], "no Whisper without a decoder"),
         (small["ast"].replace(frontend=FBANK | {"frames": 48, "gain": 2.0}), "an AST with the gain 1.0 alone"),
         (small["ast"].replace(model={"type": "Classifier", "norm": 1e-5}), "an AST with the norm 1e-12 alone"),
     ],

@@ -197,7 +197,7 @@ def test_scores_of_frames_are_class_activations(clip):
 
 def test_a_network_without_scores_of_frames_is_told(clip):
     ast = eqx.tree_at(lambda clip: clip.model.network, clip, eqx.nn.Identity())
-    with pytest.raises(ValueError, match=r"does not make its embedding of frames.*each='window'"):
+    with pytest.raises(ValueError, match=r"does not pool its embedding from frames.*each='window'"):
         zoo.tag(ast, [], each="frame")
 
 
@@ -274,8 +274,8 @@ def test_a_long_recording_is_not_read_whole_before_its_first_window(clip, monkey
             "hop=0.51 is the distance of windows in seconds: it is more than 0 and at most a window, 0.5 s",
         ),
         ({"hop": 0.1, "each": "frame"}, "leave hop out"),
-        ({"batch": 0}, "batch=0 can do nothing"),
-        ({"workers": 0}, "workers=0 can do nothing"),
+        ({"batch": 0}, "batch=0 is too small"),
+        ({"workers": 0}, "workers=0 is too small"),
         ({"each": "second"}, "each='second' is none of 'recording', 'window', 'frame'"),
         ({"last": "cut"}, "last='cut' is none of 'pad', 'full', 'drop'"),
         ({"precision": "float16"}, "precision='float16' is none of 'float32', 'bfloat16'"),

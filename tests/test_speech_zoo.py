@@ -295,7 +295,7 @@ def test_a_sum_of_what_cannot_be_summed_is_told(oracles):
     with pytest.raises(ValueError, match=r"adds up 1 layers, and XVector has 4: give the sum layers=4, or a new head"):
         loaded(oracles / "wavlm_xvector").thaw(classes=2, layers="weighted", key=KEY)
     for options in ({"layers": "weighted"}, {"layers": "all", "classes": 2}):
-        with pytest.raises(ValueError, match="layers is what a new head hears, 'last' or 'weighted', got"):
+        with pytest.raises(ValueError, match="layers is the input of a new head, 'last' or 'weighted', got"):
             loaded(oracles / "wav2vec2_base").thaw(**options, key=KEY)
 
 

@@ -140,8 +140,8 @@ def test_paths_that_are_no_file_of_weights_are_told(file, tmp_path):
     refused(file(b""), "is neither a safetensors file nor one that torch wrote")
     refused(file(b"RIFF    WAVEfmt "), "is neither")
     refused(file(b"model".ljust(257, b"\0") + b"ustar\0" + bytes(400)), "is a tar archive, as torch 0.1 wrote")
-    refused(file(pickle.dumps({"a": 1})), "is a pickle, and none that torch wrote")
-    refused(file(pack({"a.txt": b"text"})), "is a zip archive, and none that torch wrote")
+    refused(file(pickle.dumps({"a": 1})), "is a pickle that torch did not write")
+    refused(file(pack({"a.txt": b"text"})), "is a zip archive that torch did not write")
 
 
 # By hand: what torch no longer writes, and what nobody should
@@ -316,7 +316,7 @@ def test_a_model_in_several_files_loads(model, index, ending):
     (folder / f"{index}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert same()
     save_file(weights, folder / f"part-1.{ending}")
-    refused(folder / f"part-1.{ending}", "as another file of the model does", read=lambda _: zoo.load(folder))
+    refused(folder / f"part-1.{ending}", "and so does another file of the model", read=lambda _: zoo.load(folder))
 
 
 def test_a_model_in_complex_numbers_is_told(model):
@@ -466,10 +466,10 @@ BOMBS = {
         b"\x80\x02(]q\0" + b"".join(b"}(K\0h%cK\1h%cuq%c" % (i, i, i + 1) for i in range(50)) + b"t.",
         "than any model does",
     ),
-    "a million levels": (b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b".", "instructions, as no model needs"),
+    "a million levels": (b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b".", "instructions, more than any model"),
     "long names": (holding(text("a" * 2000), tensor()), "letters"),
     "long names below": (holding(text("a" * 600), b"}" + text("b" * 600) + b"]s"), "letters"),
-    "arrays": (b"\x80\x02(" + tensor() + b"q\0" + b"h\0" * (1 << 16) + b"t.", "arrays, as no model does"),
+    "arrays": (b"\x80\x02(" + tensor() + b"q\0" + b"h\0" * (1 << 16) + b"t.", "arrays, more than any model"),
 }
 
 

@@ -253,7 +253,7 @@ def test_weights_may_lie_on_another_host(online):
             "repo, labels",
             ["surplus.0000.weight matches 0 rules, so no array of the model is made of it; surplus.0001", " ..."],
         ),
-        ("junk", "repo, labels", ["model.safetensors of pub/junk does not begin as a safetensors file does"]),
+        ("junk", "repo, labels", ["model.safetensors of pub/junk does not begin like a safetensors file"]),
         (
             "license",
             "repo, labels, arrays",

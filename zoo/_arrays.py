@@ -49,7 +49,9 @@ def open_file(path: pathlib.Path) -> tuple[str, ArraysByName]:
         with open(path, "rb") as file:
             head = file.read(512)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: name a file of weights, path/to/checkpoint_123 say.") from None
+        raise FileNotFoundError(
+            f"{path} does not exist: name a file of weights, such as path/to/checkpoint_123."
+        ) from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder: name the checkpoint in it, path/to/checkpoint_123.") from None
     if is_bundle(path):

@@ -157,7 +157,7 @@ def _placeholder(claim: int, limit: int) -> bool:
 
 
 def _more(rest: int, claim: int) -> str:
-    return f"its header counts {claim} bytes of sound, and {rest} more follow, which are heard, too"
+    return f"its header counts {claim} bytes of sound, and {rest} more bytes follow, which are read, too"
 
 
 def _block(file: File, chunks: dict[bytes, tuple[int, int]]) -> int:
@@ -233,7 +233,7 @@ def _ogg(file: File, start: int, end: int) -> list[Link]:
         beginning, has_end = bool(head[5] & 2), bool(head[5] & 4)
         at += 27 + head[26] + sum(head[27 : 27 + head[26]])
         is_cut = at > end
-    doubt = "" if has_end or is_cut else "it has no page that ends it, and may be cut short"
+    doubt = "" if has_end or is_cut else "its last page is missing, so it may be cut short"
     result = [Link(View(file, [stretch])) for stretch in itertools.pairwise([*starts, end])]
     return [*result[:-1], *(link._replace(is_cut=is_cut, doubt=doubt) for link in result[-1:])]
 

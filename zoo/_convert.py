@@ -93,8 +93,9 @@ def _recognise(file: WeightFile) -> tuple[WeightFile, Recognition]:
     kinds = ", ".join(family.__name__.rpartition(".")[2] for family in families.having("recognise"))
     keys = line(", ".join(list(file.shapes)[:3]))
     raise ValueError(
-        f"{file.path} holds {len(file.shapes)} arrays ({keys}, ...), of no model that the zoo tells by its keys: "
-        f"these are {kinds}. With its library's config.json beside it in a folder, zoo.load(folder) may read it."
+        f"{file.path} holds {len(file.shapes)} arrays ({keys}, ...), whose keys are of no model that the zoo "
+        f"recognises: it recognises {kinds}. If the config.json of its library lies beside it, zoo.load(folder) may "
+        "read it."
     )
 
 
@@ -119,7 +120,7 @@ def _entry(entry: Entry, file: WeightFile, name: str, labels: Sequence[str], tas
     """The recognised entry with the caller's options, and without metrics, which hold for published weights."""
     if file.model not in (None, entry.model["type"]):
         kind = entry.model["type"]
-        raise ValueError(f"{file.path} holds a {kind}, not the {file.model} that was asked for: leave `model` out.")
+        raise ValueError(f"{file.path} holds a {kind}, not the {file.model} that `model` names: leave `model` out.")
     if task is not None and not entry.classes:
         raise ValueError(f"{file.path} is a {entry.model['type']} without classes: leave the task {task!r} out.")
     parts = {}
@@ -129,8 +130,8 @@ def _entry(entry: Entry, file: WeightFile, name: str, labels: Sequence[str], tas
     rate = parts["frontend"].setdefault("sample_rate", file.sample_rate)
     if file.sample_rate not in (None, rate):
         raise ValueError(
-            f"{file.path} is a model that hears {rate} Hz, got sample_rate={file.sample_rate}: leave it out, or "
-            'give all that differs, frontend={"sample_rate": ..., "hop_length": ...} say.'
+            f"{file.path} is a model for waves at {rate} Hz, got sample_rate={file.sample_rate}: leave it out, or give "
+            'all options that differ, for example frontend={"sample_rate": ..., "hop_length": ...}.'
         )
     window = entry.window if file.window is None else file.window
     entry = dataclasses.replace(entry, name=name, window=window, metrics=(), **parts)
@@ -152,6 +153,7 @@ def _known_labels(entry: Entry) -> tuple[str, ...]:
         return read_labels(download_once(checkpoint.label_repo or checkpoint.repo, str(checkpoint.label_file)))
     except OSError as error:
         warn_user(
-            f"{entry.name} is written without labels ({error}) Convert it again then, or give labels=[...].",
+            f"{entry.name} is written without labels ({str(error).rstrip('.')}): convert it again when they can be "
+            "fetched, or give labels=[...].",
         )
         return ()

@@ -73,8 +73,8 @@ def _construct(
     if constructor is None:
         names = ", ".join(constructors(library) if choices is None else choices)
         raise ValueError(
-            f"{name} names {kind!r}, which is not in {library.__name__}: it has {names}, and a class of your own is "
-            f"known from zoo.register({kind if isinstance(kind, str) else 'MyClass'}) on, in each process."
+            f"{name} names {kind!r}, which is not in {library.__name__}: it has {names}, and each process that uses a "
+            f"class of your own calls zoo.register({kind if isinstance(kind, str) else 'MyClass'}) first."
         )
     signature = inspect.signature(constructor)
     optional = ("key", "task") if keywords.get("dropout") else ("key", "task", "dropout")

@@ -142,8 +142,8 @@ def _block_size(rate: int, channels: int, rate_out: int) -> int:
 def _check_rate(rate: int, name: str) -> None:
     if not RATES[0] <= rate <= RATES[1]:
         raise SoundError(
-            f"{name} has {rate} samples a second by its header, and {RATES[0]} to {RATES[1]} can be read: write the "
-            "right rate into it."
+            f"{name} has {rate} samples a second by its header, and the zoo reads {RATES[0]} to {RATES[1]}: correct "
+            "the header."
         )
 
 

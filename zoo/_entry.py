@@ -176,8 +176,8 @@ class Entry:
         new = classes is not None or labels is not None
         if layers not in ("last", "weighted") or (layers == "weighted" and not new):
             raise ValueError(
-                f"layers is what a new head hears, 'last' or 'weighted', got {layers!r}: give classes or labels for "
-                "one."
+                f"layers is the input of a new head, 'last' or 'weighted', got {layers!r}: 'weighted' takes classes or "
+                "labels, too."
             )
         network = self.network
         if layers == "weighted" and network["type"] != "WeightedLayers":
@@ -209,12 +209,12 @@ def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
     """The names of classes. Raises ValueError for labels without an order, and for names that are empty or repeated."""
     if isinstance(labels, set | frozenset | Mapping):
         raise ValueError(
-            f"labels are in the order of the head's outputs, which a {type(labels).__name__} has not: give a list, "
-            "sorted(labels) say."
+            f"labels are in the order of the head's outputs, and a {type(labels).__name__} has no order: give a list, "
+            "for example sorted(labels)."
         )
     names = tuple(labels)
     if isinstance(labels, str) or not names or not all(isinstance(each, str) and each.strip() for each in names):
-        raise ValueError(f'labels are the names of all classes, as ("rain", "clock"), got {line(repr(labels))}.')
+        raise ValueError(f'labels are the names of all classes, such as ("rain", "clock"), got {line(repr(labels))}.')
     names = tuple(map(str, names))  # NumPy's strings too
     if repeats := {each for each in names if names.count(each) > 1}:
         raise ValueError(f"labels name each class once, got {line(', '.join(sorted(repeats)))} several times.")

@@ -89,7 +89,9 @@ def detections(
 ) -> Iterator[tuple[Result, list[Event]]]:
     """The scores of each recording, as `zoo.tag` gives them, with its events, as `detect` gives them."""
     if isinstance(labels, str) or (labels is not None and not len(labels)):
-        raise ValueError(f"labels={labels!r} names no labels: give a list of them, {list(clip.labels[:1])!r} say.")
+        raise ValueError(
+            f"labels={labels!r} names no labels: give a list of them, for example {list(clip.labels[:1])!r}."
+        )
     if each not in ("window", "frame"):
         raise ValueError(f"each={each!r} has no scores over time: take 'window' or 'frame'.")
     names = clip.labels if labels is None else tuple(dict.fromkeys(labels))

@@ -93,7 +93,7 @@ def _stream(container: Any, warn: Callable[[str], None]) -> Any:
     if stream.codec_context is None:
         raise Fault("holds sound in an encoding that FFmpeg does not know: convert it.")
     if len(streams) > 1:
-        warn(f"holds {len(streams)} streams of sound, of which number {streams.index(stream) + 1} alone is read")
+        warn(f"holds {len(streams)} streams of sound, of which only number {streams.index(stream) + 1} is read")
     stream.codec_context.thread_count = 1  # several recordings are decoded in parallel
     return stream
 

@@ -133,7 +133,7 @@ def read_text(path: pathlib.Path) -> str:
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text. Raises ValueError that names `where` for invalid JSON or too many lists and objects."""
     if text.count("[") + text.count("{") > 10_000:
-        raise ValueError(f"{where} holds more than 10000 lists and objects, as no description of a model does.")
+        raise ValueError(f"{where} holds more than 10000 lists and objects, more than any description of a model.")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5000 digits also raises ValueError

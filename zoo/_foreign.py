@@ -106,7 +106,7 @@ def require(options: Mapping[str, Any], name: str, **values: Any) -> None:
         if options[option] != value:
             text = line(repr(options[option]))
             raise ValueError(
-                f"transformers computes {name} with the {option} {value!r} alone, and this model has {text}: save it "
+                f"transformers computes {name} only with the {option} {value!r}, and this model has {text}: save it "
                 "without layout."
             )
 
@@ -134,7 +134,7 @@ def their_activation(name: str) -> str:
     """transformers' name of an activation. Raises ValueError for an activation without such a name."""
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if name not in names:
-        raise ValueError(f"transformers has no activation {name!r} there: save the model without layout.")
+        raise ValueError(f"transformers has no activation {name!r} for this model: save it without layout.")
     return names[name]
 
 
@@ -216,8 +216,8 @@ def agree(name: str, field: tuple[str, Any], other: tuple[str, Any]) -> None:
     if field[1] != other[1]:
         raise ValueError(
             f"{name} has the {field[0]} {line(repr(field[1]))} in its config.json, and the {other[0]} "
-            f"{line(repr(other[1]))} in its preprocessor_config.json: they must be equal, for the model takes what "
-            "the extractor makes."
+            f"{line(repr(other[1]))} in its preprocessor_config.json: they must be equal because the model takes "
+            "the output of the extractor."
         )
 
 

@@ -43,13 +43,15 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
     wave, reference = arrays["wave"], arrays["output"]
     if not np.isfinite(reference).all():
         raise ValueError(
-            f"{clip.entry.name} does not give its golden output, for {path} holds NaN or infinite ones: its training "
-            "had diverged when it was saved, so do not use it."
+            f"{clip.entry.name} does not give its golden output because {path} holds NaN or infinite numbers: its "
+            "training had diverged before it was saved, so do not use it."
         )
     if len(wave) < clip.model.frontend.min_samples:
         raise ValueError(f"{path} holds a wave of {len(wave)} samples, too short for this model: save the model again.")
     if len(wave) > max(LONGEST * clip.sample_rate, clip.model.frontend.min_samples):
-        raise ValueError(f"{path} holds a wave of {len(wave)} samples, longer than any saved: save the model again.")
+        raise ValueError(
+            f"{path} holds a wave of {len(wave)} samples, longer than any that zoo.save writes: save the model again."
+        )
     result = computed(clip, wave)
     if result.shape != reference.shape:
         raise ValueError(
@@ -57,15 +59,15 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
         )
     if not np.isfinite(result).all():
         raise ValueError(
-            f"{clip.entry.name} does not give its golden output, but NaN or infinite ones: fetch it again, or do not "
+            f"{clip.entry.name} does not give its golden output but NaN or infinite numbers: fetch it again, or do not "
             "trust it."
         )
     error, scale = float(np.abs(result - reference).max()), float(np.abs(reference).max())
     if error > BOUND * scale:
         relative = error / scale if scale else np.inf
         raise ValueError(
-            f"{clip.entry.name} does not give its golden output: it differs by {relative:.1e} of the largest, and "
-            f"may by {BOUND:g}; fetch it again, or do not trust it."
+            f"{clip.entry.name} does not give its golden output: it differs by {relative:.1e} of the largest number, "
+            f"and {BOUND:g} is allowed; fetch it again, or do not trust it."
         )
 
 
@@ -78,8 +80,8 @@ def computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.
             return np.asarray(_output(clip.model, clip.state, jnp.asarray(wave)))
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"{clip.entry.name} cannot be run on {len(wave)} samples here ({line(str(error))}): take a machine with "
-            "more memory, or do not trust the model."
+            f"{clip.entry.name} cannot be run on {len(wave)} samples on this machine ({line(str(error))}): use one "
+            "with more memory, or do not trust the model."
         ) from None
 
 

@@ -60,7 +60,7 @@ def unnamed(
                 fills = (re.sub(r"\\(\d+)", lambda each: groups[int(each[1])], key) for key in keys(rule.pattern))  # noqa: B023
                 templates += [(key, rule) for key in fills if re.fullmatch(rule.pattern, key)]
         if not templates:
-            raise ValueError(f"the array {name} has no place there")
+            raise ValueError(f"it has no key for the array {name}")
         key, rule = max(templates, key=lambda item: (sum(word in item[0] for word in preferences), -len(item[0])))
         inverse = next((back for end, back in (undo or {}).items() if key.endswith(end)), None)
         foreign_arrays[key] = np.ascontiguousarray((inverse or INVERSES[rule.move])(array))

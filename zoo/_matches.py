@@ -151,8 +151,8 @@ def is_words(query: Any) -> bool:
     suffix = pathlib.PurePath(query).suffix.lower()
     if os.sep in query or "/" in query or suffix in SUFFIXES | FOREIGN:
         raise FileNotFoundError(
-            f"{query} is not a file, and no text either, which has no slash and no suffix of a sound file: name a "
-            "recording that is there, or write other words."
+            f"{query} is neither a file nor a text, because a text has no slash and no suffix of a sound file: name a "
+            "recording that exists, or write other words."
         )
     if not query.strip():
         raise ValueError("The query is an empty text: give words, or a recording.")
@@ -178,7 +178,7 @@ def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
                 f"--model FOLDER in the shell. {error}"
             ) from None
     if fingerprint(clip) != weights:
-        remedy = "give that one, or none to have it loaded" if has_clip else "give the model that made them"
+        remedy = "give that model, or none so that the zoo loads it" if has_clip else "give the model that made them"
         raise ValueError(
             f"{rows.path} holds rows of the model {name!r}, with other weights than {clip.entry.name} has: {remedy}."
         )

@@ -98,11 +98,11 @@ def tag(
     Raises ValueError as `embed` does, for a model without classes, and for a head with other classes than the entry's.
     """
     if not clip.entry.classifies:
-        remedy = "clip.zero_shot(labels) gives it some in words" if has_words(clip.model) else "zoo.embed uses it"
+        remedy = "clip.zero_shot(labels) gives it classes in words" if has_words(clip.model) else "use zoo.embed"
         raise ValueError(f"{clip.entry.name} has no classes and names no sounds: {remedy}.")
     if each == "frame" and not hasattr(clip.model.network, "pool_map"):
         raise ValueError(
-            f"{clip.entry.name} does not make its embedding of frames, which so have no scores: use each='window'."
+            f"{clip.entry.name} does not pool its embedding from frames, so frames have no scores: use each='window'."
         )
     function = frame_scores if each == "frame" else scores
     options = Options(each, window, hop, last, channel, batch, workers, precision, errors)
@@ -148,7 +148,7 @@ def results(
     size, hop = _window(clip, options)
     for name, count in {"batch": options.batch, "workers": options.workers}.items():
         if count is not None and count < 1:
-            raise ValueError(f"{name}={count} can do nothing: give 1 or more, or None to have it chosen.")
+            raise ValueError(f"{name}={count} is too small: give 1 or more, or None for the default.")
     grid = Grid.of(clip, function, size) if options.each == "frame" else None
     unit = function is embedding and clip.model.network.unit_length
 

@@ -137,7 +137,9 @@ class Parquet:
         types, kind = self.arrow.types, column.type
         lists = types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
         if not (lists and types.is_floating(kind.value_type)):
-            raise ValueError(f"{self.path} has embeddings of the type {kind}: lists of float32 are searched.")
+            raise ValueError(
+                f"{self.path} has embeddings of the type {kind}, and the zoo searches lists of floats: embed again."
+            )
         valid = column.drop_null()
         is_fixed = types.is_fixed_size_list(kind)
         for length in [kind.list_size] if is_fixed else valid.value_lengths().unique().to_pylist():
@@ -164,12 +166,12 @@ class Npz:
         _check_names(path, self.names)
         with self._array("embeddings") as (_, shape, dtype):
             if len(shape) != 2 or dtype.kind != "f":
-                raise ValueError(f"its embeddings are {dtype} of the shape {shape}, and not rows of floats")
+                raise ValueError(f"its embeddings are {dtype} of the shape {shape} instead of rows of floats")
         self.rows, self.width = shape
         for name in ("files", *(name for name in TIMES if name in self.names)):
             with self._array(name) as (_, shape, dtype):
                 if shape != (self.rows,) or dtype.kind != ("U" if name == "files" else "f"):
-                    raise ValueError(f"its {name} are {dtype} of the shape {shape}, beside {self.rows} embeddings")
+                    raise ValueError(f"its {name} are {dtype} of the shape {shape} for {self.rows} embeddings")
 
     def pieces(self, width: int, size: int) -> Iterator[Piece]:
         """One piece, because the bytes need no decoding."""
@@ -220,7 +222,7 @@ class Npz:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, is_fortran, dtype = read(file)
             if is_fortran and len(shape) > 1:
-                raise ValueError(f"its {name} lie column by column")
+                raise ValueError(f"its {name} are stored column by column")
             yield file, shape, dtype
 
 
@@ -259,7 +261,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
     if (path / NOTE).exists():
         raise ValueError(f"{path} is a corpus without rows so far: search it when audax-zoo embed has written some.")
     raise ValueError(
-        f"{path} is no corpus, for it has no part-*.parquet: audax-zoo embed RECORDINGS -o {path}/ makes one."
+        f"{path} is no corpus because it has no part-*.parquet: audax-zoo embed RECORDINGS -o {path}/ makes one."
     )
 
 
@@ -302,6 +304,6 @@ def _check_names(path: pathlib.Path, names: Iterable[str]) -> None:
 def _check_width(path: pathlib.Path, width: int, query_width: int) -> None:
     if width != query_width:
         raise ValueError(
-            f"{path} has embeddings of {width} numbers, and the query's has {query_width}: search with the model that "
-            "made the rows."
+            f"{path} has embeddings of {width} numbers, and the query has one of {query_width}: search with the model "
+            "that made the rows."
         )

@@ -117,8 +117,8 @@ def _check_task(model: Model, entry: Entry) -> None:
     task = getattr(model, "task", None)
     if task not in (None, entry.task):
         raise ValueError(
-            f"The head of the model to save as {entry.name} was made to be {task}, and the entry says {entry.task}: "
-            f"save it with the entry that thaw gave, thawed.entry, or make the head by thaw(..., task={entry.task!r})."
+            f"The head of the model to save as {entry.name} is {task}, and its entry is {entry.task}: save it with "
+            f"thawed.entry, the entry that thaw returns, or make the head with thaw(..., task={entry.task!r})."
         )
 
 

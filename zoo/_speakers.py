@@ -48,9 +48,9 @@ def read_pairs(path: pathlib.Path, root: pathlib.Path | None = None) -> list[Pai
         same = None if label is None else LABELS[label]
         pairs.append(Pair(str(root / fields[-2]), str(root / fields[-1]), same))
     if not pairs:
-        raise ValueError(f"{path} has no trials: a line each, `label path path` or `path path`.")
+        raise ValueError(f"{path} has no trials: write one per line, `label path path` or `path path`.")
     if len({pair.same is None for pair in pairs}) > 1:
-        raise ValueError(f"{path} has trials with a label and trials without: give all of them one, or none.")
+        raise ValueError(f"{path} has trials with a label and trials without one: give all of them a label, or none.")
     return pairs
 
 

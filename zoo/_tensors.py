@@ -103,7 +103,7 @@ def add(target, pairs):
         if type(key) in KEYS:
             target[key] = value
         elif key is not NOTHING:
-            raise Fault("holds a dictionary whose keys are neither texts nor numbers: save model.state_dict() alone")
+            raise Fault("holds a dictionary whose keys are neither texts nor numbers: save only model.state_dict()")
     return target
 
 
@@ -123,8 +123,8 @@ def named(module, name):
         kind = {"s": "sparse", "n": "nested"}.get(odd[0][0], "quantized")
         raise Fault(f"holds a {kind} array ({line(full)}): make it a dense one of floats before it is saved")
     raise Fault(
-        f"names {line(full)}, and the zoo makes nothing but arrays of a torch file: save model.state_dict() alone, or "
-        "get the weights as safetensors"
+        f"names {line(full)}, and the zoo reads only arrays from a torch file: save only model.state_dict(), or get "
+        "the weights as safetensors"
     )
 
 

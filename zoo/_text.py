@@ -96,7 +96,7 @@ def zero_shot(
     names = checked_labels(labels)
     if not isinstance(prompt, str) or prompt.count("{}") != 1:
         raise ValueError(
-            f'prompt is a text with {{}} once, in place of the label, as "This is a sound of {{}}.", got '
+            f'prompt is a text with {{}} once, in place of the label, such as "This is a sound of {{}}.", got '
             f"{line(repr(prompt))}."
         )
     weight = embed_texts(model, entry, [prompt.replace("{}", name) for name in names])
@@ -123,7 +123,7 @@ def _embedded(
 def _check_words(model: Any, entry: Entry) -> None:
     if not has_words(model):
         example = next(name for name, each in families.entries().items() if "text" in each.model)
-        raise ValueError(f"{entry.name} has no words: texts need a model of sounds and words, {example} say.")
+        raise ValueError(f"{entry.name} has no words: load a model of sounds and words for texts, such as {example}.")
 
 
 def _checked_texts(texts: Any) -> tuple[str, ...]:
@@ -134,11 +134,11 @@ def _checked_texts(texts: Any) -> tuple[str, ...]:
         raise TypeError(f"embed_text takes a text or a list of texts, got {line(repr(texts))}.")
     texts = tuple(texts)
     if odd := [each for each in texts if not isinstance(each, str)]:
-        raise TypeError(f"embed_text takes a text or a list of texts, got one with {line(repr(odd[0]))}.")
+        raise TypeError(f"embed_text takes a text or a list of texts, got a list with {line(repr(odd[0]))}.")
     if not texts or not all(each.strip() for each in texts):
         raise ValueError(
-            f"embed_text takes texts with words in them, got {'none' if not texts else 'an empty one'}: leave out what "
-            "is empty."
+            f"embed_text takes texts with words in them, got {'no text' if not texts else 'an empty one'}: leave empty "
+            "texts out."
         )
     return texts
 
@@ -175,5 +175,7 @@ def _encoder(text: str, max_tokens: int, name: str) -> Any:
         encoder.no_padding()
         encoder.enable_truncation(max_tokens)
     except Exception as error:  # as above
-        raise ValueError(f"The {TOKENIZER} of {name} is none ({line(str(error))}): fetch or copy it again.") from None
+        raise ValueError(
+            f"The {TOKENIZER} of {name} is not a tokenizer ({line(str(error))}): fetch or copy it again."
+        ) from None
     return encoder

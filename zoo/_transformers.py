@@ -36,13 +36,13 @@ def transformers_layout(
     if layout is None:
         kinds = ", ".join(family.__name__.rpartition(".")[2] for family in families.having("layout"))
         raise ValueError(
-            f"transformers has no {entry.network['type']} behind a {entry.frontend['type']}: the models that the zoo "
-            f"writes for it are those of {kinds}. Save it without layout."
+            f"transformers has no {entry.network['type']} behind a {entry.frontend['type']}, and the zoo writes the "
+            f"models of {kinds} for it: save this one without layout."
         )
     try:
         foreign_arrays = unnamed(layout.arrays, families.rules(layout.table), layout.preferences, layout.undo)
     except ValueError as error:
-        raise ValueError(f"transformers does not hold {entry.name}: {error}. Save it without layout.") from None
+        raise ValueError(f"transformers cannot hold {entry.name} ({error}): save it without layout.") from None
     result = families.describe(entry.name, layout.config, lambda file: layout.extractor)
     return dict(layout.config), dict(layout.extractor), foreign_arrays, result
 

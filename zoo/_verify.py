@@ -103,7 +103,7 @@ def _check_repo(report: Report, source: Source, full: bool) -> None:
     else:
         for file in (files,) if isinstance(files, str) else files:
             reach(report.repo, file)
-        report.notes.append("its weights are no safetensors, of which --full alone sees the arrays")
+        report.notes.append("its weights are not safetensors, so only --full checks the arrays")
     _check_license(report, entry, newest.licenses)
     if full:
         clip = load(report.name)

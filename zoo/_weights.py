@@ -48,7 +48,7 @@ class Arrays(ArraysByName):
             leaves, settings = _opened(pathlib.Path(path))
             if common := sorted(leaves.keys() & self._leaves.keys()):
                 raise ValueError(
-                    f"{path} holds {line(common[0])}, as another file of the model does: fetch both again."
+                    f"{path} holds {line(common[0])}, and so does another file of the model: fetch both again."
                 )
             self._leaves |= leaves
             self._settings.append(settings)

@@ -49,7 +49,7 @@ POLICY = (
     "connect-src 'self' blob: data:; frame-src 'none'; object-src 'none'"
 )
 WORDS = "rain, a ticking clock, a barking dog, people who talk, music"
-HINT = "Here come the names of what is in it, their scores over time, and the events."
+HINT = "The names of the sounds, their scores over time and the events appear here."
 CSS = """
 .gradio-container { width: 100%; max-width: min(1240px, 100vw) !important; margin: auto; }
 #notice { min-height: 2.5em; padding-top: 0.4em; }
@@ -170,7 +170,7 @@ def serve(
     """
     if not host:
         raise ValueError(
-            "The page takes the address to listen on, 127.0.0.1 for this machine alone, and got an empty one."
+            "The page takes the address to listen on, got an empty one: give 127.0.0.1 for this machine only."
         )
     if not (0 < max_size < 1e6 and 0 < port < 65536):
         raise ValueError(f"The page takes a port from 1 to 65535 and files of some MB, got {port} and {max_size:g}.")
@@ -178,7 +178,7 @@ def serve(
         socket.create_server((host, port)).close()
     except OSError as error:
         cause = str(error.strerror).partition(" (while")[0]
-        raise OSError(f"The page cannot be had at {host}:{port} ({cause}): give another port or host.") from None
+        raise OSError(f"The page cannot be served at {host}:{port} ({cause}): give another port or host.") from None
     gradio, page = _gradio(), build(model, models=models)
     for name in ("no_proxy", "NO_PROXY"):  # Gradio sends the page a request to see if it answers
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), host, "localhost"]))
@@ -211,7 +211,7 @@ def _labelled(clip: Pretrained, words: str) -> Pretrained:
         return clip
     labels = [label.strip() for label in words.split(",") if label.strip()]
     if not labels:
-        raise ValueError(f"{clip.entry.name} tells words apart: write some into the box, with commas between them.")
+        raise ValueError(f"{clip.entry.name} takes labels in words: write some into the box, with commas between them.")
     return clip.zero_shot(labels)
 
 

@@ -56,7 +56,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         embed,
         "write the embeddings of files",
         f"{windows}; a file's embedding is the mean over them. A folder is for a corpus: rows are written as they "
-        "come, and the same command goes on after it was stopped, whatever stopped it.",
+        "are ready, and after an interruption of any kind the same command goes on.",
     )
     add_recordings(embedding)
     embedding.add_argument("-o", "--output", required=True, metavar="OUT.npz|OUT.parquet|OUT/")
@@ -157,14 +157,14 @@ def _embed_file(
         if signals.number:
             return code
         if not progress.files:
-            print(f"audax-zoo: no recordings in this share or list: {path} is not written.", file=sys.stderr)
+            print(f"audax-zoo: {path} is not written because this share or list has no recordings.", file=sys.stderr)
             return code
         raise ValueError(f"None of the files could be read: {path} is not written.")
     print(f"{path}: {rows} embeddings of width {width}")
     if signals.number:
         print(
-            f"audax-zoo: {path} has the first {progress.files} recordings: a folder, -o {path.stem}/, goes on "
-            "where it was stopped.",
+            f"audax-zoo: {path} has the first {progress.files} recordings: write a folder, -o {path.stem}/, to "
+            "go on after an interruption.",
             file=sys.stderr,
         )
     return code

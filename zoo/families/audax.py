@@ -167,8 +167,8 @@ def _frontend(shapes: Shapes, sample_rate: int, where: str) -> dict[str, Any]:
         if (kernel := shapes.get(f"frontend/complex_conv/{name}_kernel")) is not None:
             if kind == "SincNet" and sample_rate != 16000:
                 raise ValueError(
-                    f"{where} has a SincNet, whose filters audax made for 16000 Hz at any sample rate: it converts at "
-                    f"16000 Hz alone, got {sample_rate}."
+                    f"{where} has a SincNet, whose filters audax made for 16000 Hz at any sample rate: it converts "
+                    f"only at 16000 Hz, got {sample_rate}."
                 )
             return {"type": kind, "sample_rate": sample_rate, "bins": kernel[0]}
     if sample_rate < 15600:

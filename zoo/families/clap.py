@@ -168,7 +168,9 @@ def _part(name: str, config: Mapping[str, Any], field: str) -> Mapping[str, Any]
     """The config of one tower. Fields that transformers leaves out have their defaults."""
     part = config.get(field)
     if part is not None and not isinstance(part, Mapping):
-        raise ValueError(f"{name} has {line(repr(part))} as {field} in its config.json: it is an object of fields.")
+        raise ValueError(
+            f"{name} has {line(repr(part))} as {field} in its config.json, and it must be an object of fields."
+        )
     return part or {}
 
 
@@ -219,7 +221,9 @@ def _audio(name: str, config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
 def _pair(name: str, side: Any) -> tuple[int, int]:
     sides = (side, side) if isinstance(side, int) else side
     if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(each, int) for each in sides):
-        raise ValueError(f"{name} has a side of patches that is no whole number, nor two: {line(repr(side))}.")
+        raise ValueError(
+            f"{name} has a side of patches that is neither a whole number nor two of them: {line(repr(side))}."
+        )
     return sides[0], sides[1]
 
 

@@ -165,11 +165,11 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     """The entry of the model in SpeechBrain's `hyperparams.yaml`, with the defaults of SpeechBrain's classes."""
     settings = hyperparams(name, read("hyperparams.yaml"))
     if missing := [part for part in OPTIONS if part != "classifier" and not isinstance(settings.get(part), dict)]:
-        raise ValueError(f"{name} has a hyperparams.yaml without {' and '.join(missing)}, of which an ECAPA is made.")
+        raise ValueError(f"{name} has a hyperparams.yaml without {' and '.join(missing)}, which an ECAPA needs.")
     for part, (sources, extras, choices) in OPTIONS.items():
         refuse(f"{name}, in its {part},", settings.get(part, {}), sources=sources, extras=extras, choices=choices)
     if settings["mean_var_norm"].get("std_norm", True) or settings["mean_var_norm"].get("norm_type") != "sentence":
-        raise ValueError(f"{name} normalises features otherwise than by the mean of each recording: the zoo does not.")
+        raise ValueError(f"{name} does not normalise features by the mean of each recording: the zoo has only that.")
     fbank, network = settings["compute_features"], settings["embedding_model"]
     bins = fbank.get("n_mels", 40)
     *widths, outputs = network.get("channels", (512, 512, 512, 512, 1536))

@@ -304,7 +304,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         require(entry.model, what, outputs=vector["width"])
         head, table = "ForXVector", "speech_xvector"
     elif entry.model["outputs"] is not None or is_weighted:
-        raise ValueError(f"transformers has no {CLASSES[family]} with a linear map alone behind it: give it classes.")
+        raise ValueError(f"transformers has no {CLASSES[family]} with only a linear map behind it: give it classes.")
     undo |= {"gru_rel_pos_const": lambda scale: scale.reshape(1, -1, 1, 1)}
     extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": entry.sample_rate}
     extractor |= {"do_normalize": front["normalize"], "return_attention_mask": front["norm"] == "layer"}

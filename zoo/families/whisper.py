@@ -179,7 +179,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         return None
     if entry.model["type"] != "Classifier":
         raise ValueError(
-            "transformers has no Whisper without its decoder but the one that classifies: save the encoder without "
+            "transformers has no Whisper without a decoder except the one that classifies: save the encoder without "
             "layout, or give it classes."
         )
     require(body, "a Whisper that classifies", pool="all", bins=frontend["bins"])
@@ -188,7 +188,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     samples, rate = frontend["total_frames"] * frontend["hop_length"], entry.sample_rate
     if samples % rate:
         raise ValueError(
-            f"transformers' Whisper hears whole seconds, and this one {samples / rate:g}: save it without layout."
+            f"transformers' Whisper takes whole seconds, and this one {samples / rate:g} s: save it without layout."
         )
     config = {
         "model_type": "whisper",
