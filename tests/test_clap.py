@@ -366,7 +366,8 @@ def test_models_without_words_say_so(tmp_path, folder):
     assert mute.embed(noise(2000)).shape == (6,)
     with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
         mute.embed_text("dog")
-    for content, message in (("{}", "is none"), (tokenizer().to_str().replace('"dog":5', '"dog":99'), "24 words")):
+    other_words = tokenizer().to_str().replace('"dog":5', '"dog":99')
+    for content, message in (("{}", "is not a tokenizer"), (other_words, "24 words")):
         (tmp_path / "mute" / "tokenizer.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             zoo.load(tmp_path / "mute").embed_text("dog")

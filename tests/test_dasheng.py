@@ -148,10 +148,8 @@ def test_the_heads_are_those_of_the_files_config(tmp_path):
         return dasheng.recognise(WeightFile(pathlib.Path("x.pt"), "torch", {}, shapes, **given)).entry.network["heads"]
 
     assert (heads(), heads(settings={"config": {"num_heads": 4}}), heads(settings={"config": 3})) == (1, 4, 1)
-    assert (
-        dasheng.recognise(WeightFile(pathlib.Path("x"), "torch", {}, shapes | {"outputlayer.1.weight": (5, 16)}))
-        is None
-    )
+    file = WeightFile(pathlib.Path("x"), "torch", {}, shapes | {"outputlayer.1.weight": (5, 16)})
+    assert dasheng.recognise(file) is None
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ TASKS = {
     "Classifier": ("multiclass", "multilabel"),
     "Encoder": ("embedding",),
 }  # others are contrastive
+LENGTH = 1000  # of a string, or of a list other than the labels
 HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)")
 
 
@@ -158,7 +159,7 @@ class Entry:
         self,
         *,
         classes: int | None = None,
-        labels: Iterable[Any] | None = None,
+        labels: Any = None,
         task: str | None = None,
         window: float | None = None,
         layers: str = "last",
@@ -205,17 +206,22 @@ class Entry:
         )
 
 
-def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
-    """The names of classes. Raises ValueError for labels without an order, and for names that are empty or repeated."""
+def checked_labels(labels: Any) -> tuple[str, ...]:
+    """The names of classes.
+
+    Raises ValueError for anything but names in an order, and for names that are empty, repeated or too long.
+    """
     if isinstance(labels, set | frozenset | Mapping):
         raise ValueError(
             f"labels are in the order of the head's outputs, and a {type(labels).__name__} has no order: give a list, "
             "for example sorted(labels)."
         )
-    names = tuple(labels)
+    names = tuple(labels) if isinstance(labels, Iterable) else ()
     if isinstance(labels, str) or not names or not all(isinstance(each, str) and each.strip() for each in names):
         raise ValueError(f'labels are the names of all classes, such as ("rain", "clock"), got {line(repr(labels))}.')
     names = tuple(map(str, names))  # NumPy's strings too
+    if (longest := max(map(len, names))) > LENGTH:
+        raise ValueError(f"labels have at most {LENGTH} letters each, got one of {longest}: shorten it.")
     if repeats := {each for each in names if names.count(each) > 1}:
         raise ValueError(f"labels name each class once, got {line(', '.join(sorted(repeats)))} several times.")
     return names

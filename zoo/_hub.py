@@ -283,12 +283,7 @@ def _plain_errors(repo: str, file: str = CONFIG, revision: str | None = None) ->
 
 
 def upload(
-    repo: str,
-    files: Mapping[str, pathlib.Path | bytes],
-    message: str,
-    *,
-    private: bool,
-    revision: str | None,
+    repo: str, files: Mapping[str, pathlib.Path | bytes], message: str, *, private: bool, revision: str | None
 ) -> tuple[str, bool]:
     """Uploads `files` in one commit to `repo`, which is created if needed; returns the commit's URL and if it is new.
 

@@ -8,13 +8,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ._entry import Entry
+from ._entry import LENGTH, Entry
 from ._files import CONTROL, line
 
 PARAMETERS = 1 << 32
 NUMBER = 1 << 20  # widths, classes, a sample rate in Hz
 REAL = 1e9  # a frequency, a ceiling of energies
-LENGTH = 1000  # of a string, or of a list other than the labels
 NESTING = 4  # networks in a network
 DEPTH = 256  # of all stages together, and their number; each block takes 20 ms to build
 LOOP = 64  # places that code loops over one by one: a border, the side of a pooled square, taps

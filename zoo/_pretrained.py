@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -128,12 +127,13 @@ class Pretrained(eqx.Module):
         """
         return embed_texts(self.model, self.entry, texts)
 
-    def zero_shot(self, labels: Iterable[Any], prompt: str = "This is a sound of {}.") -> "Pretrained":
+    def zero_shot(self, labels: Any, prompt: str = "This is a sound of {}.") -> "Pretrained":
         """A classifier for labels in your own words: `clip.zero_shot(["dog", "rain"]).top(wave)`.
 
         Each label is put into `prompt`, and the text gets an embedding. The probabilities are the softmax of the scaled
         cosines of the wave's embedding with those of the texts, so each depends on all labels. Raises ValueError for a
-        model without words, for no labels, for empty or equal ones, and for a prompt without exactly one {}.
+        model without words, for anything but a list of different labels, for a prompt without exactly one {}, and for
+        a label or a prompt of more than 1000 letters.
         """
         return Pretrained(*zero_shot(self.model, self.state, self.entry, labels, prompt))
 
@@ -149,16 +149,21 @@ class Pretrained(eqx.Module):
 
     def frame_times(self, frames: int, layer: int = -1) -> Float[np.ndarray, " frames"]:
         """The seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`, or, with
-        `layer`, of `layers(wave)[layer]`."""
+        `layer`, of `layers(wave)[layer]`. Raises ValueError for a layer that the network does not have."""
         network = self.model.network
-        positions = network.positions(frames) if layer == -1 else network.positions(frames, layer)
+        try:
+            positions = network.positions(frames) if layer == -1 else network.positions(frames, layer)
+        except IndexError:
+            raise ValueError(
+                f"{self.entry.name} has no layer {layer}: give a valid index of clip.layers(wave)."
+            ) from None
         return self.model.frontend.times(positions)  # a user's own network may have no layers
 
     def thaw(
         self,
         classes: int | np.integer | None = None,
         *,
-        labels: Iterable[Any] | None = None,
+        labels: Any = None,
         task: str | None = None,
         window: float | None = None,
         layers: str = "last",

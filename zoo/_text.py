@@ -14,7 +14,7 @@ from audax_eqx.models import Classifier
 from audax_eqx.networks import RoBERTa
 
 from . import families
-from ._entry import Entry, checked_labels
+from ._entry import LENGTH, Entry, checked_labels
 from ._files import TOKENIZER, line, read_text
 from ._limits import check_entry
 from ._register import Model
@@ -89,7 +89,7 @@ def embed_texts(model: Any, entry: Entry, texts: Any) -> Float[Array, "texts wid
 
 
 def zero_shot(
-    model: Any, state: eqx.nn.State, entry: Entry, labels: Iterable[Any], prompt: str
+    model: Any, state: eqx.nn.State, entry: Entry, labels: Any, prompt: str
 ) -> tuple[Classifier, eqx.nn.State, Entry]:
     """A classifier for labels in words. Its head holds the embeddings of the texts: `prompt` with each label."""
     _check_words(model, entry)
@@ -99,6 +99,8 @@ def zero_shot(
             f'prompt is a text with {{}} once, in place of the label, such as "This is a sound of {{}}.", got '
             f"{line(repr(prompt))}."
         )
+    if len(prompt) > LENGTH:
+        raise ValueError(f"prompt is too long: it has {len(prompt)} letters, and up to {LENGTH} are allowed.")
     weight = embed_texts(model, entry, [prompt.replace("{}", name) for name in names])
     scale = float(np.exp(np.asarray(model.audio_logit_scale, np.float64)))
     zero_shot_entry = entry.finetuned(labels=names, name=f"{entry.name.rpartition('/')[2]}_zero_shot")

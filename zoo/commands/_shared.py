@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 import zoo
 
+from .._files import CONTROL
 from .._models import DEFAULT
 from .._search import Shard, sounds
 from .._weights import atomic
@@ -184,6 +185,11 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
     formats.add_argument(
         "--json", dest="format", action="store_const", const=".json", help="print JSON, one object per line"
     )
+
+
+def one_line(name: str) -> str:
+    """A file's name for a line in the terminal: control characters, such as an end of line, are written as escapes."""
+    return CONTROL.sub(lambda match: repr(match[0])[1:-1], name)
 
 
 def mean(result: zoo.Result) -> Float[np.ndarray, " width"]:

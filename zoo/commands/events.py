@@ -20,6 +20,7 @@ from ._shared import (
     files_of,
     labelled,
     mean,
+    one_line,
     output,
     picture,
 )
@@ -97,7 +98,7 @@ def detect(options: argparse.Namespace) -> int:
 
 def _show_events(file: TextIO, pairs_read: Detections, sample_rate: int) -> None:
     for result, events in pairs_read:
-        print(result.source, file=file)
+        print(one_line(result.source), file=file)
         for event in events:
             print(f"  {event.start:.2f} to {event.end:.2f} s  {event.score:.3f}  {event.label}", file=file)
         file.flush()

@@ -27,6 +27,7 @@ from ._shared import (
     files_of,
     labelled,
     mean,
+    one_line,
     output,
     picture,
     positive,
@@ -95,7 +96,7 @@ def _read(results: Iterable[zoo.Result]) -> Iterator[zoo.Result]:
 
 def _show_tags(file: TextIO, results: Iterable[zoo.Result], clip: zoo.Pretrained, options: argparse.Namespace) -> None:
     for result in results:
-        print(result.source, file=file)
+        print(one_line(result.source), file=file)
         for start, end, scores in zip(result.start, result.end, result.values, strict=True):
             if options.each == "window":
                 print(f"  {start:.1f} to {end:.1f} s", file=file)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import zoo
 
 from .._rows import utf8
-from ._shared import add_formats, positive
+from ._shared import add_formats, one_line, positive
 
 COLUMNS = ("file", "start", "end", "similarity")
 
@@ -51,7 +51,7 @@ def search(options: argparse.Namespace) -> int:
 def _show(matches: list[zoo.Match]) -> None:
     for match in matches:
         times = "" if match.start is None or match.end is None else f"{match.start:.1f} to {match.end:.1f} s"
-        print(f"{match.similarity:6.3f}  {times:>18}  {utf8(match.file)}")
+        print(f"{match.similarity:6.3f}  {times:>18}  {one_line(utf8(match.file))}")
 
 
 def _csv(matches: list[zoo.Match]) -> None:
