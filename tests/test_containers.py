@@ -188,7 +188,7 @@ def test_sound_that_the_header_does_not_count_is_heard_with_a_warning(tmp_path, 
         (size,) = struct.unpack_from(form, data, place)
         data = changed(data, place, struct.pack(form, size - 16000))
     path.write_bytes(data)
-    with pytest.warns(UserWarning, match="its header counts .* bytes of sound, and 160.. more follow"):
+    with pytest.warns(UserWarning, match="its header counts .* bytes of sound, and 160.. more bytes follow"):
         np.testing.assert_array_equal(zoo.read(path, RATE), expected)
 
 
@@ -423,7 +423,7 @@ def test_a_sample_rate_beyond_bounds_raises(tmp_path, rate):
     path, data = written(tmp_path / "a", "wav")
     path.write_bytes(changed(data, 24, struct.pack("<I", rate)))
     for read in (lambda: zoo.read(path, RATE), lambda: next(zoo.windows(path, RATE, 1.0))):
-        with pytest.raises(ValueError, match=f"a has {rate} samples a second by its header, and 100 to 10000000"):
+        with pytest.raises(ValueError, match=f"a has {rate} samples a second by its header, .* 100 to 10000000"):
             read()
 
 

@@ -30,7 +30,7 @@ TOY = '''
 """Toy, a network of one block."""
 
 from zoo import Checkpoint, Entry
-from zoo._foreign import Recognised
+from zoo._foreign import Recognition
 from zoo._rules import COUNTER, NORM, Rule, dense, hwio
 
 ENTRIES = (
@@ -69,9 +69,9 @@ def describe(name, config, read):
 
 def recognise(source):
     if "body.stem" in source.shapes:
-        return Recognised(ENTRIES[0].replace(classes=source.shapes["top.bias"][0]), RULES["toy"])
+        return Recognition(ENTRIES[0].replace(classes=source.shapes["top.bias"][0]), RULES["toy"])
     if "conv1" in source.shapes:
-        return Recognised(ENTRIES[0], RULES["toy"], files=ENTRIES[0].checkpoint.file)
+        return Recognition(ENTRIES[0], RULES["toy"], files=ENTRIES[0].checkpoint.file)
 '''.replace("\\\\", "\\")
 
 
@@ -406,7 +406,11 @@ def test_audiosets_labels_come_from_the_hubs_cache_or_are_missed_with_a_warning(
         ({}, {"window": 0.0}, "a window of some seconds"),
         ({}, {"frontend": {"octaves": 3}}, "octaves"),
         ({}, {"network": {"depths": (9, 9, 9, 9)}}, "is missing"),
-        ({}, {"sample_rate": 8000, "frontend": {"sample_rate": 16000}}, "hears 16000 Hz, got sample_rate=8000: leave"),
+        (
+            {},
+            {"sample_rate": 8000, "frontend": {"sample_rate": 16000}},
+            "at 16000 Hz, got sample_rate=8000: leave",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told_in_a_sentence(tmp_path, change, options, fault):

@@ -396,9 +396,9 @@ def test_what_holds_no_rows_is_a_sentence(here, model, tmp_path):
         tmp_path / "files.parquet": "files.parquet has no column embeddings: name what audax-zoo embed wrote.",
         tmp_path / "numbers.parquet": "numbers.parquet has embeddings of the type double, and the zoo searches lists",
         tmp_path / "text.npz": "text.npz is no .npz of embeddings (File is not a zip file): audax-zoo embed writes",
-        tmp_path / "flat.npz": "flat.npz is no .npz of embeddings (its embeddings are float32 of the shape (3,), and",
-        tmp_path / "few.npz": "few.npz is no .npz of embeddings (its files are <U1 of the shape (1,), beside 3 emb",
-        tmp_path / "objects.npz": "objects.npz is no .npz of embeddings (its files are object of the shape (2,), be",
+        tmp_path / "flat.npz": "flat.npz is no .npz of embeddings (its embeddings are float32 of the shape (3,) inst",
+        tmp_path / "few.npz": "few.npz is no .npz of embeddings (its files are <U1 of the shape (1,) for 3 emb",
+        tmp_path / "objects.npz": "objects.npz is no .npz of embeddings (its files are object of the shape (2,) for",
     }.items():
         with pytest.raises((ValueError, OSError)) as raised:
             zoo.search(rows, "data/0.wav", zoo.load(model))

@@ -136,7 +136,7 @@ def test_positions_that_no_stride_makes_are_told(shared):
 def test_files_of_other_sizes_or_classes_are_nobodys(shared):
     entry = recognised(shared)
     assert (entry.classes, entry.task, entry.license, entry.source) == (9, "multiclass", None, None)
-    assert passt.PUBLISHED.license == "Apache-2.0"
+    assert passt.RELEASE.license == "Apache-2.0"
 
 
 @pytest.mark.parametrize(

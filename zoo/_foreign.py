@@ -111,6 +111,15 @@ def require(options: Mapping[str, Any], name: str, **values: Any) -> None:
             )
 
 
+def patch_side(network: Mapping[str, Any], name: str) -> int:
+    """The side of a network's square patches. Raises ValueError for patches of two different sides."""
+    patch = network["patch"]
+    if isinstance(patch, int):
+        return patch
+    require(network, name, patch=(patch[0], patch[0]))
+    return patch[0]
+
+
 def labelled(entry: Entry) -> dict[str, Any]:
     """The fields of transformers' config.json for an entry's classes."""
     labels = entry.labels or tuple(f"LABEL_{index}" for index in range(entry.classes))

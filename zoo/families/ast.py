@@ -23,13 +23,14 @@ from .._foreign import (
     like,
     multilabel,
     page,
+    patch_side,
     refuse,
     require,
     their_activation,
 )
 from .._inverse import row
 from .._labels import AUDIOSET
-from .._rules import Rule, drop, flat, only, thirds, time_first, under
+from .._rules import VIT, Rule, drop, flat, only, thirds, time_first, under
 from .._weights import ArraysByName
 
 FRONTEND = {"type": "ast_fbank", "sample_rate": 16000}
@@ -121,19 +122,12 @@ AUTHORS = (
         Rule("cls_token", "class_token", flat),
         Rule("dist_token", "distillation_token", flat),
         Rule("pos_embed", "position_embedding", only),
-        Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
-        Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
-        Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
+        *VIT,
         Rule(
             r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)",
             tuple(rf"blocks.\1.attention.{part}.\2" for part in ("query", "key", "value")),
             thirds,
         ),
-        Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
-        Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
-        Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
-        Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
-        Rule(r"norm\.(weight|bias)", r"norm.\1"),
     ),
     Rule(r"mlp_head\.0\.(weight|bias)", r"norm.\1"),
     Rule(r"mlp_head\.1\.(weight|bias)", r"head.\1"),
@@ -209,9 +203,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     fbank = {"frame_length": 25.0, "frame_shift": 10.0, "window": "hanning", "low_freq": 20.0, "high_freq": 0.0}
     require(frontend, "an AST", **fbank, gain=1.0, centred=False, bins=network["bins"], frames=network["frames"])
     require(model, "an AST", norm=network["eps"], projection=None, activation=None, hidden=None, cosine=None)
-    patch, (time, freq) = network["patch"], network["stride"]
-    patch = patch if isinstance(patch, int) else patch[0]
-    require(network, "an AST", patch=network["patch"] if isinstance(network["patch"], int) else (patch, patch))
+    patch, (time, freq) = patch_side(network, "an AST"), network["stride"]
     common = {"max_length": network["frames"], "num_mel_bins": network["bins"]}
     config = {
         "model_type": "audio-spectrogram-transformer",

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._entry import Checkpoint, Entry
-from .._foreign import BOOKKEEPING, ENCODER, EXTRACTING, Recognition, WeightFile, agree, page, refuse
+from .._foreign import BOOKKEEPING, ENCODER, Recognition, WeightFile, agree, page, refuse
 from .._rules import Rule, drop
-from .ced import FRONTEND, table
+from .ced import FRONTEND, extractor_frontend, table
 
 ENTRIES = (
     Entry(
@@ -61,34 +61,16 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         choices={"pooling": ("mean", "logit"), "init_values": (None,), "init_bn": (True,), "pruned_heads": ({},)},
     )
     agree(name, ("patch_size", [bins, frames]), ("patch_stride", list(stride)))
-    refuse(
-        name,
-        extractor,
-        sources="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
-        extras=f"{EXTRACTING} n_mels max_length",
-    )
-    rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_size", 160)
-    mels = extractor.get("feature_size", 64)
-    agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", mels))
+    frontend = extractor_frontend(name, config, extractor, 8000)
+    rate, hop = frontend["sample_rate"], frontend["hop_length"]
     return Entry(
         name=name,
-        frontend={
-            "type": "torchaudio_log_mel",
-            "sample_rate": rate,
-            "bins": mels,
-            "n_fft": extractor.get("n_fft", 512),
-            "win_length": extractor.get("win_size", 512),
-            "hop_length": hop,
-            "f_min": extractor.get("f_min", 0),
-            "f_max": extractor.get("f_max", 8000),
-            "framing": "center" if extractor.get("center", True) else "valid",
-            "top_db": 120.0,
-        },
+        frontend=frontend,
         network=_network(
             width,
             depth,
             heads,
-            bins=mels,
+            bins=frontend["bins"],
             frames=longest,
             patch=(frames, bins),
             mlp_width=int(width * config.get("mlp_ratio", 4.0)),

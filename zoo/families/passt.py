@@ -22,7 +22,7 @@ from .._files import line
 from .._foreign import Recognition, WeightFile, like
 from .._labels import AUDIOSET
 from .._limits import BINS, NUMBER, WINDOW
-from .._rules import Rule, drop, flat, only, time_first, under
+from .._rules import QKV, VIT, Rule, drop, flat, only, under
 from .ced import steps
 
 RELEASE = Entry(
@@ -53,15 +53,8 @@ RULES = {
             Rule("dist_token", "distillation_token", flat),
             Rule("new_pos_embed", "token_embedding", only),
             Rule("(time|freq)_new_pos_embed", r"\1_embedding", steps),
-            Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
-            Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
-            Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
-            Rule(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"blocks.\1.attention.qkv.\2"),
-            Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
-            Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
-            Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
-            Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
-            Rule(r"norm\.(weight|bias)", r"norm.\1"),
+            *VIT,
+            QKV,
         ),
     )
 }
