@@ -406,11 +406,7 @@ def test_audiosets_labels_come_from_the_hubs_cache_or_are_missed_with_a_warning(
         ({}, {"window": 0.0}, "a window of some seconds"),
         ({}, {"frontend": {"octaves": 3}}, "octaves"),
         ({}, {"network": {"depths": (9, 9, 9, 9)}}, "is missing"),
-        (
-            {},
-            {"sample_rate": 8000, "frontend": {"sample_rate": 16000}},
-            "at 16000 Hz, got sample_rate=8000: leave",
-        ),
+        ({}, {"sample_rate": 8000, "frontend": {"sample_rate": 16000}}, "at 16000 Hz, got sample_rate=8000: leave"),
     ],
 )
 def test_what_does_not_go_together_is_told_in_a_sentence(tmp_path, change, options, fault):

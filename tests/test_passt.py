@@ -128,7 +128,9 @@ def test_the_published_files_are_told_by_their_positions_and_names(shared, grid,
 
 
 def test_positions_that_no_stride_makes_are_told(shared):
-    with pytest.raises(ValueError, match="has 50 positions over the bins, which no stride of patches of 16 makes of"):
+    with pytest.raises(
+        ValueError, match="has 50 positions over the bins, and no stride of patches of 16 makes them of"
+    ):
         recognised(shared, change={"freq_new_pos_embed": (1, 48, 50, 1)})
     assert recognised(shared, network={"stride": (10, 9)}).network["stride"] == (10, 9)
 

@@ -364,7 +364,7 @@ def test_one_channel_of_several(clip, tmp_path):
     [
         ((np.zeros(100, np.int16), RATE), ValueError, "floating-point samples.*got int16.*divide int16 by 32768"),
         ((np.zeros((2, 3, 4)), RATE), ValueError, r"of the shape \(2, 3, 4\)"),
-        ((np.zeros(100), 0), ValueError, "comes with its sample rate, 100 to 10000000 Hz, got 0"),
+        ((np.zeros(100), 0), ValueError, "needs its sample rate, 100 to 10000000 Hz, got 0"),
         ((np.zeros(0), RATE), ValueError, "holds no samples"),
         ({"text": "a"}, TypeError, "got a dictionary of text"),
         (b"no sound at all", ValueError, "The sound cannot be read as sound"),
@@ -454,7 +454,7 @@ def test_a_missing_value_of_datasets_and_an_empty_array_are_recordings_that_cann
     sources = [{"bytes": None, "path": None}, (np.zeros((0, 2), np.float32), RATE), (noise(10), float("nan"))]
     errors = [result.error for result in zoo.embed(clip, sources, errors="keep")]
     assert errors[0] == "The recording has neither bytes nor a path." and errors[1] == "The sound holds no samples."
-    assert "comes with its sample rate" in errors[2]
+    assert "needs its sample rate" in errors[2]
 
 
 def test_a_recording_lasts_as_long_as_it_does_though_its_end_is_left_out(clip):

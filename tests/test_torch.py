@@ -456,7 +456,7 @@ BOMBS = {
     "deep lists": (b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".", "nested deeper"),
     "deep tuples": (b"\x80\x02" + DEEP + b".", "nested deeper"),
     "deep keys": (b"\x80\x02}" + DEEP + b"Ns.", "keys are neither texts nor numbers"),
-    "a deep key of a storage": (b"\x80\x02" + storage().replace(text("0"), DEEP) + b".", "a storage is none"),
+    "a deep key of a storage": (b"\x80\x02" + storage().replace(text("0"), DEEP) + b".", "is not described as one"),
     "a list in itself": (b"\x80\x02]q\0h\0a.", "nested deeper"),
     "laughs": (
         b"\x80\x02(]q\0" + b"".join(b"](%seq%c" % (half, i + 1) for i, half in enumerate(HALVES)) + b"t.",

@@ -110,7 +110,7 @@ def _listed(data: mmap.mmap, count: int, start: int, end: int) -> Iterator[tuple
         if mark != b"PK\1\2" or position > end:
             raise broken("its list of entries makes no sense")
         if flags & ENCRYPTION:
-            raise Fault("is encrypted, and the zoo has no password: write it without")
+            raise Fault("is encrypted, and the zoo has no password: write it without encryption")
         if method not in (0, zlib.DEFLATED) or (method == 0 and packed_size != size):
             raise broken("an entry is packed in another way than torch's")
         begin = _begin(data, place, name, flags, method, packed_size, size)

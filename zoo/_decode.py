@@ -86,7 +86,7 @@ def _array_blocks(source: tuple[Any, Rate], rate_out: int) -> Blocks:
             f"of the shape {array.shape}: divide int16 by 32768."
         )
     if not RATES[0] <= rate <= RATES[1]:
-        raise SoundError(f"An array of sound comes with its sample rate, {RATES[0]} to {RATES[1]} Hz, got {rate}.")
+        raise SoundError(f"An array of sound needs its sample rate, {RATES[0]} to {RATES[1]} Hz, got {rate}.")
     if array.size == 0:
         return
     array = array[:, None] if array.ndim == 1 else array.T if array.shape[0] < array.shape[1] else array

@@ -55,7 +55,7 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
     result = computed(clip, wave)
     if result.shape != reference.shape:
         raise ValueError(
-            f"{path} holds {reference.size} outputs and the model gives {result.size}: they do not belong together."
+            f"{path} holds {reference.size} outputs and the model gives {result.size}: save the model again."
         )
     if not np.isfinite(result).all():
         raise ValueError(

@@ -268,7 +268,7 @@ def frames(clip: Pretrained, wave: Float[Array, " samples"], length: Length = No
 def layers(clip: Pretrained, wave: Float[Array, " samples"]) -> tuple[Float[Array, "_frames _width"], ...]:
     """What `Pretrained.layers` returns."""
     network: Any = clip.model.network
-    x, valid = _heard(clip, wave, None)
+    x, valid = _network_input(clip, wave, None)
     return tuple(jnp.mean(each, axis=1) for each in network.layers(x, clip.state, **valid)[0])
 
 
@@ -312,11 +312,11 @@ def takes_length(clip: Pretrained) -> bool:
 
 def _map(clip: Pretrained, wave: Float[Array, " samples"], length: Length) -> Float[Array, "time freq channels"]:
     network: Any = clip.model.network
-    x, valid = _heard(clip, wave, length)
+    x, valid = _network_input(clip, wave, length)
     return network.features(x, clip.state, **valid)[0]
 
 
-def _heard(
+def _network_input(
     clip: Pretrained, wave: Float[Array, " samples"], length: Length
 ) -> tuple[Float[Array, "frames bins"], dict[str, Array]]:
     """The network's input for a wave, and the keywords that tell the network how much of it is valid."""

@@ -92,8 +92,8 @@ def _errors(
     count = int(np.sum(same))
     if not 0 < count < len(same):
         raise ValueError(
-            f"Errors are of pairs of one speaker and of pairs of two: got {count} and {len(same) - count}, and need "
-            "some of both."
+            f"Error rates need pairs of one speaker and pairs of two, got {count} and {len(same) - count}: give some "
+            "of both."
         )
     if not np.all(np.isfinite(scores)):
         raise ValueError("Scores are finite numbers, got NaN or infinite ones: leave their pairs out.")

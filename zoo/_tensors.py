@@ -140,7 +140,7 @@ def whole(*numbers):
 def storage_of(kind, key, count):
     """The storage that a persistent id names."""
     if type(kind) is not Kind or type(key) is not str:
-        raise broken("a storage is none")
+        raise broken("a storage is not described as one")
     return Storage(key, kind.dtype, *whole(count))
 
 

@@ -104,7 +104,7 @@ def get_timestamp_embeddings(audio: Any, model: HearModel) -> tuple[Any, Any]:
     timestamps = max(math.floor(samples / hop + 0.5), 1)
     windows = math.ceil(timestamps / (frames * shifts))
     middles = [(window * frames * shifts + shift + 0.5) * hop for window in range(windows) for shift in range(shifts)]
-    embeddings = _heard(_frames, clip, sounds, [round(middle - first) for middle in middles], size)
+    embeddings = _apply(_frames, clip, sounds, [round(middle - first) for middle in middles], size)
     embeddings = embeddings.reshape(len(sounds), windows, shifts, frames, -1).swapaxes(2, 3)
     embeddings = embeddings.reshape(len(sounds), -1, model.timestamp_embedding_size)[:, :timestamps]
     milliseconds = (np.arange(timestamps, dtype=np.float64) + 0.5) * hop * 1000 / rate
@@ -137,7 +137,7 @@ def _checked(audio: Any, model: HearModel) -> tuple[Float[np.ndarray, "sounds sa
     return finite_samples(sounds, model.clip.entry.name), back
 
 
-def _heard(
+def _apply(
     function: Callable[[Pretrained, Float[np.ndarray, "waves samples"]], Array],
     clip: Pretrained,
     sounds: Float[np.ndarray, "sounds samples"],

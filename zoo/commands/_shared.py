@@ -82,7 +82,7 @@ def add_hearing(
     hearing.add_argument("--window", type=float, metavar="SECONDS", help="default: the model's native length")
     hearing.add_argument("--hop", type=float, metavar="SECONDS", help=f"from window to window (default: {hop})")
     hearing.add_argument(
-        "--channel", type=_channel, default="mean", help="a channel, from 0 on (default: the mean of all)"
+        "--channel", type=_channel, default="mean", help="mean, or a channel from 0 on (default: mean)"
     )
     hearing.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     hearing.add_argument("--batch", type=positive, metavar="N", help="windows at a time (default: what fits)")

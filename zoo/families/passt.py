@@ -96,7 +96,7 @@ def recognise(file: WeightFile) -> Recognition | None:
         stride = tuple(_size(file, "strides", each) for each in stride)
     if stride[0] < 1:
         raise ValueError(
-            f"{file.path} has {freqs} positions over the bins, which no stride of patches of {patch[1]} makes of "
+            f"{file.path} has {freqs} positions over the bins, and no stride of patches of {patch[1]} makes them of "
             f'{bins} bins: give frontend={{"bins": ...}} or network={{"stride": (frames, bins)}} as it was trained.'
         )
     window = math.ceil(2 * times * stride[0] * hop_length / rate) / 2 if file.window is None else file.window
