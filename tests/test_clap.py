@@ -291,7 +291,7 @@ def test_texts_of_any_length_have_few_programs(clip, programs):
 @pytest.mark.parametrize(
     ("texts", "kind", "message"),
     [
-        ([], ValueError, "got none"),
+        ([], ValueError, "got no text"),
         ([""], ValueError, "an empty one"),
         (["dog", "  "], ValueError, "an empty one"),
         ([1], TypeError, "got a list with 1"),

@@ -116,7 +116,7 @@ def test_a_family_in_one_new_file_is_listed_loaded_converted_and_verified(toy, t
     made = zoo.convert(tmp_path / "file.safetensors", tmp_path / "made", labels=("a", "b", "c"))
     is_the_toy(zoo.load(made, verify=True), toy)
     assert zoo.info(made).labels == ("a", "b", "c")
-    assert verify(str(made)).checked == ["arrays", "golden output"]
+    assert verify(str(made)).checks == ["arrays", "golden output"]
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     repo = tmp_path / "hub" / "models--toy--published"

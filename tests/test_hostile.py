@@ -322,7 +322,7 @@ def test_a_model_that_memory_does_not_hold_is_told():
     entry = dataclasses.replace(TINY, network=CONVNEXT | {"stem_padding": (2**20, 2**20)})
     model, state = zoo.create(entry, key=jax.random.key(0))
     clip = zoo.Pretrained(eqx.nn.inference_mode(model), state, entry)
-    with pytest.raises(ValueError, match=r"tiny cannot be run on 4000 samples here \(RESOURCE_EXHAUSTED"):
+    with pytest.raises(ValueError, match=r"tiny cannot be run on 4000 samples on this machine \(RESOURCE_EXHAUSTED"):
         computed(clip, np.zeros(4000, np.float32))
 
 

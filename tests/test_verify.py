@@ -311,7 +311,7 @@ def test_full_finds_other_outputs(online):
     assert code == 1
     assert "own does not give its golden output: it differs by" in rows["me/wrong"][2]
     assert re.search(r"off gives the logits .* for noise.wav of datasets/pub/sounds, and its authors", rows["off"][2])
-    assert re.search(r"deaf hears the classes .* in noise.wav of datasets/pub/sounds, and its authors", rows["deaf"][2])
+    assert re.search(r"deaf finds the classes .* in noise.wav of datasets/pub/sounds, and its authors", rows["deaf"][2])
     assert {row[1] for row in rows.values()} == {"repo, labels, arrays, licence"}
 
 
