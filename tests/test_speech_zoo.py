@@ -149,7 +149,7 @@ def test_what_was_loaded_is_saved_described_and_verified(oracles, tmp_path):
     zoo.save(tmp_path / "mine", clip.model, clip.state, clip.entry)
     again = zoo.load(tmp_path / "mine", verify=True)
     assert same(again, clip) and again.entry.network == clip.entry.network
-    assert verify(str(tmp_path / "mine")).checked == ["arrays", "golden output"]
+    assert verify(str(tmp_path / "mine")).checks == ["arrays", "golden output"]
     assert front_matter(again.entry)["pipeline_tag"] == "feature-extraction"
     assert "turns a recording into an embedding.\n" in (tmp_path / "mine" / "README.md").read_text()
     assert from_json(to_json(again.entry), "there") == again.entry
