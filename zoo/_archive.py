@@ -117,7 +117,7 @@ def _listed(data: mmap.mmap, count: int, start: int, end: int) -> Iterator[tuple
         spans.append((place, begin + packed_size))
         yield _safe(name.decode()), Entry(begin, packed_size, size, method != 0)
     spans = [(0, 0), *sorted(spans), (start, end)]
-    if position != end or any(after[0] < before[1] for before, after in itertools.pairwise(spans)):
+    if position != end or any(second[0] < first[1] for first, second in itertools.pairwise(spans)):
         raise broken("its entries overlap")
 
 

@@ -150,8 +150,8 @@ def _table(data: memoryview) -> Iterator[tuple[str, memoryview]]:
         places.append(number)
     count, letters, end = 0, 0, 0
     for _, handle in _block(data, places[2], places[3]):
-        start, after = _varint(handle, 0)
-        size, _ = _varint(handle, after)
+        start, offset = _varint(handle, 0)
+        size, _ = _varint(handle, offset)
         if start < end:
             raise Fault("a block lies in another, or before it")
         end = start + size

@@ -32,14 +32,14 @@ def card(entry: Entry, parameters: int, *, layout: str = "audax", loss: float | 
 def generated(content: bytes) -> bool:
     """Whether a README.md is a card that `card` made, and not one that somebody wrote or changed."""
     text = content.decode("utf-8", errors="replace").replace("\r\n", "\n")
-    above, _, _ = text.rpartition("<!--")
-    return text == _signed(above)
+    body, _, _ = text.rpartition("<!--")
+    return text == _signed(body)
 
 
 def addressed(content: bytes, address: str) -> bytes:
     """The generated card, changed so that its example loads the model from `address`."""
-    above, _, _ = content.decode("utf-8").rpartition("<!--")
-    return _signed(above.replace(PLACEHOLDER, address)).encode("utf-8")
+    body, _, _ = content.decode("utf-8").rpartition("<!--")
+    return _signed(body.replace(PLACEHOLDER, address)).encode("utf-8")
 
 
 def front_matter(entry: Entry) -> dict:

@@ -158,10 +158,10 @@ def find_events(
     for label, column, start, end in zip(labels, scores.T, starts, ends, strict=True):
         spans: list[tuple[int, int]] = []
         for low, high in _stretches(column >= end):
-            above = np.flatnonzero(column[low:high] >= start)
-            if not len(above):
+            peaks = np.flatnonzero(column[low:high] >= start)
+            if not len(peaks):
                 continue
-            first = low + int(above[0])
+            first = low + int(peaks[0])
             if spans and edges[first] - edges[spans[-1][1]] <= max_gap:
                 spans[-1] = (spans[-1][0], high)
             else:

@@ -62,9 +62,9 @@ class WeightFile:
 
     def count(self, path: str) -> int:
         """The number of different indices that stand for {} in keys that begin with `path`, such as "blocks.{}."."""
-        before, _, after = path.partition("{}")
-        numbers = {key[len(before) :].partition(".")[0] for key in self.shapes if key.startswith(before)}
-        return sum(any(key.startswith(f"{before}{each}{after}") for key in self.shapes) for each in numbers)
+        head, _, tail = path.partition("{}")
+        numbers = {key[len(head) :].partition(".")[0] for key in self.shapes if key.startswith(head)}
+        return sum(any(key.startswith(f"{head}{each}{tail}") for key in self.shapes) for each in numbers)
 
 
 @dataclasses.dataclass(frozen=True)

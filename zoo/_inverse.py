@@ -24,12 +24,12 @@ def keys(pattern: str, start: int = 1) -> Iterator[str]:
     if group is None:
         yield pattern.replace("\\.", ".")
         return
-    before, after = pattern[: group.start()].replace("\\.", "."), pattern[group.end() :]
+    head, tail = pattern[: group.start()].replace("\\.", "."), pattern[group.end() :]
     if group[1] is None:
-        yield from (f"{before}\\{start}{rest}" for rest in keys(after, start + 1))
+        yield from (f"{head}\\{start}{rest}" for rest in keys(tail, start + 1))
         return
     choices = [choice for part in _alternatives(group[2]) for choice in keys(part, start)] + [""] * bool(group[3])
-    yield from (before + choice + rest for choice, rest in itertools.product(choices, keys(after, start)))
+    yield from (head + choice + rest for choice, rest in itertools.product(choices, keys(tail, start)))
 
 
 def _alternatives(pattern: str) -> list[str]:

@@ -75,8 +75,8 @@ def panels(
     tick_labels = [label if len(label) <= 18 else f"{label[:17]}…" for label in labels] if narrow else labels
     image = _draw_scores(bottom, result, names, labels[::-1], events, dict.fromkeys(labels, ORANGE))
     bottom.set_yticks(bottom.get_yticks(), tick_labels[::-1], parse_math=False)
-    beside = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 12, "pad": 0.01}
-    bar = figure.colorbar(image, ax=bottom, label="score", **beside).ax
+    placement = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 12, "pad": 0.01}
+    bar = figure.colorbar(image, ax=bottom, label="score", **placement).ax
     for axes in (top, middle, bottom, bar):
         axes.tick_params(labelsize=8, length=2)
         axes.xaxis.label.set_fontsize(8)

@@ -68,9 +68,9 @@ def equal_error_rate(scores: Scores, same: Bool[np.ndarray, " pairs"]) -> float:
     """
     alarms, misses = _errors(scores, same)
     excess = misses - alarms  # falls from 1 to -1
-    after = int(np.argmax(excess <= 0.0))
-    share = excess[after - 1] / (excess[after - 1] - excess[after])
-    return float(alarms[after - 1] + share * (alarms[after] - alarms[after - 1]))
+    crossing = int(np.argmax(excess <= 0.0))
+    share = excess[crossing - 1] / (excess[crossing - 1] - excess[crossing])
+    return float(alarms[crossing - 1] + share * (alarms[crossing] - alarms[crossing - 1]))
 
 
 def minimum_cost(scores: Scores, same: Bool[np.ndarray, " pairs"], prior: float = 0.01) -> float:

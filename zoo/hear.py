@@ -148,9 +148,9 @@ def _apply(
 
     It runs on batches of one shape for any number of sounds, so it compiles once and its memory is bounded.
     """
-    before, behind = max(-min(starts), 0), max(max(starts) + size - sounds.shape[1], 0)
-    long_sounds = np.pad(sounds, ((0, 0), (before, behind)))
-    places = [(sound, before + start) for sound in range(len(sounds)) for start in starts]
+    head, tail = max(-min(starts), 0), max(max(starts) + size - sounds.shape[1], 0)
+    long_sounds = np.pad(sounds, ((0, 0), (head, tail)))
+    places = [(sound, head + start) for sound in range(len(sounds)) for start in starts]
     batch, results = _batch(), []
     for begin in range(0, len(places), batch):
         part = places[begin : begin + batch]

@@ -268,10 +268,10 @@ def recognise(file: WeightFile) -> Recognition | None:
         window=WINDOW,
         paper=PAPER,
     )
-    beside = file.path.with_name(FILES[1])
-    if file.path.name != FILES[0] or not beside.is_file():
+    classifier_path = file.path.with_name(FILES[1])
+    if file.path.name != FILES[0] or not classifier_path.is_file():
         return Recognition(_licensed(entry), RULES["ecapa"])
-    classes, hidden = _classifier(Arrays(beside).shapes)
+    classes, hidden = _classifier(Arrays(classifier_path).shapes)
     labels = _labels(str(file.path.parent), lambda name: read_text(file.path.with_name(name)))
     return Recognition(_licensed(_with_classes(entry, classes, hidden, labels)), RULES["ecapa"], files=FILES)
 
