@@ -353,7 +353,11 @@ def test_another_model_is_refused(here, model, tmp_path):
 @pytest.mark.parametrize(
     "query, error, fault",
     [
-        ("none.wav", FileNotFoundError, "none.wav is neither a file nor a text, because a text has no slash and"),
+        (
+            "none.wav",
+            FileNotFoundError,
+            "none.wav is neither a file nor a text, because a text has no slash and no suffix",
+        ),
         ("data/none", FileNotFoundError, "data/none is neither a file nor a text"),
         (pathlib.Path("none"), FileNotFoundError, "none is not a file"),
         (" ", ValueError, "The query is an empty text: give words, or a recording."),
