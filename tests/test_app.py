@@ -89,7 +89,7 @@ def test_a_model_with_words_takes_those_of_the_visitor(shared, clip):
     assert app._labelled(clip, "rain") is clip
     with pytest.raises(ValueError, match="a dog several times"):
         app._labelled(words, "a dog, a dog")
-    with pytest.raises(ValueError, match="clap_unfused tells words apart: write some into the box"):
+    with pytest.raises(ValueError, match="clap_unfused takes labels in words: write some into the box"):
         app._labelled(words, " , ")
 
 

@@ -18,7 +18,7 @@ from audax_eqx import networks
 from audax_eqx.frontends import KaldiFbank
 from audax_eqx.models import Classifier, Encoder
 from audax_eqx.networks import BEATs, Wav2Vec2
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo._labels import AUDIOSET
 from zoo.families import beats
 
@@ -254,7 +254,7 @@ def test_arrays_without_settings_are_taken_for_a_published_model(file, tmp_path)
 def source(arrays, cfg=None, labels=None):
     settings = {"cfg": cfg or {}} | ({} if labels is None else {"label_dict": labels})
     shapes = {key: array.shape for key, array in arrays.items()}
-    return Source(pathlib.Path("x.pt"), "torch", arrays, shapes, settings)
+    return WeightFile(pathlib.Path("x.pt"), "torch", arrays, shapes, settings)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def hub(file, tmp_path, monkeypatch):
 
 
 def test_a_published_model_has_the_labels_of_its_file_by_audiosets_names(hub, file, tmp_path):
-    with pytest.warns(UserWarning, match="has AudioSet's codes for labels"):
+    with pytest.warns(UserWarning, match="has AudioSet's codes as labels"):
         assert zoo.load("beats_iter3_plus_audioset").labels == CODES
     hub()
     clip = zoo.load("beats_iter3_plus_audioset")

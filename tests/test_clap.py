@@ -291,10 +291,10 @@ def test_texts_of_any_length_have_few_programs(clip, programs):
 @pytest.mark.parametrize(
     ("texts", "kind", "message"),
     [
-        ([], ValueError, "got none"),
+        ([], ValueError, "got no text"),
         ([""], ValueError, "an empty one"),
         (["dog", "  "], ValueError, "an empty one"),
-        ([1], TypeError, "got one with 1"),
+        ([1], TypeError, "got a list with 1"),
         (b"dog", TypeError, "got b'dog'"),
         (3, TypeError, "got 3"),
         (["\ud800"], ValueError, "cannot make tokens"),
@@ -366,7 +366,8 @@ def test_models_without_words_say_so(tmp_path, folder):
     assert mute.embed(noise(2000)).shape == (6,)
     with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
         mute.embed_text("dog")
-    for content, message in (("{}", "is none"), (tokenizer().to_str().replace('"dog":5', '"dog":99'), "24 words")):
+    other_words = tokenizer().to_str().replace('"dog":5', '"dog":99')
+    for content, message in (("{}", "is not a tokenizer"), (other_words, "24 words")):
         (tmp_path / "mute" / "tokenizer.json").write_text(content)
         with pytest.raises(ValueError, match=message):
             zoo.load(tmp_path / "mute").embed_text("dog")
@@ -539,7 +540,7 @@ def test_tag_and_detect_take_labels_in_words(capsys, folder, sound):
     [
         (["--model", "resnet_esc10", "--labels", "dog"], "has no words, so it takes no --labels"),
         (["--model", "resnet_esc10", "--prompt", "{}"], "give them too, --labels"),
-        (["--model", "FOLDER"], "say what to tell apart, --labels"),
+        (["--model", "FOLDER"], "words instead of classes: give labels, --labels"),
         (["--model", "FOLDER", "--labels", "dog,dog"], "each class once"),
         (["--model", "FOLDER", "--labels", "dog", "--prompt", "x"], "got 'x'"),
     ],

@@ -49,7 +49,7 @@ def test_info_tells_where_the_labels_are(capsys):
     for name, place in (
         ("ast_audioset", "config.json of MIT/ast"),
         ("panns_cnn10_audioset", "csv of topel/ConvNeXt"),
-        ("timm/resnet18.a1_in1k", "none, for the classes are ImageNet's"),
+        ("timm/resnet18.a1_in1k", "none, because the classes are ImageNet's"),
     ):
         assert main(["info", name]) == 0
         (row,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("labels:")]
@@ -96,7 +96,7 @@ def test_tag_with_a_contrastive_model_exits_2_before_any_work(capsys, workdir, c
     assert main(["tag", "none.wav", "--model", cola]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == f"audax-zoo: {cola} has no classes and names no sounds: audax-zoo embed uses it.\n"
+    assert captured.err == f"audax-zoo: {cola} has no classes and names no sounds: use it with audax-zoo embed.\n"
 
 
 def test_embed_with_a_contrastive_model_is_its_networks_embedding(capsys, workdir, cola):

@@ -63,7 +63,7 @@ def test_ogg_without_a_last_page_is_heard_with_a_warning(tmp_path):
     expected = decode(path)
     *_, (start, end) = pages(data)
     path.write_bytes(data[:start] + sign(replace_bytes(data[start:end], 5, bytes([data[start + 5] & ~4]))))
-    with pytest.warns(UserWarning, match="no page that ends it, and may be cut short"):
+    with pytest.warns(UserWarning, match="its last page is missing, so it may be cut short"):
         wave = zoo.read(path, RATE)
     np.testing.assert_array_equal(wave[: len(expected)], expected)
 

@@ -78,7 +78,7 @@ def test_a_sample_rate_beyond_bounds_raises(tmp_path, rate):
     path, data = write_sound(tmp_path / "a", "wav")
     path.write_bytes(replace_bytes(data, 24, struct.pack("<I", rate)))
     for read in (lambda: zoo.read(path, RATE), lambda: next(zoo.windows(path, RATE, 1.0))):
-        with pytest.raises(ValueError, match=f"a has {rate} samples a second by its header, and 100 to 10000000"):
+        with pytest.raises(ValueError, match=f"a has {rate} samples a second by its header, .* 100 to 10000000"):
             read()
 
 

@@ -185,7 +185,7 @@ def test_a_share_is_the_same_on_all_machines_and_about_equal():
 def test_what_is_no_share_exits_2(capsys, here, share):
     with pytest.raises(SystemExit, match="2"):
         main(["embed", ".", "-o", "out", f"--shard={share}"])
-    assert "takes the number of a share and how many there are" in capsys.readouterr().err
+    assert "takes a share and the number of shares" in capsys.readouterr().err
 
 
 def test_other_options_or_another_model_are_refused(capsys, here, model, tmp_path):
@@ -309,7 +309,7 @@ def test_an_empty_share_is_no_fault(capsys, here, model):
     empty = next(index for index in range(2) if not Shard(index, 2).has(name))
     for output in ("out.npz", "out"):
         assert embed(name, "-o", output, "--shard", f"{empty}/2", model=model) == 0
-    assert "no recordings in this share or list: out.npz is not written." in capsys.readouterr().err
+    assert "out.npz is not written because this share or list has no recordings." in capsys.readouterr().err
 
 
 def test_paths_come_from_stdin_as_they_are_found(capsys, here, model, monkeypatch):
@@ -368,7 +368,7 @@ def test_an_interruption_ends_a_file_with_the_rows_so_far(here, model):
     assert process.returncode == 130 and "audax-zoo: interrupted\n" in error
     with np.load("out.npz") as columns:
         assert 0 < len(columns["files"]) == len(columns["embeddings"]) < 5000
-        assert f"out.npz has the first {len(columns['files'])} recordings: a folder, -o out/, goes on" in error
+        assert f"out.npz has the first {len(columns['files'])} recordings: write a folder, -o out/, to go on" in error
 
 
 def waiting(process, folder):

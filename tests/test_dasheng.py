@@ -15,7 +15,7 @@ from test_cnn import KEY, error, noise
 import zoo
 from audax_eqx import networks
 from audax_eqx.networks import CED
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo._leaves import named_leaves
 from zoo.families import dasheng
 
@@ -145,10 +145,11 @@ def test_the_heads_are_those_of_the_files_config(tmp_path):
     shapes = {key: array.shape for key, array in theirs(zoo.info(folder(tmp_path)))[2].items()}
 
     def heads(**given):
-        return dasheng.recognise(Source(pathlib.Path("x.pt"), "torch", {}, shapes, **given)).entry.network["heads"]
+        return dasheng.recognise(WeightFile(pathlib.Path("x.pt"), "torch", {}, shapes, **given)).entry.network["heads"]
 
     assert (heads(), heads(settings={"config": {"num_heads": 4}}), heads(settings={"config": 3})) == (1, 4, 1)
-    assert dasheng.recognise(Source(pathlib.Path("x"), "torch", {}, shapes | {"outputlayer.1.weight": (5, 16)})) is None
+    file = WeightFile(pathlib.Path("x"), "torch", {}, shapes | {"outputlayer.1.weight": (5, 16)})
+    assert dasheng.recognise(file) is None
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_audacity_has_the_labels_of_one_recording(capsys, here, events):
     lines = [line.split("\t") for line in pathlib.Path("out.txt").read_text().splitlines()]
     assert [(label, float(start), float(end)) for start, end, label in lines] == values(events)
     assert detect("c.ogg", "a\tb.ogg", "-o", "two.txt") == 2
-    assert "An Audacity label file is of one recording, and two.txt would be of several" in capsys.readouterr().err
+    assert "An Audacity label file holds one recording, and two.txt would hold several" in capsys.readouterr().err
     assert not pathlib.Path("two.txt").exists()
 
 

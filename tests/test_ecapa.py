@@ -20,7 +20,7 @@ from audax_eqx.models import Classifier, Encoder
 from audax_eqx.networks import ECAPA
 from zoo import families
 from zoo._create import skeleton
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo._load import fit
 from zoo._speechbrain import encoded_labels, hyperparams
 
@@ -187,7 +187,7 @@ def test_a_published_file_is_recognised_and_says_all_its_sizes(name):
     known = json.loads((pathlib.Path(__file__).parent / "golden" / "checkpoints.json").read_text())[name]
     part = "embedding_model."
     shapes = {key.removeprefix(part): tuple(shape) for key, shape in known.items() if key.startswith(part)}
-    source = Source(pathlib.Path("file"), "torch", {}, shapes)
+    source = WeightFile(pathlib.Path("file"), "torch", {}, shapes)
     (recognised,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
     fit(recognised.entry, shapes, "file", recognised.rules)  # every array, and no other
     entry = zoo.info(name)
@@ -300,7 +300,7 @@ def test_sizes_that_make_no_filterbank_are_refused(options):
     "old, new, fault",
     [
         ("std_norm: False", "std_norm: True", "std_norm True: the zoo has False"),
-        ("    std_norm: False\n", "", "otherwise than by the mean of each recording"),
+        ("    std_norm: False\n", "", "does not normalise features by the mean of each recording"),
         ("sentence", "global", "norm_type 'global': the zoo has 'sentence'"),
         ("lobes.features.Fbank", "lobes.features.MFCC", "has the !new 'speechbrain.lobes.features.MFCC'"),
         (
@@ -314,7 +314,7 @@ def test_sizes_that_make_no_filterbank_are_refused(options):
             r"has the field squeeze \(3\), which the zoo does not know",
         ),
         ("[32, 32, 32, 32, 96]", "[32, 32, 16, 32, 96]", "one width for all"),
-        ("embedding_model: !new", "encoder: !new", "without embedding_model, of which an ECAPA is made"),
+        ("embedding_model: !new", "encoder: !new", "without embedding_model, which an ECAPA needs"),
         ("[32, 32, 32, 32, 96]", "32", "field of the wrong type"),
         ("lin_neurons: 24", "lin_neurons: [", "not YAML"),
         ("input_size: 24", "lin_blocks: 2", "lin_blocks 2 in its classifier"),

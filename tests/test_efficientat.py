@@ -25,7 +25,7 @@ from audax_eqx.networks.dymn import DynamicKernel, DynamicReLU
 from audax_eqx.networks.mobilenet import InvertedResidual
 from audax_eqx.networks.mobilenet_v3 import INNER, STAGES, WIDTHS
 from zoo._arrays import open_file, shapes_of
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo.families import efficientat
 
 PARAMETERS = {  # of the publisher's modules with their heads of 527 classes
@@ -264,7 +264,7 @@ def shapes(shared, name):
 
 
 def recognised(shapes, file="file.pt", arrays=()):
-    return efficientat.recognise(Source(pathlib.Path(file), "torch", dict(arrays), shapes))
+    return efficientat.recognise(WeightFile(pathlib.Path(file), "torch", dict(arrays), shapes))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_a_file_that_lacks_an_array_is_told(shared):
     keys = shapes(shared, "efficientat_dymn")
     del keys["layers.3.proj_norm.weight"]
     with pytest.raises(ValueError, match=r"not a whole efficientat checkpoint: it has no 'layers\.3\.proj_norm"):
-        zoo.families.recognise(Source(pathlib.Path("file.pt"), "torch", {}, keys))
+        zoo.families.recognise(WeightFile(pathlib.Path("file.pt"), "torch", {}, keys))
 
 
 def test_torchvisions_is_not_taken_for_it():

@@ -17,7 +17,7 @@ from test_convert import ENTRIES, OTHERS, source_shapes
 import zoo
 from zoo import families
 from zoo._create import skeleton
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo._load import fit
 from zoo._verify import verify
 
@@ -29,7 +29,7 @@ TOY = '''
 """Toy, a network of one block."""
 
 from zoo import Checkpoint, Entry
-from zoo._foreign import Recognised
+from zoo._foreign import Recognition
 from zoo._rules import COUNTER, NORM, Rule, dense, hwio
 
 ENTRIES = (
@@ -68,9 +68,9 @@ def describe(name, config, read):
 
 def recognise(source):
     if "body.stem" in source.shapes:
-        return Recognised(ENTRIES[0].replace(classes=source.shapes["top.bias"][0]), RULES["toy"])
+        return Recognition(ENTRIES[0].replace(classes=source.shapes["top.bias"][0]), RULES["toy"])
     if "conv1" in source.shapes:
-        return Recognised(ENTRIES[0], RULES["toy"], files=ENTRIES[0].checkpoint.file)
+        return Recognition(ENTRIES[0], RULES["toy"], files=ENTRIES[0].checkpoint.file)
 '''.replace("\\\\", "\\")
 
 
@@ -109,13 +109,13 @@ def test_a_family_in_one_new_file_is_listed_loaded_converted_and_verified(toy, t
     is_the_toy(zoo.load(folder), toy)
     assert zoo.info(folder).labels == ("a", "b", "c")
     report = verify(str(folder))
-    assert (report.fault, report.checked) == (None, ["arrays"])
+    assert (report.fault, report.checks) == (None, ["arrays"])
 
     save_file({f"state_dict.{key}": array for key, array in toy.items()}, tmp_path / "file.safetensors")
     copy = zoo.convert(tmp_path / "file.safetensors", tmp_path / "made", labels=("a", "b", "c"))
     is_the_toy(zoo.load(copy, verify=True), toy)
     assert zoo.info(copy).labels == ("a", "b", "c")
-    assert verify(str(copy)).checked == ["arrays", "golden output"]
+    assert verify(str(copy)).checks == ["arrays", "golden output"]
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     parts = make_snapshot(tmp_path / "hub", "toy/published")
@@ -165,7 +165,7 @@ def test_a_published_file_is_recognised_by_one_family_and_fits(entry):
     shapes = source_shapes(entry)
     if entry.checkpoint.table.startswith(("panns", "beats")):
         shapes = {re.sub(r"^(backbone|model)\.", "", key): shape for key, shape in shapes.items()}
-    source = Source(pathlib.Path("file"), "safetensors", {}, shapes)
+    source = WeightFile(pathlib.Path("file"), "safetensors", {}, shapes)
     (match,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
     fit(match.entry, shapes, "file", match.rules)  # every array, and no other
     ours, published = skeleton(match.entry)[0], skeleton(entry)[0]
@@ -184,7 +184,7 @@ def panns(change=lambda key, shape: shape):
 
 
 def recognise(shapes, name="file.pth", **options):
-    return families.recognise(Source(pathlib.Path(name), "torch", {}, shapes, **options))
+    return families.recognise(WeightFile(pathlib.Path(name), "torch", {}, shapes, **options))
 
 
 @pytest.mark.parametrize(

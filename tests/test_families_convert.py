@@ -180,11 +180,11 @@ def test_audiosets_labels_come_from_the_hubs_cache_or_are_missed_with_a_warning(
         (
             {"fc.weight": None},
             {},
-            r"holds \d+ arrays \(.*\), of no model that the zoo tells by its keys",
+            r"holds \d+ arrays \(.*\), whose keys are of no model that the zoo recognises",
         ),
         ({"fc.bias": None}, {}, r"file\.safetensors does not fit the model: head\.bias is missing"),
         ({"extra": np.zeros(2, np.float32)}, {}, "extra matches 0 rules, so no array of the model is made of it"),
-        ({}, {"model": "SimCLR"}, "holds a Classifier, not the SimCLR that was asked for"),
+        ({}, {"model": "SimCLR"}, "holds a Classifier, not the SimCLR that `model` names"),
         ({}, {"labels": ("a",)}, "3 classes and 1 labels"),
         ({}, {"labels": ("a", "b", "a")}, "labels name each class once, got a several times"),
         (
@@ -196,7 +196,7 @@ def test_audiosets_labels_come_from_the_hubs_cache_or_are_missed_with_a_warning(
         ({}, {"window": 0.0}, "a window of some seconds"),
         ({}, {"frontend": {"octaves": 3}}, "octaves"),
         ({}, {"network": {"depths": (9, 9, 9, 9)}}, "is missing"),
-        ({}, {"sample_rate": 8000, "frontend": {"sample_rate": 16000}}, "hears 16000 Hz, got sample_rate=8000: leave"),
+        ({}, {"sample_rate": 8000, "frontend": {"sample_rate": 16000}}, "at 16000 Hz, got sample_rate=8000: leave"),
     ],
 )
 def test_what_does_not_go_together_is_told_in_a_sentence(tmp_path, change, options, fault):

@@ -144,7 +144,7 @@ def test_a_head_is_not_saved_under_another_task(tmp_path):
     clip = pretrained()
     model, state = clip.thaw(classes=2, task="multiclass", key=KEY)
     entry = dataclasses.replace(clip.entry, name="mine", classes=2, labels=("x", "y"), metrics=())
-    fault = r"made to be multiclass, and the entry says multilabel: .*thawed\.entry.*thaw\(.*task='multilabel'\)"
+    fault = r"is multiclass, and its entry is multilabel: .*thawed\.entry.*thaw\(.*task='multilabel'\)"
     with pytest.raises(ValueError, match=fault):
         zoo.save(tmp_path / "mine", model, state, entry)
     with pytest.raises(ValueError, match=fault):
@@ -206,7 +206,7 @@ def test_an_entry_is_replaced_field_by_field():
 @pytest.mark.parametrize("labels", [{"rain", "clock"}, frozenset("ab"), {"b": 1, "a": 0}])
 def test_labels_without_an_order_are_refused(labels):
     with pytest.raises(
-        ValueError, match=r"labels are in the order of the head's outputs, which a .* has not: give a list"
+        ValueError, match=r"labels are in the order of the head's outputs, and a .* has no order: give a list"
     ):
         pretrained().thaw(labels=labels, task="multiclass", key=KEY)
 

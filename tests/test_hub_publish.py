@@ -162,7 +162,7 @@ def test_what_cannot_be_published_is_told_in_one_sentence(online):
 def test_a_card_written_on_the_hub_stays(online):
     assert online["card on the Hub"] == ["written on the Hub", True]
     failed, card = online["busy"]
-    sentence(failed, "ConnectionError", "me/busy is not published, for the Hub cannot be reached")
+    sentence(failed, "ConnectionError", "me/busy is not published because the Hub cannot be reached")
     assert card == "written on the Hub"
 
 

@@ -118,10 +118,10 @@ def test_a_new_head_goes_back_to_the_world(tmp_path):
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (small["resnet"], "transformers has no ResNet behind a LogMel: .* ast, ced, speech, whisper"),
-        (small["whisper"], "no Whisper without its decoder"),
-        (small["ast"].replace(frontend=FBANK | {"frames": 48, "gain": 2.0}), "an AST with the gain 1.0 alone"),
-        (small["ast"].replace(model={"type": "Classifier", "norm": 1e-5}), "an AST with the norm 1e-12 alone"),
+        (small["resnet"], "transformers has no ResNet behind a LogMel, .* ast, ced, speech, whisper"),
+        (small["whisper"], "no Whisper without a decoder"),
+        (small["ast"].replace(frontend=FBANK | {"frames": 48, "gain": 2.0}), "an AST only with the gain 1.0"),
+        (small["ast"].replace(model={"type": "Classifier", "norm": 1e-5}), "an AST only with the norm 1e-12"),
     ],
 )
 def test_what_transformers_does_not_have_is_told(model, sentence, tmp_path):

@@ -77,12 +77,12 @@ def test_a_folder_that_is_not_there_is_told_before_the_hub_is_asked(here):
         message = refused(name, FileNotFoundError, f"{name} is not a folder: did you mean", "runs/best?")
         assert "cache" not in message
     refused("runs/bets", FileNotFoundError, "The repo runs/bets of the Hub loads with revision='main'")
-    with pytest.raises(ConnectionError, match=r"neither in the Hub's cache.* Nor is there a folder runs/bets in "):
+    with pytest.raises(ConnectionError, match=r"neither in the Hub's cache.* There is no folder runs/bets in "):
         zoo.load("runs/bets", revision="main")
 
 
 def test_a_name_that_may_be_a_repos_is_told_to_be_no_folder_either(here):
-    refused("owner/name", ConnectionError, "neither in the Hub's cache", f"Nor is there a folder owner/name in {here}.")
+    refused("owner/name", ConnectionError, "neither in the Hub's cache", f"no folder owner/name in {here} either.")
 
 
 def test_a_run_is_told_where_its_models_are(here):

@@ -19,7 +19,7 @@ import zoo
 from zoo import _matches
 from zoo.__main__ import main
 from zoo._matches import is_words, nearest
-from zoo._row_files import THREADS, Piece, Place, RowFiles, ahead
+from zoo._row_files import THREADS, Piece, Place, RowFiles, read_ahead
 from zoo._rows import Part, path_of, table, utf8, write
 
 RATE = 8000
@@ -214,7 +214,7 @@ def test_few_pieces_are_read_ahead_and_large_ones_not_at_all():
             begun.append(number)
             yield Piece(1 << 40 if number == 2 else 1, blocks(number))
 
-    values = ahead(pieces())
+    values = read_ahead(pieces())
     assert [next(values).item() for _ in range(2)] == [0, 1]
     assert len(begun) <= 2 + THREADS and 2 not in read
     assert [block.item() for block in values] == list(range(2, 50)) and sorted(read) == begun
@@ -232,7 +232,7 @@ def test_single_files_hold_what_the_corpus_does(here):
 
 
 def test_an_npz_is_read_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo._row_files.PICKED", 7)
+    monkeypatch.setattr("zoo._row_files.SELECTION", 7)
     rows = np.random.default_rng(8).normal(size=(50, 3)).astype(np.float32)
     names = [f"{'x' * index}.wav" for index in range(50)]
     write(tmp_path / "out.npz", (Part(name, {"embeddings": row[None]}) for name, row in zip(names, rows, strict=True)))
@@ -314,7 +314,7 @@ def test_words_find_their_sounds(capsys, shared, tmp_path):
 
 
 def test_words_need_a_model_of_words(here, model):
-    with pytest.raises(ValueError, match="tiny has no words: texts need a model of sounds and words"):
+    with pytest.raises(ValueError, match="tiny has no words: load a model of sounds and words"):
         zoo.search("out", "rain on a tent", zoo.load(model))
 
 
@@ -345,7 +345,7 @@ def test_another_model_is_refused(here, model, tmp_path):
     zoo.save(tmp_path / "wide", *zoo.create(entry, key=jax.random.key(1)), entry)
     for rows in ("out.npz", "out.parquet"):
         with pytest.raises(
-            ValueError, match=f"{rows} has embeddings of 8 numbers, and the query's has 16: search with"
+            ValueError, match=f"{rows} has embeddings of 8 numbers, and the query has one of 16: search with"
         ):
             zoo.search(rows, "data/0.wav", zoo.load(tmp_path / "wide"))
 
@@ -353,8 +353,12 @@ def test_another_model_is_refused(here, model, tmp_path):
 @pytest.mark.parametrize(
     "query, error, fault",
     [
-        ("none.wav", FileNotFoundError, "none.wav is not a file, and no text either, which has no slash and no suffix"),
-        ("data/none", FileNotFoundError, "data/none is not a file, and no text either"),
+        (
+            "none.wav",
+            FileNotFoundError,
+            "none.wav is neither a file nor a text, because a text has no slash and no suffix",
+        ),
+        ("data/none", FileNotFoundError, "data/none is neither a file nor a text"),
         (pathlib.Path("none"), FileNotFoundError, "none is not a file"),
         (" ", ValueError, "The query is an empty text: give words, or a recording."),
         (None, TypeError, "A query is a text, or a recording as zoo.read takes it, got a NoneType."),
@@ -389,16 +393,16 @@ def test_what_holds_no_rows_is_a_sentence(here, model, tmp_path):
     np.savez(tmp_path / "objects.npz", files=np.array(["a", None]), embeddings=np.zeros((2, 8), np.float32))
     for rows, fault in {
         tmp_path / "none": "none does not exist: name what audax-zoo embed wrote, -o OUT/, .parquet or .npz.",
-        "data": "data is no corpus, for it has no part-*.parquet: audax-zoo embed RECORDINGS -o data/ makes one.",
+        "data": "data is no corpus because it has no part-*.parquet: audax-zoo embed RECORDINGS -o data/ makes one.",
         "data/0.wav": "data/0.wav holds no rows of embeddings: name what audax-zoo embed wrote",
         note.parent: "begun is a corpus without rows so far: search it when audax-zoo embed has written some.",
         tmp_path / "text.parquet": "text.parquet is not whole (",
         tmp_path / "files.parquet": "files.parquet has no column embeddings: name what audax-zoo embed wrote.",
-        tmp_path / "numbers.parquet": "numbers.parquet has embeddings of the type double: lists of float32 are",
+        tmp_path / "numbers.parquet": "numbers.parquet has embeddings of the type double, and the zoo searches lists",
         tmp_path / "text.npz": "text.npz is no .npz of embeddings (File is not a zip file): audax-zoo embed writes",
-        tmp_path / "flat.npz": "flat.npz is no .npz of embeddings (its embeddings are float32 of the shape (3,), and",
-        tmp_path / "few.npz": "few.npz is no .npz of embeddings (its files are <U1 of the shape (1,), beside 3 emb",
-        tmp_path / "objects.npz": "objects.npz is no .npz of embeddings (its files are object of the shape (2,), be",
+        tmp_path / "flat.npz": "flat.npz is no .npz of embeddings (its embeddings are float32 of the shape (3,) inst",
+        tmp_path / "few.npz": "few.npz is no .npz of embeddings (its files are <U1 of the shape (1,) for 3 emb",
+        tmp_path / "objects.npz": "objects.npz is no .npz of embeddings (its files are object of the shape (2,) for",
     }.items():
         with pytest.raises((ValueError, OSError)) as raised:
             zoo.search(rows, "data/0.wav", zoo.load(model))
@@ -454,7 +458,7 @@ def test_twenty_rows_come_unless_told_otherwise_and_faults_exit_2(capsys, here, 
     assert len(capsys.readouterr().out.splitlines()) == 20
     for options, fault in {
         ("none", "data/0.wav"): "none does not exist",
-        ("out", "none.wav"): "no text either",
+        ("out", "none.wav"): "neither a file nor a text",
     }.items():
         assert main(["search", *options, "--model", model]) == 2
         error = capsys.readouterr().err

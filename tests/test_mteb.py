@@ -82,8 +82,8 @@ def test_texts_are_those_of_a_model_with_words(clip, monkeypatch):
 @pytest.mark.parametrize(
     "row, fault",
     [
-        ({"image": 0, "label": 1}, "hears sounds, and the task has image, label: take a task of audio"),
-        ({"text": "a"}, "has no words for the texts of this task: take a task of audio alone, or a model with words"),
+        ({"image": 0, "label": 1}, "takes sounds, and the task has image, label: take a task of audio"),
+        ({"text": "a"}, "has no words for the texts of this task: take a task with audio only, or a model with words"),
     ],
 )
 def test_other_tasks_are_refused_in_a_sentence(clip, row, fault):

@@ -15,7 +15,7 @@ import zoo
 from audax_eqx import networks
 from audax_eqx.networks import PaSST
 from zoo._arrays import open_file, shapes_of
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo.families import passt
 
 PARAMETERS = {"passt": 85_341_696}  # of the publisher's module of 86_153_758, without its two heads
@@ -105,7 +105,7 @@ def test_sizes_are_at_least_one(options):
 
 def recognised(shared, file="passt.pt", change=None, **given):
     shapes = dict(shapes_of(open_file(shared / "oracles" / "passt" / "passt_small.pt")[1])) | (change or {})
-    return passt.recognise(Source(pathlib.Path(file), "torch", {}, shapes, **given)).entry
+    return passt.recognise(WeightFile(pathlib.Path(file), "torch", {}, shapes, **given)).entry
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,9 @@ def test_the_published_files_are_told_by_their_positions_and_names(shared, grid,
 
 
 def test_positions_that_no_stride_makes_are_told(shared):
-    with pytest.raises(ValueError, match="has 50 positions over the bins, which no stride of patches of 16 makes of"):
+    with pytest.raises(
+        ValueError, match="has 50 positions over the bins, and no stride of patches of 16 makes them of"
+    ):
         recognised(shared, change={"freq_new_pos_embed": (1, 48, 50, 1)})
     assert recognised(shared, network={"stride": (10, 9)}).network["stride"] == (10, 9)
 
@@ -136,7 +138,7 @@ def test_positions_that_no_stride_makes_are_told(shared):
 def test_files_of_other_sizes_or_classes_are_nobodys(shared):
     entry = recognised(shared)
     assert (entry.classes, entry.task, entry.license, entry.source) == (9, "multiclass", None, None)
-    assert passt.PUBLISHED.license == "Apache-2.0"
+    assert passt.RELEASE.license == "Apache-2.0"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from audax_eqx.frontends import PerchLogMel
 from audax_eqx.layers import Prototypes
 from zoo import families
 from zoo._create import skeleton
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo._labels import read_labels
 from zoo._leaves import named_leaves
 from zoo._load import fit
@@ -282,7 +282,7 @@ def test_the_released_names_are_in_the_savedmodels_order():
 
 def test_the_released_file_is_recognised_and_fits(tmp_path):
     shapes = released_shapes()
-    source = Source(tmp_path / "variables" / "variables.index", "tensorflow", {}, shapes)
+    source = WeightFile(tmp_path / "variables" / "variables.index", "tensorflow", {}, shapes)
     recognised = perch.recognise(source)
     assert recognised.entry == perch.ENTRIES[0]
     for names in (recognised.names, perch.NAMES["perch"](shapes | {"save_counter/.ATTRIBUTES/VARIABLE_VALUE": ()})):
@@ -303,6 +303,6 @@ def test_labels_may_stand_one_a_row(tmp_path):
 
 def test_a_flax_train_state_of_perch_is_not_taken_for_another(tmp_path):
     shapes = {key.split("/", 1)[1]: array.shape for key, array in tree("released", "dense").items()}
-    source = Source(tmp_path, "flax", {}, shapes)
+    source = WeightFile(tmp_path, "flax", {}, shapes)
     (found,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
     assert found.entry.network["first_residual"] is False and flat({"a": {"b": 1}}) == {"a/b": 1}

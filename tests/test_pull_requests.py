@@ -98,7 +98,7 @@ facts["odd pin"] = digest(zoo.load("me/pinned")), pin.read_text() == commit
 from zoo._verify import verify
 repo("me/new")
 reports = map(verify, ("me/new", "me/other0", "me/parts", "me/none"))
-facts["verify"] = [(report.result, report.checked) for report in reports]
+facts["verify"] = [(report.result, report.checks) for report in reports]
 
 def sent(name):
     return [(each["sent"], each["Range"]) for each in hub("requests") if each["sent"] and "safetensors" in each["path"]]

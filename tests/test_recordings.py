@@ -197,7 +197,7 @@ def test_scores_of_frames_are_class_activations(clip):
 
 def test_a_network_without_scores_of_frames_is_told(clip):
     ast = eqx.tree_at(lambda clip: clip.model.network, clip, eqx.nn.Identity())
-    with pytest.raises(ValueError, match=r"does not make its embedding of frames.*each='window'"):
+    with pytest.raises(ValueError, match=r"does not pool its embedding from frames.*each='window'"):
         zoo.tag(ast, [], each="frame")
 
 
@@ -274,8 +274,8 @@ def test_a_long_recording_is_not_read_whole_before_its_first_window(clip, monkey
             "hop=0.51 is the distance of windows in seconds: it is more than 0 and at most a window, 0.5 s",
         ),
         ({"hop": 0.1, "each": "frame"}, "leave hop out"),
-        ({"batch": 0}, "batch=0 can do nothing"),
-        ({"workers": 0}, "workers=0 can do nothing"),
+        ({"batch": 0}, "batch=0 is too small"),
+        ({"workers": 0}, "workers=0 is too small"),
         ({"each": "second"}, "each='second' is none of 'recording', 'window', 'frame'"),
         ({"last": "cut"}, "last='cut' is none of 'pad', 'full', 'drop'"),
         ({"precision": "float16"}, "precision='float16' is none of 'float32', 'bfloat16'"),
@@ -364,7 +364,7 @@ def test_one_channel_of_several(clip, tmp_path):
     [
         ((np.zeros(100, np.int16), RATE), ValueError, "floating-point samples.*got int16.*divide int16 by 32768"),
         ((np.zeros((2, 3, 4)), RATE), ValueError, r"of the shape \(2, 3, 4\)"),
-        ((np.zeros(100), 0), ValueError, "comes with its sample rate, 100 to 10000000 Hz, got 0"),
+        ((np.zeros(100), 0), ValueError, "needs its sample rate, 100 to 10000000 Hz, got 0"),
         ((np.zeros(0), RATE), ValueError, "holds no samples"),
         ({"text": "a"}, TypeError, "got a dictionary of text"),
         (b"no sound at all", ValueError, "The sound cannot be read as sound"),
@@ -454,7 +454,7 @@ def test_a_missing_value_of_datasets_and_an_empty_array_are_recordings_that_cann
     sources = [{"bytes": None, "path": None}, (np.zeros((0, 2), np.float32), RATE), (noise(10), float("nan"))]
     errors = [result.error for result in zoo.embed(clip, sources, errors="keep")]
     assert errors[0] == "The recording has neither bytes nor a path." and errors[1] == "The sound holds no samples."
-    assert "comes with its sample rate" in errors[2]
+    assert "needs its sample rate" in errors[2]
 
 
 def test_a_recording_lasts_as_long_as_it_does_though_its_end_is_left_out(clip):

@@ -136,7 +136,7 @@ def test_a_model_of_own_parts_thaws_to_a_classifier_of_the_librarys(folder, tmp_
 
 def test_a_model_of_the_users_own_may_keep_its_task_too(folder, tmp_path):
     model, state = zoo.create(ENTRY, key=KEY)
-    with pytest.raises(ValueError, match="made to be multilabel, and the entry says multiclass"):
+    with pytest.raises(ValueError, match="is multilabel, and its entry is multiclass"):
         zoo.save(tmp_path / "other", model, state, ENTRY.replace(task="multiclass"))
 
 

@@ -54,7 +54,7 @@ def test_the_prior_weighs_alarms_and_misses():
 
 @pytest.mark.parametrize("one, two", [([], TWO), (ONE, []), ([], [])])
 def test_errors_need_pairs_of_both_kinds(one, two):
-    with pytest.raises(ValueError, match="need some of both"):
+    with pytest.raises(ValueError, match="give some of both"):
         rates(one, two)
     with pytest.raises(ValueError, match="NaN or infinite"):
         rates([np.nan], [1.0])

@@ -149,7 +149,7 @@ def test_what_was_loaded_is_saved_described_and_verified(oracles, tmp_path):
     zoo.save(tmp_path / "mine", clip.model, clip.state, clip.entry)
     again = zoo.load(tmp_path / "mine", verify=True)
     assert same(again, clip) and again.entry.network == clip.entry.network
-    assert verify(str(tmp_path / "mine")).checked == ["arrays", "golden output"]
+    assert verify(str(tmp_path / "mine")).checks == ["arrays", "golden output"]
     assert front_matter(again.entry)["pipeline_tag"] == "feature-extraction"
     assert "turns a recording into an embedding.\n" in (tmp_path / "mine" / "README.md").read_text()
     assert from_json(to_json(again.entry), "there") == again.entry
@@ -295,7 +295,7 @@ def test_a_sum_of_what_cannot_be_summed_is_told(oracles):
     with pytest.raises(ValueError, match=r"adds up 1 layers, and XVector has 4: give the sum layers=4, or a new head"):
         loaded(oracles / "wavlm_xvector").thaw(classes=2, layers="weighted", key=KEY)
     for options in ({"layers": "weighted"}, {"layers": "all", "classes": 2}):
-        with pytest.raises(ValueError, match="layers is what a new head hears, 'last' or 'weighted', got"):
+        with pytest.raises(ValueError, match="layers is the input of a new head, 'last' or 'weighted', got"):
             loaded(oracles / "wav2vec2_base").thaw(**options, key=KEY)
 
 

@@ -142,7 +142,7 @@ BOMBS = {
     "deep lists": (b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".", "nested deeper"),
     "deep tuples": (b"\x80\x02" + DEEP + b".", "nested deeper"),
     "deep keys": (b"\x80\x02}" + DEEP + b"Ns.", "keys are neither texts nor numbers"),
-    "a deep key of a storage": (b"\x80\x02" + storage().replace(text("0"), DEEP) + b".", "a storage is none"),
+    "a deep key of a storage": (b"\x80\x02" + storage().replace(text("0"), DEEP) + b".", "is not described as one"),
     "a list in itself": (b"\x80\x02]q\0h\0a.", "nested deeper"),
     "laughs": (
         b"\x80\x02(]q\0" + b"".join(b"](%seq%c" % (half, i + 1) for i, half in enumerate(HALVES)) + b"t.",
@@ -152,10 +152,10 @@ BOMBS = {
         b"\x80\x02(]q\0" + b"".join(b"}(K\0h%cK\1h%cuq%c" % (i, i, i + 1) for i in range(50)) + b"t.",
         "than any model does",
     ),
-    "a million levels": (b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b".", "instructions, as no model needs"),
+    "a million levels": (b"\x80\x02" + b"]" * 1_000_000 + b"a" * 999_999 + b".", "instructions, more than any model"),
     "long names": (holding(text("a" * 2000), tensor()), "letters"),
     "long names below": (holding(text("a" * 600), b"}" + text("b" * 600) + b"]s"), "letters"),
-    "arrays": (b"\x80\x02(" + tensor() + b"q\0" + b"h\0" * (1 << 16) + b"t.", "arrays, as no model does"),
+    "arrays": (b"\x80\x02(" + tensor() + b"q\0" + b"h\0" * (1 << 16) + b"t.", "arrays, more than any model"),
 }
 
 

@@ -126,8 +126,8 @@ def test_paths_that_are_no_file_of_weights_are_told(file, tmp_path):
     expect_refusal(file(b""), "is neither a safetensors file nor one that torch wrote")
     expect_refusal(file(b"RIFF    WAVEfmt "), "is neither")
     expect_refusal(file(b"model".ljust(257, b"\0") + b"ustar\0" + bytes(400)), "is a tar archive, as torch 0.1 wrote")
-    expect_refusal(file(pickle.dumps({"a": 1})), "is a pickle, and none that torch wrote")
-    expect_refusal(file(pack({"a.txt": b"text"})), "is a zip archive, and none that torch wrote")
+    expect_refusal(file(pickle.dumps({"a": 1})), "is a pickle that torch did not write")
+    expect_refusal(file(pack({"a.txt": b"text"})), "is a zip archive that torch did not write")
 
 
 def test_the_files_made_here_are_right(file):
@@ -210,7 +210,7 @@ def test_a_model_in_several_files_loads(model, index, ending):
     (folder / f"{index}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     assert same()
     save_file(weights, folder / f"part-1.{ending}")
-    expect_refusal(folder / f"part-1.{ending}", "as another file of the model does", read=lambda _: zoo.load(folder))
+    expect_refusal(folder / f"part-1.{ending}", "and so does another file of", read=lambda _: zoo.load(folder))
 
 
 def test_a_model_in_complex_numbers_is_told(model):

@@ -223,7 +223,7 @@ def test_weights_may_lie_on_another_host(online):
             "repo, labels",
             ["surplus.0000.weight matches 0 rules, so no array of the model is made of it; surplus.0001", " ..."],
         ),
-        ("junk", "repo, labels", ["model.safetensors of pub/junk does not begin as a safetensors file does"]),
+        ("junk", "repo, labels", ["model.safetensors of pub/junk does not begin like a safetensors file"]),
         (
             "license",
             "repo, labels, arrays",
@@ -281,5 +281,5 @@ def test_full_finds_other_outputs(online):
     assert code == 1
     assert "own does not give its golden output: it differs by" in rows["me/wrong"][2]
     assert re.search(r"off gives the logits .* for noise.wav of datasets/pub/sounds, and its authors", rows["off"][2])
-    assert re.search(r"deaf hears the classes .* in noise.wav of datasets/pub/sounds, and its authors", rows["deaf"][2])
+    assert re.search(r"deaf finds the classes .* in noise.wav of datasets/pub/sounds, and its authors", rows["deaf"][2])
     assert {row[1] for row in rows.values()} == {"repo, labels, arrays, licence"}

@@ -21,7 +21,7 @@ from audax_eqx.models import Encoder
 from audax_eqx.networks import WeSpeaker
 from audax_eqx.networks.wespeaker import statistics
 from zoo import families
-from zoo._foreign import Source
+from zoo._foreign import WeightFile
 from zoo._load import fit
 
 with np.load(pathlib.Path(__file__).parent / "golden" / "wespeaker.npz") as file:
@@ -212,7 +212,7 @@ def test_a_published_file_is_described_by_its_config(tmp_path):
     known = json.loads((pathlib.Path(__file__).parent / "golden" / "checkpoints.json").read_text())
     shapes = {key: tuple(shape) for key, shape in known["wespeaker_resnet34"].items()}
     fit(entry, shapes, "file", families.rules("wespeaker"))
-    source = Source(pathlib.Path("pytorch_model.bin"), "torch", {}, shapes)
+    source = WeightFile(pathlib.Path("pytorch_model.bin"), "torch", {}, shapes)
     recognised = families.recognise(source)
     assert (recognised.entry.license, recognised.entry.source) == (published.license, published.source)
     for field in ("frontend", "window", "task", "model"):

@@ -12,16 +12,16 @@ from typing import Any
 from ._audio import Window
 
 
-class Ahead:
+class Reader:
     """The windows of one recording, which a thread cuts. At most `depth` windows wait for the caller."""
 
-    def __init__(self, source: Any, windows: Callable[[Any], Generator], depth: int, stopped: threading.Event):
-        self.source, self.windows, self.stopped = source, windows, stopped
+    def __init__(self, source: Any, windows: Callable[[Any], Generator], depth: int, end_event: threading.Event):
+        self.source, self.windows, self.end_event = source, windows, end_event
         self.items: queue.Queue[Any] = queue.Queue(depth)
 
     def fill(self) -> None:
         """Cuts the windows, in a thread. An error of any kind is raised where the windows are iterated."""
-        if self.stopped.is_set():
+        if self.end_event.is_set():
             return
         try:
             with contextlib.closing(self.windows(self.source)) as windows:
@@ -32,7 +32,7 @@ class Ahead:
 
     def _put(self, item: Any) -> bool:
         """Waits for room in the queue. False if the caller has stopped."""
-        while not self.stopped.is_set():
+        while not self.end_event.is_set():
             with contextlib.suppress(queue.Full):
                 self.items.put(item, timeout=0.2)
                 return True
@@ -45,24 +45,24 @@ class Ahead:
             yield item
 
 
-def ahead(
+def read_ahead(
     recordings: Iterable[Any], windows: Callable[[Any], Generator], workers: int, depth: int
-) -> Generator[Ahead, None, None]:
-    """The recordings in order. Threads have already pending to read the next few of them.
+) -> Generator[Reader, None, None]:
+    """The recordings in order. Threads already read the next few of them.
 
     If the caller's iterator raises an error, the recordings before the error come first, and then the error is raised.
     """
-    stopped, pending, sources, failure = threading.Event(), collections.deque(), iter(recordings), None
-    todo: queue.SimpleQueue[Ahead | None] = queue.SimpleQueue()
+    end_event, backlog, sources, failure = threading.Event(), collections.deque(), iter(recordings), None
+    jobs: queue.SimpleQueue[Reader | None] = queue.SimpleQueue()
     # Daemon threads: an interpreter that exits would wait for others, even for those of an unfinished iterator
     threads = [
-        threading.Thread(target=_work, args=(todo,), name=f"recordings_{n}", daemon=True) for n in range(workers)
+        threading.Thread(target=_work, args=(jobs,), name=f"recordings_{n}", daemon=True) for n in range(workers)
     ]
 
     def stop() -> None:
-        stopped.set()
+        end_event.set()
         for _ in threads:
-            todo.put(None)
+            jobs.put(None)
         for thread in threads:
             thread.join()
 
@@ -72,13 +72,13 @@ def ahead(
             thread.start()
         while True:
             try:
-                for source in itertools.islice(sources, 2 * workers - len(pending)):
-                    pending.append(Ahead(source, windows, depth, stopped))
-                    todo.put(pending[-1])
+                for source in itertools.islice(sources, 2 * workers - len(backlog)):
+                    backlog.append(Reader(source, windows, depth, end_event))
+                    jobs.put(backlog[-1])
             except Exception as error:
                 failure, sources = error, iter(())
-            if pending:
-                yield pending.popleft()
+            if backlog:
+                yield backlog.popleft()
             elif failure is not None:
                 raise failure
             else:
@@ -88,6 +88,6 @@ def ahead(
         atexit.unregister(stop)
 
 
-def _work(todo: queue.SimpleQueue) -> None:
-    while (item := todo.get()) is not None:
+def _work(jobs: queue.SimpleQueue) -> None:
+    while (item := jobs.get()) is not None:
         item.fill()

@@ -16,9 +16,9 @@ from typing import NamedTuple, no_type_check
 ENTRIES = 1 << 16  # at most, in one archive
 RATIO = 100  # all packed entries together may grow by this factor, and by SLACK bytes more
 SLACK = 1 << 20
-ENCRYPTED, DESCRIBED = 0x2041, 0x0008  # flags: any kind of encryption; the sizes follow the bytes
+ENCRYPTION, SIZES_BEHIND = 0x2041, 0x0008  # flags: any kind of encryption; the sizes follow the bytes
 WHOLE, LONG_WHOLE, PLACE = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
-LISTED, LOCAL = struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s5H3I2H")
+LISTING, LOCAL = struct.Struct("<4s6H3I5H2I"), struct.Struct("<4s5H3I2H")
 ALL_ONES = 0xFFFFFFFF  # a mark: the number stands elsewhere, in 64 bits
 
 
@@ -27,12 +27,12 @@ class Fault(ValueError):
 
 
 class Entry(NamedTuple):
-    """The place of an entry: `packed` bytes from `start` on, which unpack to `size` bytes."""
+    """The place of an entry: `packed_size` bytes from `start` on, which unpack to `size` bytes."""
 
     start: int
-    packed: int
+    packed_size: int
     size: int
-    deflated: bool
+    is_deflated: bool
 
 
 def broken(reason: str) -> Fault:
@@ -53,19 +53,19 @@ def entries(data: mmap.mmap) -> Mapping[str, Entry]:
             result[name] = entry
     except (struct.error, IndexError, OverflowError, UnicodeDecodeError):
         raise broken("its list of entries makes no sense") from None
-    if sum(entry.size for entry in result.values() if entry.deflated) > RATIO * len(data) + SLACK:
+    if sum(entry.size for entry in result.values() if entry.is_deflated) > RATIO * len(data) + SLACK:
         raise broken(f"its packed entries grow to more than {RATIO} times its size")
     return result
 
 
 def unpacked(data: mmap.mmap, entry: Entry) -> memoryview:
     """The unpacked bytes of an entry. If the entry is not packed, they are a view of the file itself."""
-    stored = memoryview(data)[entry.start : entry.start + entry.packed]
-    if not entry.deflated:
-        return stored
+    content_view = memoryview(data)[entry.start : entry.start + entry.packed_size]
+    if not entry.is_deflated:
+        return content_view
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        content = unpacker.decompress(stored, entry.size + 1)
+        content = unpacker.decompress(content_view, entry.size + 1)
     except zlib.error:
         raise broken("an entry cannot be unpacked") from None
     if len(content) != entry.size:
@@ -88,7 +88,7 @@ def _list(data: mmap.mmap) -> tuple[int, int, int]:
         if mark != b"PK\6\6" or end + 12 + rest != place - PLACE.size or disk_count != long_count:
             raise broken("its end makes no sense")
         numbers = ((count, long_count, 0xFFFF), (size, long_size, ALL_ONES), (start, long_start, ALL_ONES))
-        if any(short not in (long, elsewhere) for short, long, elsewhere in numbers):
+        if any(short not in (long, placeholder) for short, long, placeholder in numbers):
             raise broken("its end says two things")
         count, size, start = long_count, long_size, long_start
     if start + size != end:
@@ -101,23 +101,23 @@ def _listed(data: mmap.mmap, count: int, start: int, end: int) -> Iterator[tuple
     """Each entry of the list between `start` and `end`, after a check against the header at the entry's own place."""
     spans, position = [], start
     for _ in range(count):
-        fields = LISTED.unpack_from(data, position)
-        mark, _, _, flags, method, _, _, _, packed, size, letters, extra, comment, *_, place = fields
-        name = data[position + LISTED.size : position + LISTED.size + letters]
-        position += LISTED.size + letters
-        size, packed, place = _long(data[position : position + extra], size, packed, place)
+        fields = LISTING.unpack_from(data, position)
+        mark, _, _, flags, method, _, _, _, packed_size, size, letters, extra, comment, *_, place = fields
+        name = data[position + LISTING.size : position + LISTING.size + letters]
+        position += LISTING.size + letters
+        size, packed_size, place = _long(data[position : position + extra], size, packed_size, place)
         position += extra + comment
         if mark != b"PK\1\2" or position > end:
             raise broken("its list of entries makes no sense")
-        if flags & ENCRYPTED:
-            raise Fault("is encrypted, and the zoo has no password: write it without")
-        if method not in (0, zlib.DEFLATED) or (method == 0 and packed != size):
+        if flags & ENCRYPTION:
+            raise Fault("is encrypted, and the zoo has no password: write it without encryption")
+        if method not in (0, zlib.DEFLATED) or (method == 0 and packed_size != size):
             raise broken("an entry is packed in another way than torch's")
-        begin = _begin(data, place, name, flags, method, packed, size)
-        spans.append((place, begin + packed))
-        yield _safe(name.decode()), Entry(begin, packed, size, method != 0)
+        begin = _begin(data, place, name, flags, method, packed_size, size)
+        spans.append((place, begin + packed_size))
+        yield _safe(name.decode()), Entry(begin, packed_size, size, method != 0)
     spans = [(0, 0), *sorted(spans), (start, end)]
-    if position != end or any(after[0] < before[1] for before, after in itertools.pairwise(spans)):
+    if position != end or any(second[0] < first[1] for first, second in itertools.pairwise(spans)):
         raise broken("its entries overlap")
 
 
@@ -135,17 +135,18 @@ def _long(extra: bytes, *numbers: int) -> list[int]:
 
 
 @no_type_check
-def _begin(data: mmap.mmap, place: int, name: bytes, flags: int, method: int, packed: int, size: int) -> int:
+def _begin(data: mmap.mmap, place: int, name: bytes, flags: int, method: int, packed_size: int, size: int) -> int:
     """The position of the bytes of an entry. Its own header is at `place` and must agree with the list."""
-    mark, _, flags_too, method_too, _, _, _, packed_too, size_too, letters, extra = LOCAL.unpack_from(data, place)
+    fields = LOCAL.unpack_from(data, place)
+    mark, _, local_flags, local_method, *_, local_packed_size, local_size, letters, extra = fields
     begin = place + LOCAL.size + letters + extra
     if (
         mark != b"PK\3\4"
         or data[place + LOCAL.size : place + LOCAL.size + letters] != name
-        or method_too != method
-        or flags_too != flags
-        or (packed_too, size_too)
-        not in ((packed, size), (ALL_ONES, ALL_ONES), *([(0, 0)] if flags & DESCRIBED else []))
+        or local_method != method
+        or local_flags != flags
+        or (local_packed_size, local_size)
+        not in ((packed_size, size), (ALL_ONES, ALL_ONES), *([(0, 0)] if flags & SIZES_BEHIND else []))
     ):
         raise broken("an entry is not what the list says")
     return begin

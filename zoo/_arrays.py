@@ -20,8 +20,8 @@ class View(ArraysByName):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes by name. Nothing is read if the mappings know their shapes."""
-        known = {id(arrays): shapes_of(arrays) for arrays, _ in self._names.values()}
-        return {name: known[id(arrays)][key] for name, (arrays, key) in self._names.items()}
+        shapes_by_mapping = {id(arrays): shapes_of(arrays) for arrays, _ in self._names.values()}
+        return {name: shapes_by_mapping[id(arrays)][key] for name, (arrays, key) in self._names.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         arrays, key = self._names[name]
@@ -49,7 +49,9 @@ def open_file(path: pathlib.Path) -> tuple[str, ArraysByName]:
         with open(path, "rb") as file:
             head = file.read(512)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist: name a file of weights, path/to/checkpoint_123 say.") from None
+        raise FileNotFoundError(
+            f"{path} does not exist: name a file of weights, such as path/to/checkpoint_123."
+        ) from None
     except IsADirectoryError:
         raise ValueError(f"{path} is a folder: name the checkpoint in it, path/to/checkpoint_123.") from None
     if is_bundle(path):

@@ -141,12 +141,12 @@ def _mono(source: Any, rate_out: int, channel: Channel) -> Iterator[tuple[Float[
         channels = block.shape[1]
         if channel != "mean" and not 0 <= channel < channels:
             raise SoundError(f"{name} has no channel {channel}: it has {channels}, counted from 0.")
-        chosen = 0 if channels == 1 else channel
-        mono = block.mean(axis=1, dtype=np.float32) if chosen == "mean" else np.ascontiguousarray(block[:, chosen])
+        choice = 0 if channels == 1 else channel
+        mono = block.mean(axis=1, dtype=np.float32) if choice == "mean" else np.ascontiguousarray(block[:, choice])
         samples, seconds = samples + len(mono), seconds + len(mono) / rate
         if not np.isfinite(mono).all():
             raise SoundError(f"{name} holds NaN or infinite samples in its first {seconds:.1f} s.")
-        if chosen == "mean":
+        if choice == "mean":
             powers += np.vdot(mono, mono), np.vdot(block, block) / channels
         yield mono, rate
     if samples == 0:

@@ -19,7 +19,7 @@ from ._pretrained import Pretrained, nameless, takes_length
 from ._result import Rows
 from ._wave import warn_of_scale
 
-UNDER_WAY = 2  # batches on the devices at the same time
+RUNS = 2  # batches on the devices at the same time
 BATCH = {"cpu": 2}  # windows in a batch on one device, as `benchmarks/recordings.py` measured; 32 on other platforms
 DEVICES = "data"
 SHARES = PartitionSpec(DEVICES)
@@ -31,7 +31,7 @@ def batch_size(devices: Sequence[jax.Device]) -> int:
 
 
 class Batches:
-    """Batches of windows on all local devices: the devices compute `UNDER_WAY` batches while the host fills another."""
+    """Batches of windows on all local devices: the devices compute `RUNS` batches while the host fills another."""
 
     def __init__(self, clip: Pretrained, function: Callable, samples: int, batch: int | None, half: bool):
         devices = _devices(clip)
@@ -45,43 +45,43 @@ class Batches:
         arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))  # once, not for each batch
         self.sharding = NamedSharding(mesh, SHARES)
         self.program = functools.partial(_program, function, structure, others, mesh, arrays)
-        self.filled: list[tuple[Window, Rows]] = []
-        self.computed: collections.deque[tuple[Array, list[tuple[Window, Rows]]]] = collections.deque()
+        self.places: list[tuple[Window, Rows]] = []
+        self.results: collections.deque[tuple[Array, list[tuple[Window, Rows]]]] = collections.deque()
 
     def add(self, window: Window, rows: Rows) -> None:
         """Puts a window into the batch; its values will go to `rows`. A full batch goes to the devices."""
         warn_of_scale(window.wave, self.name)
-        rows.awaited += 1
-        self.filled.append((window, rows))
-        if len(self.filled) == self.size:
+        rows.backlog += 1
+        self.places.append((window, rows))
+        if len(self.places) == self.size:
             self._launch()
-            self._collect(UNDER_WAY)
+            self._collect(RUNS)
 
     def finish(self) -> None:
         """Waits until all rows have their values."""
-        if self.filled:
+        if self.places:
             self._launch()
         self._collect(0)
 
     def close(self) -> None:
         """Waits for the batches on the devices and drops their values: a process that ends while they run may crash."""
-        for values, _ in self.computed:
+        for values, _ in self.results:
             values.block_until_ready()
-        self.computed.clear()
+        self.results.clear()
 
     def _launch(self) -> None:
         waves, lengths = np.zeros((self.size, self.samples), np.float32), np.full(self.size, self.samples, np.int32)
-        for place, (window, _) in enumerate(self.filled):
+        for place, (window, _) in enumerate(self.places):
             waves[place], lengths[place] = window.wave, max(window.samples, self.shortest)
         values = self.program(*jax.device_put((waves, lengths), self.sharding))
         values.copy_to_host_async()
-        self.computed.append((values, [(window._replace(wave=NOTHING), rows) for window, rows in self.filled]))
-        self.filled = []
+        self.results.append((values, [(window._replace(wave=NOTHING), rows) for window, rows in self.places]))
+        self.places = []
 
-    def _collect(self, under_way: int) -> None:
-        while len(self.computed) > under_way:
-            values, places = self.computed.popleft()
-            for value, (window, rows) in zip(np.asarray(values, np.float32), places, strict=False):
+    def _collect(self, limit: int) -> None:
+        while len(self.results) > limit:
+            values, rows_by_place = self.results.popleft()
+            for value, (window, rows) in zip(np.asarray(values, np.float32), rows_by_place, strict=False):
                 rows.take(window, value)
 
 

@@ -21,7 +21,7 @@ from ._torch import ARRAYS, LETTERS, Leaf
 MAGIC = 0xDB4775248B80FB57  # the table's last 8 bytes
 FOOTER = 48
 SHARDS, MESSAGE = 1 << 10, 1 << 16  # the largest number of files, and of bytes in a message
-REPEATED, NAMES = 16, 1 << 24  # LevelDB writes every 16th name whole; the largest number of bytes in all names
+PERIOD, NAMES = 16, 1 << 24  # LevelDB writes every 16th name whole; the largest number of bytes in all names
 TYPES = {  # TensorFlow's number of a type: safetensors' name, and NumPy's
     1: ("F32", "float32"),
     2: ("F64", "float64"),
@@ -150,14 +150,14 @@ def _table(data: memoryview) -> Iterator[tuple[str, memoryview]]:
         places.append(number)
     count, letters, end = 0, 0, 0
     for _, handle in _block(data, places[2], places[3]):
-        start, after = _varint(handle, 0)
-        size, _ = _varint(handle, after)
+        start, offset = _varint(handle, 0)
+        size, _ = _varint(handle, offset)
         if start < end:
             raise Fault("a block lies in another, or before it")
         end = start + size
         for name, content in _block(data, start, size):
             count, letters = count + 1, letters + len(name)
-            if count > ARRAYS or letters > min(REPEATED * len(data), NAMES):
+            if count > ARRAYS or letters > min(PERIOD * len(data), NAMES):
                 raise Fault("it has more names, or longer ones, than any model")
             yield name.decode(), content
 
@@ -170,13 +170,13 @@ def _block(data: memoryview, start: int, size: int) -> Iterator[tuple[bytes, mem
     end = size - 4 * (1 + struct.unpack("<I", block[-4:])[0])
     name, position = b"", 0
     while position < end:
-        shared, position = _varint(block, position)
-        own, position = _varint(block, position)
+        common, position = _varint(block, position)
+        rest, position = _varint(block, position)
         length, position = _varint(block, position)
-        if shared > len(name) or position + own + length > end or shared + own > LETTERS:
+        if common > len(name) or position + rest + length > end or common + rest > LETTERS:
             raise Fault(f"an entry lies behind the end of its block, or has a name beyond {LETTERS} letters")
-        name = name[:shared] + bytes(block[position : position + own])
-        position += own
+        name = name[:common] + bytes(block[position : position + rest])
+        position += rest
         yield name, block[position : position + length]
         position += length
     if position != end:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ._entry import Entry
 from ._files import GOLDEN
 
-HERE = "path/to/this/folder"
+PLACEHOLDER = "path/to/this/folder"
 DATASETS = {"AudioSet": "agkphysics/AudioSet", "SpeechCommands v2": "google/speech_commands"}  # their names on the Hub
 LICENSES = {  # the Hub's names of licences; any other licence is "other" with a name
     *("apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "mpl-2.0", "unlicense", "cc0-1.0"),
@@ -32,14 +32,14 @@ def card(entry: Entry, parameters: int, *, layout: str = "audax", loss: float | 
 def generated(content: bytes) -> bool:
     """Whether a README.md is a card that `card` made, and not one that somebody wrote or changed."""
     text = content.decode("utf-8", errors="replace").replace("\r\n", "\n")
-    above, _, _ = text.rpartition("<!--")
-    return text == _signed(above)
+    body, _, _ = text.rpartition("<!--")
+    return text == _signed(body)
 
 
 def addressed(content: bytes, address: str) -> bytes:
     """The generated card, changed so that its example loads the model from `address`."""
-    above, _, _ = content.decode("utf-8").rpartition("<!--")
-    return _signed(above.replace(HERE, address)).encode("utf-8")
+    body, _, _ = content.decode("utf-8").rpartition("<!--")
+    return _signed(body.replace(PLACEHOLDER, address)).encode("utf-8")
 
 
 def front_matter(entry: Entry) -> dict:
@@ -64,43 +64,43 @@ def hub_license(name: str) -> str:
     return name.lower() if name.lower() in LICENSES else _slug(name)
 
 
-def _result(entry: Entry, task: str, measured) -> dict:
+def _result(entry: Entry, task: str, measurement) -> dict:
     """One line of the Hub's table of results. The metric's name is followed by the source of the measurement."""
-    name = measured["dataset"]
-    metric = {"type": measured["metric"], "value": measured["value"]}
+    name = measurement["dataset"]
+    metric = {"type": measurement["metric"], "value": measurement["value"]}
     result = {
         "task": {"type": task},
         "dataset": {"type": DATASETS.get(name, _slug(name)), "name": name},
-        "metrics": [metric | {"name": f"{measured['metric']} ({measured['source']})"}],
+        "metrics": [metric | {"name": f"{measurement['metric']} ({measurement['source']})"}],
     }
-    if measured["source"].startswith("the publisher") and (entry.source or "").startswith("https://"):
-        result["source"] = {"name": measured["source"], "url": entry.source}
+    if measurement["source"].startswith("the publisher") and (entry.source or "").startswith("https://"):
+        result["source"] = {"name": measurement["source"], "url": entry.source}
     return result
 
 
 def _body(entry: Entry, parameters: int, loss: float | None) -> str:
-    does = {
+    purpose = {
         "multiclass": f"tells which of {entry.classes} sounds a recording is",
         "multilabel": f"tells which of {entry.classes} sounds a recording holds",
         "contrastive": "turns a recording into an embedding, trained without labels",
         "embedding": "turns a recording into an embedding",
     }[entry.task]
     if "text" in entry.model:
-        does = "turns recordings and texts into embeddings in one space"
+        purpose = "turns recordings and texts into embeddings in one space"
     use = "top" if entry.classifies else "embed"
     words = (
         'clip.zero_shot(["rain", "a ticking clock"])  # tells sounds apart in words\n' if "text" in entry.model else ""
     )
     text = f"""# {entry.name}
 
-`{entry.network["type"]}` behind `{entry.frontend["type"]}`, {parameters / 1e6:.3g} million parameters: it {does}.
+`{entry.network["type"]}` behind `{entry.frontend["type"]}`, {parameters / 1e6:.3g} million parameters: it {purpose}.
 It hears mono waves in [-1, 1] at {entry.sample_rate} Hz, in windows of {entry.window:g} s, and is an
 [Equinox](https://docs.kidger.site/equinox/) PyTree for JAX, a model of the zoo audax-eqx.
 
 ```python
 import zoo
 
-clip = zoo.load("{HERE}")
+clip = zoo.load("{PLACEHOLDER}")
 clip.{use}(zoo.read("sound.wav", clip.sample_rate))
 {words}```
 

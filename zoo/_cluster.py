@@ -13,7 +13,7 @@ from ._load import load
 from ._recordings import Result, embed
 from ._rows import utf8
 
-ADDED = ("files", "starts", "ends", "embeddings", "errors")
+COLUMNS = ("files", "starts", "ends", "embeddings", "errors")
 
 
 class Embedder:
@@ -82,9 +82,9 @@ def _columns(batch: Any) -> dict[str, Any]:
             'ray.data.read_binary_files(folder, include_paths=True) has both, and ds.rename_columns({"old": "path"}) '
             "gives a column another name."
         )
-    if common := [name for name in ADDED if name in columns]:
+    if common := [name for name in COLUMNS if name in columns]:
         raise ValueError(
-            f"Embedder adds the columns {', '.join(ADDED)}, and rows have {', '.join(common)} already: "
+            f"Embedder adds the columns {', '.join(COLUMNS)}, and rows have {', '.join(common)} already: "
             f'rename with ds.rename_columns({{"{common[0]}": "other"}}) or drop with ds.drop_columns first.'
         )
     return columns
@@ -123,13 +123,13 @@ def _table(results: Sequence[Result], nothing: Result, paths: Sequence[Any], oth
 
     recordings = np.repeat(np.arange(len(results)), [len(result.values) or 1 for result in results])
     errors = [result.error and utf8(result.error) for result in results]
-    failed = np.array([bool(error) for error in errors], bool)[recordings]
+    failures = np.array([bool(error) for error in errors], bool)[recordings]
     columns = {
         "files": _names(paths).take(recordings),
-        "starts": arrow.array(joined("start"), mask=failed),
-        "ends": arrow.array(joined("end"), mask=failed),
+        "starts": arrow.array(joined("start"), mask=failures),
+        "ends": arrow.array(joined("end"), mask=failures),
         "embeddings": arrow.FixedSizeListArray.from_arrays(
-            arrow.array(joined("values").reshape(-1)), nothing.values.shape[1], mask=arrow.array(failed)
+            arrow.array(joined("values").reshape(-1)), nothing.values.shape[1], mask=arrow.array(failures)
         ),
         "errors": arrow.array(errors, arrow.string()).take(recordings),
     }

@@ -17,7 +17,7 @@ from . import _mpeg
 from ._flac import flac_links
 from ._view import File, Link, Part, View, bytes_at, find, numbers_at
 
-UNSEEN = 8  # up to this number of bytes behind the sound are padding
+PADDING = 8  # up to this number of bytes behind the sound are padding
 ZEROS = 1 << 16  # bytes that are read at once
 
 
@@ -56,7 +56,7 @@ class Chunks(NamedTuple):
     sound: tuple[bytes, ...]  # the possible names of the chunk with the sound
     total: int | None = 4  # the position of the size of the whole
     name: int = 4  # number of bytes in a name
-    counted: int = 0  # bytes of the name and the size that the size includes
+    overhead: int = 0  # bytes of the name and the size that the size includes
     align: int = 2  # chunks begin at multiples of this number
 
 
@@ -64,7 +64,7 @@ RIFF = Chunks(12, "<I", (b"data",))
 RIFX = RIFF._replace(size=">I")
 FORM = Chunks(12, ">I", (b"SSND", b"BODY"))
 CAF = Chunks(8, ">q", (b"data",), total=None, align=1)
-W64 = Chunks(40, "<Q", (b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a",), 16, name=16, counted=24, align=8)
+W64 = Chunks(40, "<Q", (b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a",), 16, name=16, overhead=24, align=8)
 
 
 def _chunked(kind: Chunks) -> Callable[[File, int, int], list[Link]]:
@@ -86,10 +86,10 @@ def _chunk_links(file: File, start: int, end: int, kind: Chunks) -> list[Link]:
         total, claim = numbers_at(file, field - 8, "<QQ")
     actual = end - place
     claimed_end = None if total is None else start + total + (0 if kind.name == 16 else 8)
-    unknown = _placeholder(claim, limit)
-    if claim > actual and not unknown:
-        known_end = None if total == 0 or (total is not None and _placeholder(total, limit)) else claimed_end
-        return [Link(View(file, [(start, end)]), cut=known_end is None or known_end > end)]
+    is_placeholder = _placeholder(claim, limit)
+    if claim > actual and not is_placeholder:
+        whole_end = None if total == 0 or (total is not None and _placeholder(total, limit)) else claimed_end
+        return [Link(View(file, [(start, end)]), is_cut=whole_end is None or whole_end > end)]
     if (
         claimed_end is not None
         and 0 <= claimed_end - place - claim < kind.align
@@ -97,16 +97,16 @@ def _chunk_links(file: File, start: int, end: int, kind: Chunks) -> list[Link]:
     ):
         return [Link(View(file, [(start, end)]))]  # both sizes fit the sound; the space behind it is unused
     limits = max(end, claimed_end or 0) if total is not None and not _placeholder(total, limit) else end
-    if not unknown and _is_rest(file, place + claim, end, limits, kind):
+    if not is_placeholder and _is_rest(file, place + claim, end, limits, kind):
         return [Link(View(file, [(start, end)]))]
-    doubt = "" if claim == 0 or unknown else _more(actual - claim, claim)
+    doubt = "" if claim == 0 or is_placeholder else _more(actual - claim, claim)
     block = _block(file, chunks)
     step = actual if actual < limit else (limit // 2) // block * block
     heads: list[Part] = [(start, field), b"", (field + struct.calcsize(form), place)]
     result = []
     for begin in range(place, end, step):
         size = min(step, end - begin)
-        header_bytes = kind.counted if form == kind.size else 0
+        header_bytes = kind.overhead if form == kind.size else 0
         heads[1] = struct.pack(form, size + header_bytes)
         result.append(Link(View(file, [*heads, (begin, begin + size)]), doubt=doubt if begin == place else ""))
     return result
@@ -118,7 +118,7 @@ def _walk(file: File, at: int, end: int, kind: Chunks) -> Iterator[tuple[bytes, 
     while at + head <= end:
         content = bytes_at(file, at, head)
         name, (size,) = content[: kind.name], struct.unpack(kind.size, content[kind.name :])
-        size -= kind.counted
+        size -= kind.overhead
         yield name, at + head, size
         if name in kind.sound or size < 0 or not any(name):
             return
@@ -131,7 +131,7 @@ def _is_rest(file: File, at: int, end: int, last: int, kind: Chunks) -> bool:
 
     Chunks end at `last` or before it. If the file is cut, `last` lies behind the end of the file.
     """
-    if end - at <= UNSEEN:
+    if end - at <= PADDING:
         return True
     head = kind.name + struct.calcsize(kind.size)
     for place in {at, at + (-at % kind.align), at + 1}:  # some writers leave out the padding, some pad even sizes
@@ -140,7 +140,7 @@ def _is_rest(file: File, at: int, end: int, last: int, kind: Chunks) -> bool:
             return True
         if len(content) == head and re.match(rb"[\x20-\x7e]{4}", content) and any(content[: kind.name]):
             (size,) = struct.unpack(kind.size, content[kind.name :])
-            if 0 <= size - kind.counted <= last - place - head:
+            if 0 <= size - kind.overhead <= last - place - head:
                 return True
     return False
 
@@ -157,7 +157,7 @@ def _placeholder(claim: int, limit: int) -> bool:
 
 
 def _more(rest: int, claim: int) -> str:
-    return f"its header counts {claim} bytes of sound, and {rest} more follow, which are heard, too"
+    return f"its header counts {claim} bytes of sound, and {rest} more bytes follow, which are read, too"
 
 
 def _block(file: File, chunks: dict[bytes, tuple[int, int]]) -> int:
@@ -195,8 +195,8 @@ def _au(order: str) -> Callable[[File, int, int], list[Link]]:
         if _placeholder(claim, 1 << 32):
             return [Link(_replaced(whole.view, start + 8, b"\xff" * 4))]
         if claim > actual:
-            return [whole._replace(cut=True)]
-        if actual - claim <= UNSEEN:
+            return [whole._replace(is_cut=True)]
+        if actual - claim <= PADDING:
             return [whole]
         doubt = _more(actual - claim, claim) if claim else ""
         return [Link(_replaced(whole.view, start + 8, b"\xff" * 4), doubt=doubt)]
@@ -213,12 +213,12 @@ def _nist(file: File, start: int, end: int) -> list[Link]:
         return []
     count = int(fields[b"sample_count"]) * int(fields.get(b"channel_count", 1))
     claimed_size = int(size[1]) + count * int(fields.get(b"sample_n_bytes", 1))
-    return [Link(View(file, [(start, end)]), cut=claimed_size > end - start)]
+    return [Link(View(file, [(start, end)]), is_cut=claimed_size > end - start)]
 
 
 def _ogg(file: File, start: int, end: int) -> list[Link]:
     """A link begins with the pages that begin its streams, and ends where the pages of the next link begin."""
-    starts, at, beginning, ended, cut = [], start, False, True, False
+    starts, at, beginning, has_end, is_cut = [], start, False, True, False
     while at < end:
         head = bytes_at(file, at, 27 + 255)
         if not head.startswith(b"OggS"):
@@ -226,16 +226,16 @@ def _ogg(file: File, start: int, end: int) -> list[Link]:
                 break
             continue
         if len(head) < 27 or len(head) < 27 + head[26]:
-            cut = True
+            is_cut = True
             break
         if head[5] & 2 and not beginning:
             starts.append(at)
-        beginning, ended = bool(head[5] & 2), bool(head[5] & 4)
+        beginning, has_end = bool(head[5] & 2), bool(head[5] & 4)
         at += 27 + head[26] + sum(head[27 : 27 + head[26]])
-        cut = at > end
-    doubt = "" if ended or cut else "it has no page that ends it, and may be cut short"
+        is_cut = at > end
+    doubt = "" if has_end or is_cut else "its last page is missing, so it may be cut short"
     result = [Link(View(file, [stretch])) for stretch in itertools.pairwise([*starts, end])]
-    return [*result[:-1], *(link._replace(cut=cut, doubt=doubt) for link in result[-1:])]
+    return [*result[:-1], *(link._replace(is_cut=is_cut, doubt=doubt) for link in result[-1:])]
 
 
 class Container(NamedTuple):

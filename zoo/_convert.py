@@ -10,7 +10,7 @@ from . import families
 from ._arrays import View, open_file, open_files, shapes_of
 from ._entry import Entry, checked_labels
 from ._files import line
-from ._foreign import Recognised, Source
+from ._foreign import Recognition, WeightFile
 from ._labelled import with_names
 from ._labels import read_labels
 from ._leaves import named_leaves
@@ -68,71 +68,72 @@ def convert(
     options: dict[str, Any] = {"sample_rate": sample_rate, "window": window, "model": model}
     options["settings"] = getattr(arrays, "settings", {})
     options |= {"frontend": frontend or {}, "network": network or {}}
-    part, recognised = _recognise(Source(path, format, arrays, shapes_of(arrays), **options))
-    entry = _entry(recognised.entry, part, folder.resolve().name, labels, task)
-    arrays = _arrays(part, recognised)
+    part, recognition = _recognise(WeightFile(path, format, arrays, shapes_of(arrays), **options))
+    entry = _entry(recognition.entry, part, folder.resolve().name, labels, task)
+    arrays = _arrays(part, recognition)
     check_entry(entry, str(path))
-    clip = assemble(entry, arrays, shapes_of(arrays), str(path), recognised.rules)
-    if broken := not_finite(named_leaves(clip.model, clip.state)):
+    clip = assemble(entry, arrays, shapes_of(arrays), str(path), recognition.rules)
+    if names := not_finite(named_leaves(clip.model, clip.state)):
         raise ValueError(
-            f"{path} holds NaN or infinite numbers, in {broken} of the model: copy or fetch it again, or convert "
+            f"{path} holds NaN or infinite numbers, in {names} of the model: copy or fetch it again, or convert "
             "weights from before its training diverged."
         )
     save(folder, clip.model, clip.state, entry)
     return folder
 
 
-def _recognise(source: Source) -> tuple[Source, Recognised]:
+def _recognise(file: WeightFile) -> tuple[WeightFile, Recognition]:
     """The part of the file that a family recognises, and the result. Raises ValueError if no family recognises one."""
-    parts = [source]
+    parts = [file]
     for _ in range(DEPTH):
         for part in parts:
-            if (recognised := families.recognise(part)) is not None:
-                return part, recognised
+            if (recognition := families.recognise(part)) is not None:
+                return part, recognition
         parts = [inner for part in parts for name in WRAPPERS if (inner := _inside(part, f"{name}."))]
     kinds = ", ".join(family.__name__.rpartition(".")[2] for family in families.having("recognise"))
-    keys = line(", ".join(list(source.shapes)[:3]))
+    keys = line(", ".join(list(file.shapes)[:3]))
     raise ValueError(
-        f"{source.path} holds {len(source.shapes)} arrays ({keys}, ...), of no model that the zoo tells by its keys: "
-        f"these are {kinds}. With its library's config.json beside it in a folder, zoo.load(folder) may read it."
+        f"{file.path} holds {len(file.shapes)} arrays ({keys}, ...), whose keys are of no model that the zoo "
+        f"recognises: it recognises {kinds}. If the config.json of its library lies beside it, zoo.load(folder) may "
+        "read it."
     )
 
 
-def _inside(source: Source, prefix: str) -> Source | None:
+def _inside(file: WeightFile, prefix: str) -> WeightFile | None:
     """The arrays whose keys begin with `prefix`, under keys without the prefix; None if there are none."""
-    names = {key[len(prefix) :]: (source.arrays, key) for key in source.shapes if key.startswith(prefix)}
-    shapes = {name: source.shapes[key] for name, (_, key) in names.items()}
-    return dataclasses.replace(source, arrays=View(names), shapes=shapes) if names else None
+    names = {key[len(prefix) :]: (file.arrays, key) for key in file.shapes if key.startswith(prefix)}
+    shapes = {name: file.shapes[key] for name, (_, key) in names.items()}
+    return dataclasses.replace(file, arrays=View(names), shapes=shapes) if names else None
 
 
-def _arrays(source: Source, recognised: Recognised) -> ArraysByName:
+def _arrays(file: WeightFile, recognition: Recognition) -> ArraysByName:
     """The arrays to which the rules apply."""
-    arrays = source.arrays
-    if recognised.files:
-        arrays = open_files(recognised.files, source.path.parent.joinpath)
-    if recognised.names is not None:
-        arrays = View({name: (arrays, key) for name, key in recognised.names.items()})
+    arrays = file.arrays
+    if recognition.files:
+        arrays = open_files(recognition.files, file.path.parent.joinpath)
+    if recognition.names is not None:
+        arrays = View({name: (arrays, key) for name, key in recognition.names.items()})
     return arrays
 
 
-def _entry(entry: Entry, source: Source, name: str, labels: Sequence[str], task: str | None) -> Entry:
+def _entry(entry: Entry, file: WeightFile, name: str, labels: Sequence[str], task: str | None) -> Entry:
     """The recognised entry with the caller's options, and without metrics, which hold for published weights."""
-    if source.model not in (None, entry.model["type"]):
+    if file.model not in (None, entry.model["type"]):
         kind = entry.model["type"]
-        raise ValueError(f"{source.path} holds a {kind}, not the {source.model} that was asked for: leave `model` out.")
+        raise ValueError(f"{file.path} holds a {kind}, not the {file.model} that `model` names: leave `model` out.")
     if task is not None and not entry.classes:
-        raise ValueError(f"{source.path} is a {entry.model['type']} without classes: leave the task {task!r} out.")
+        raise ValueError(f"{file.path} is a {entry.model['type']} without classes: leave the task {task!r} out.")
     parts = {}
     for part in ("frontend", "network"):
-        options = dict(getattr(source, part))
+        options = dict(getattr(file, part))
         parts[part] = options if "type" in options else dict(getattr(entry, part)) | options
-    rate = parts["frontend"].setdefault("sample_rate", source.sample_rate)
-    if source.sample_rate not in (None, rate):
+    rate = parts["frontend"].setdefault("sample_rate", file.sample_rate)
+    if file.sample_rate not in (None, rate):
         raise ValueError(
-            f"{source.path} is a model that hears {rate} Hz, got sample_rate={source.sample_rate}: leave it out, or "
-            'give all that differs, frontend={"sample_rate": ..., "hop_length": ...} say.'
+            f"{file.path} is a model for waves at {rate} Hz, got sample_rate={file.sample_rate}: leave it out, or give "
+            'all options that differ, for example frontend={"sample_rate": ..., "hop_length": ...}.'
         )
-    window = entry.window if source.window is None else source.window
+    window = entry.window if file.window is None else file.window
     entry = dataclasses.replace(entry, name=name, window=window, metrics=(), **parts)
     if task is not None:
         entry = entry.replace(task=task)
@@ -152,6 +153,7 @@ def _known_labels(entry: Entry) -> tuple[str, ...]:
         return read_labels(download_once(checkpoint.label_repo or checkpoint.repo, str(checkpoint.label_file)))
     except OSError as error:
         warn_user(
-            f"{entry.name} is written without labels ({error}) Convert it again then, or give labels=[...].",
+            f"{entry.name} is written without labels ({str(error).rstrip('.')}): convert it again when they can be "
+            "fetched, or give labels=[...].",
         )
         return ()

@@ -15,7 +15,7 @@ from ._weights import atomic
 
 TITLE, BOT = "Adding `safetensors` variant of this model", "SFconvertbot"
 TORCH = frozenset(file for file in INSTEAD if not SAFETENSORS.fullmatch(file))
-MANAGED = ".gitattributes"  # the Hub itself marks large files in it
+ATTRIBUTES = ".gitattributes"  # the Hub itself marks large files in it
 CANDIDATES = 3  # at most this number of requests is examined
 
 
@@ -72,7 +72,7 @@ def _blobs(repo: str, commit: str) -> dict[str, str]:
     return blobs
 
 
-def _adds_safetensors(before: dict[str, str], after: dict[str, str]) -> bool:
+def _adds_safetensors(old: dict[str, str], new: dict[str, str]) -> bool:
     """Whether a commit adds weights in safetensors, and leaves all other files as they are."""
-    changes = {file for file in before.keys() | after.keys() if before.get(file) != after.get(file)} - {MANAGED}
-    return bool(changes) and not changes & before.keys() and all(map(SAFETENSORS.fullmatch, changes))
+    changes = {file for file in old.keys() | new.keys() if old.get(file) != new.get(file)} - {ATTRIBUTES}
+    return bool(changes) and not changes & old.keys() and all(map(SAFETENSORS.fullmatch, changes))

@@ -40,7 +40,7 @@ SECONDS, SHARE = 2.0, 50  # a part is also closed after 2 s, or after a fiftieth
 
 
 class Corpus:
-    """The rows of this process and of all earlier ones. `done` is the set of recordings that have rows."""
+    """The rows of this process and of all earlier ones. `names` is the set of recordings that have rows."""
 
     def __init__(self, folder: pathlib.Path, shard: Shard):
         self.folder, self.shard = folder, shard
@@ -48,46 +48,46 @@ class Corpus:
             for temporary in folder.glob(name):  # left by a process that was killed
                 temporary.unlink(missing_ok=True)
         parts = sorted(folder.glob("part-*.parquet"))
-        self.done = {file for part in parts for file in _files(part)}
+        self.names = {file for part in parts for file in _files(part)}
         self.parts, self.start = len(parts), time.monotonic()
         self.failures = self._read_failures()
         self.failures_on_disk = dict(self.failures)
-        self.waiting: list[Part] = []
-        self.skipped = 0
+        self.backlog: list[Part] = []
+        self.repeats = 0
 
     def missing(self, files: Iterable[str]) -> Iterator[str]:
-        """The files that have no rows yet, without repetitions; `skipped` counts the files that have rows."""
-        before, seen = frozenset(self.done), set()
+        """The files that have no rows yet, without repetitions; `repeats` counts the files that have rows."""
+        old_names, listed_names = frozenset(self.names), set()
         for file in files:
-            if (name := utf8(file)) in seen:
+            if (name := utf8(file)) in listed_names:
                 continue
-            seen.add(name)
-            if name in before:
-                self.skipped += 1
+            listed_names.add(name)
+            if name in old_names:
+                self.repeats += 1
             else:
                 yield file
 
     def write(self, parts: Iterable[Part | tuple[str, str]]) -> None:
         """Adds the rows of recordings, and the failures. A failure is a pair of a file and its error."""
-        size, since = 0, None
+        size, wait_start = 0, None
         try:
             for part in parts:
-                since = since or time.monotonic()
+                wait_start = wait_start or time.monotonic()
                 if isinstance(part, Part):
-                    self.waiting.append(part)
+                    self.backlog.append(part)
                     size += part.size
                 else:
                     self.failures[utf8(part[0])] = part[1]
-                now = time.monotonic()
-                if size >= PART or now - since >= max(SECONDS, (now - self.start) / SHARE):
+                moment = time.monotonic()
+                if size >= PART or moment - wait_start >= max(SECONDS, (moment - self.start) / SHARE):
                     self._close_part()
-                    size, since = 0, now
+                    size, wait_start = 0, moment
         finally:
             self._close_part()
 
     def _close_part(self) -> None:
         """Writes the waiting rows. If the folder cannot be written, raises OSError that says what the folder holds."""
-        parts, self.waiting = self.waiting, []
+        parts, self.backlog = self.backlog, []
         try:
             if parts:
                 self._write_part(parts)
@@ -97,10 +97,10 @@ class Corpus:
                 self._write_failures()
         except OSError as error:
             raise OSError(
-                f"{self.folder} cannot be written: {reason(error)}. It holds whole rows of {len(self.done)} "
+                f"{self.folder} cannot be written: {reason(error)}. It holds whole rows of {len(self.names)} "
                 "recordings: make room, and give the same command again, which goes on from there."
             ) from None
-        self.done.update(utf8(part.file) for part in parts)
+        self.names.update(utf8(part.file) for part in parts)
 
     def _write_part(self, parts: list[Part]) -> None:
         _, parquet = import_parquet()

@@ -38,7 +38,7 @@ def _build(entry: Entry, key: PRNGKeyArray) -> Model:
     if isinstance(description.get("text"), Mapping):
         text_key, parts["key"] = split(model_key, 2)
         towers = {"RoBERTa": networks.RoBERTa}  # the networks that take texts
-        parts["text"] = _construct(networks, description.pop("text"), entry.name, known=towers, key=text_key)
+        parts["text"] = _construct(networks, description.pop("text"), entry.name, choices=towers, key=text_key)
     return _construct(models, description, entry.name, **parts)
 
 
@@ -57,28 +57,28 @@ def _construct(
     description: Mapping[str, Any],
     name: str,
     *,
-    known: Mapping[str, Callable] | None = None,
+    choices: Mapping[str, Callable] | None = None,
     **keywords,
 ):
     """Calls the constructor of the description's type with the description's options and with `keywords`.
 
-    `key`, `task` and a dropout of 0 go only to constructors that take them. The type is a key of `known`; if `known` is
+    `key`, `task` and a dropout of 0 go only to constructors that take them. The type is a key of `choices`; if that is
     None, it is a class of the library or one that the user registered.
     """
     options = dict(description)
     kind = options.pop("type", None)
     constructor = None
     if isinstance(kind, str):
-        constructor = constructor_of(library, kind) if known is None else known.get(kind)
+        constructor = constructor_of(library, kind) if choices is None else choices.get(kind)
     if constructor is None:
-        choices = ", ".join(constructors(library) if known is None else known)
+        names = ", ".join(constructors(library) if choices is None else choices)
         raise ValueError(
-            f"{name} names {kind!r}, which is not in {library.__name__}: it has {choices}, and a class of your own is "
-            f"known from zoo.register({kind if isinstance(kind, str) else 'MyClass'}) on, in each process."
+            f"{name} names {kind!r}, which is not in {library.__name__}: it has {names}, and each process that uses a "
+            f"class of your own calls zoo.register({kind if isinstance(kind, str) else 'MyClass'}) first."
         )
     signature = inspect.signature(constructor)
-    spare = ("key", "task") if keywords.get("dropout") else ("key", "task", "dropout")
-    keywords = {key: value for key, value in keywords.items() if key not in spare or key in signature.parameters}
+    optional = ("key", "task") if keywords.get("dropout") else ("key", "task", "dropout")
+    keywords = {key: value for key, value in keywords.items() if key not in optional or key in signature.parameters}
     if conflicts := sorted(set(options) & set(keywords)):
         raise ValueError(f"{name} gives {kind} {', '.join(conflicts)}, which the entry itself decides: leave it out.")
     try:

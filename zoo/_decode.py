@@ -24,7 +24,7 @@ Rate = int | float | np.number  # in Hz; other libraries give any of these types
 Blocks = Iterator[tuple[Float[np.ndarray, "samples channels"], int]]
 BLOCK = 1 << 18  # samples in a block, a few seconds: of all channels together, and also after resampling
 RATES = 100, 10_000_000  # Hz, from the lowest rates of hydrophones to the highest
-CHECKED = ("zoo", "audax_eqx", "jaxtyping", "beartype")  # modules between a warning and the code that reads a file
+CALLERS = ("zoo", "audax_eqx", "jaxtyping", "beartype")  # modules between a warning and the code that reads a file
 
 
 class SoundError(ValueError):
@@ -86,7 +86,7 @@ def _array_blocks(source: tuple[Any, Rate], rate_out: int) -> Blocks:
             f"of the shape {array.shape}: divide int16 by 32768."
         )
     if not RATES[0] <= rate <= RATES[1]:
-        raise SoundError(f"An array of sound comes with its sample rate, {RATES[0]} to {RATES[1]} Hz, got {rate}.")
+        raise SoundError(f"An array of sound needs its sample rate, {RATES[0]} to {RATES[1]} Hz, got {rate}.")
     if array.size == 0:
         return
     array = array[:, None] if array.ndim == 1 else array.T if array.shape[0] < array.shape[1] else array
@@ -142,8 +142,8 @@ def _block_size(rate: int, channels: int, rate_out: int) -> int:
 def _check_rate(rate: int, name: str) -> None:
     if not RATES[0] <= rate <= RATES[1]:
         raise SoundError(
-            f"{name} has {rate} samples a second by its header, and {RATES[0]} to {RATES[1]} can be read: write the "
-            "right rate into it."
+            f"{name} has {rate} samples a second by its header, and the zoo reads {RATES[0]} to {RATES[1]}: correct "
+            "the header."
         )
 
 
@@ -163,7 +163,7 @@ def _libsndfile_blocks(file: File, name: str, rate_out: int) -> Blocks:
     for link in stretches:
         if link.doubt:
             warn(f"{name}: {link.doubt}.")
-        rate, count, is_cut = 0, 0, link.cut
+        rate, count, is_cut = 0, 0, link.is_cut
         try:
             with _Decoder(link.view) as decoder:  # pyright: ignore[reportArgumentType]
                 rate = decoder.samplerate
@@ -173,8 +173,8 @@ def _libsndfile_blocks(file: File, name: str, rate_out: int) -> Blocks:
                     count += len(block)
                     yield block, rate
                 # libsndfile guesses the length of MP3 in a WAV file
-                guessed = decoder.subtype.startswith("MPEG") and decoder.format != "MP3"
-                is_cut = is_cut or (link.counted and not guessed and count < decoder.frames)
+                is_guess = decoder.subtype.startswith("MPEG") and decoder.format != "MP3"
+                is_cut = is_cut or (link.has_count and not is_guess and count < decoder.frames)
         except soundfile.LibsndfileError as error:
             is_cut = is_cut or (rate > 0 and link.view.ended)
             if not is_cut and link.view.error is None:
@@ -211,6 +211,6 @@ def _opened(source: Any) -> Iterator[File]:
 def warn(text: str) -> None:
     """Warns at the line that reads the recording, which is several generators and type checks above this function."""
     frame, level = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(CHECKED):
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(CALLERS):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, stacklevel=level + 1)

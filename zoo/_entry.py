@@ -16,6 +16,7 @@ TASKS = {
     "Classifier": ("multiclass", "multilabel"),
     "Encoder": ("embedding",),
 }  # others are contrastive
+LENGTH = 1000  # of a string, or of a list other than the labels
 HUB_PAGE = re.compile(r"https://huggingface\.co/(?!datasets/|papers/|spaces/)([\w.-]+/[\w.-]+)")
 
 
@@ -158,7 +159,7 @@ class Entry:
         self,
         *,
         classes: int | None = None,
-        labels: Iterable[Any] | None = None,
+        labels: Any = None,
         task: str | None = None,
         window: float | None = None,
         layers: str = "last",
@@ -176,8 +177,8 @@ class Entry:
         new = classes is not None or labels is not None
         if layers not in ("last", "weighted") or (layers == "weighted" and not new):
             raise ValueError(
-                f"layers is what a new head hears, 'last' or 'weighted', got {layers!r}: give classes or labels for "
-                "one."
+                f"layers is the input of a new head, 'last' or 'weighted', got {layers!r}: 'weighted' takes classes or "
+                "labels, too."
             )
         network = self.network
         if layers == "weighted" and network["type"] != "WeightedLayers":
@@ -186,7 +187,7 @@ class Entry:
             labels = checked_labels(labels)
             classes = len(labels) if classes is None else classes
         name = f"{self.name.rpartition('/')[2]}_finetuned" if name is None else name
-        known = {"name": self.name, "repo": self.origin or self.repo, "license": self.license, "paper": self.paper}
+        facts = {"name": self.name, "repo": self.origin or self.repo, "license": self.license, "paper": self.paper}
         return dataclasses.replace(
             self,
             name=name,
@@ -200,24 +201,29 @@ class Entry:
             paper=None,
             metrics=(),
             checkpoint=None,
-            base={field: value for field, value in known.items() if value is not None},
+            base={field: value for field, value in facts.items() if value is not None},
             origin=None,
         )
 
 
-def checked_labels(labels: Iterable[Any]) -> tuple[str, ...]:
-    """The names of classes. Raises ValueError for labels without an order, and for names that are empty or repeated."""
+def checked_labels(labels: Any) -> tuple[str, ...]:
+    """The names of classes.
+
+    Raises ValueError for anything but names in an order, and for names that are empty, repeated or too long.
+    """
     if isinstance(labels, set | frozenset | Mapping):
         raise ValueError(
-            f"labels are in the order of the head's outputs, which a {type(labels).__name__} has not: give a list, "
-            "sorted(labels) say."
+            f"labels are in the order of the head's outputs, and a {type(labels).__name__} has no order: give a list, "
+            "for example sorted(labels)."
         )
-    names = tuple(labels)
+    names = tuple(labels) if isinstance(labels, Iterable) else ()
     if isinstance(labels, str) or not names or not all(isinstance(each, str) and each.strip() for each in names):
-        raise ValueError(f'labels are the names of all classes, as ("rain", "clock"), got {line(repr(labels))}.')
+        raise ValueError(f'labels are the names of all classes, such as ("rain", "clock"), got {line(repr(labels))}.')
     names = tuple(map(str, names))  # NumPy's strings too
-    if repeated := {each for each in names if names.count(each) > 1}:
-        raise ValueError(f"labels name each class once, got {line(', '.join(sorted(repeated)))} several times.")
+    if (longest := max(map(len, names))) > LENGTH:
+        raise ValueError(f"labels have at most {LENGTH} letters each, got one of {longest}: shorten it.")
+    if repeats := {each for each in names if names.count(each) > 1}:
+        raise ValueError(f"labels name each class once, got {line(', '.join(sorted(repeats)))} several times.")
     return names
 
 
@@ -239,14 +245,14 @@ def from_json(text: str, where: str) -> Entry:
     fields = parse_json(text, where)
     if not isinstance(fields, dict):
         raise ValueError(f"{where} holds a {type(fields).__name__}, not the fields of a zoo.Entry.")
-    known = {field.name: field for field in dataclasses.fields(Entry)}
-    needed = [name for name, field in known.items() if field.default is field.default_factory is dataclasses.MISSING]
-    missing = [name for name in needed if name not in fields]
-    unknown = sorted(set(fields) - set(known) | ({"checkpoint", "origin"} & set(fields)))
-    if missing or unknown:
+    defaults = {each.name: (each.default, each.default_factory) for each in dataclasses.fields(Entry)}
+    required_fields = [name for name, default in defaults.items() if default == (dataclasses.MISSING,) * 2]
+    missing_fields = [name for name in required_fields if name not in fields]
+    unknown_fields = sorted(set(fields) - set(defaults) | ({"checkpoint", "origin"} & set(fields)))
+    if missing_fields or unknown_fields:
         raise ValueError(
-            f"{where} is not the config.json of an audax-eqx model: missing {missing or 'nothing'}, "
-            f"unknown {line(str(unknown or 'nothing'))}."
+            f"{where} is not the config.json of an audax-eqx model: missing {missing_fields or 'nothing'}, "
+            f"unknown {line(str(unknown_fields or 'nothing'))}."
         )
     try:
         return Entry(**_tuples(fields))

@@ -21,10 +21,10 @@ RAVEN = (
     *("Begin Path", "File Offset (s)", "Label", "Score"),
 )
 
-Found = Iterable[tuple[Result, list[Event]]]
+Detections = Iterable[tuple[Result, list[Event]]]
 
 
-def write_csv(file: Any, detections: Found, sample_rate: int) -> None:
+def write_csv(file: Any, detections: Detections, sample_rate: int) -> None:
     """Writes a row for each event. Its times are seconds from the start of its recording."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -33,7 +33,7 @@ def write_csv(file: Any, detections: Found, sample_rate: int) -> None:
         writer.writerow((_name(event.source), event.label, *times, f"{event.score:.4f}"))
 
 
-def write_json(file: Any, detections: Found, sample_rate: int) -> None:
+def write_json(file: Any, detections: Detections, sample_rate: int) -> None:
     """Writes one line for each event, with one JSON object."""
     for event in _events(file, detections):
         name = os.fsdecode(event.source)
@@ -41,13 +41,13 @@ def write_json(file: Any, detections: Found, sample_rate: int) -> None:
         print(json.dumps(dict(zip(COLUMNS, values, strict=True))), file=file)
 
 
-def write_audacity(file: Any, detections: Found, sample_rate: int) -> None:
+def write_audacity(file: Any, detections: Detections, sample_rate: int) -> None:
     """Writes the labels of one recording: start, end and label, with tabs between them."""
     for event in _events(file, detections):
         print(f"{event.start:.6f}", f"{event.end:.6f}", _cell(event.label), sep="\t", file=file)
 
 
-def write_raven(file: Any, detections: Found, sample_rate: int) -> None:
+def write_raven(file: Any, detections: Detections, sample_rate: int) -> None:
     """Writes a selection for each event.
 
     Raven opens several recordings as one: its times count from the start of the first recording, and
@@ -82,7 +82,7 @@ def format_of(path: pathlib.Path) -> str:
     )
 
 
-def _events(file: Any, detections: Found) -> Iterator[Event]:
+def _events(file: Any, detections: Detections) -> Iterator[Event]:
     for _, events in detections:
         yield from events
         file.flush()

@@ -89,12 +89,14 @@ def detections(
 ) -> Iterator[tuple[Result, list[Event]]]:
     """The scores of each recording, as `zoo.tag` gives them, with its events, as `detect` gives them."""
     if isinstance(labels, str) or (labels is not None and not len(labels)):
-        raise ValueError(f"labels={labels!r} names no labels: give a list of them, {list(clip.labels[:1])!r} say.")
+        raise ValueError(
+            f"labels={labels!r} names no labels: give a list of them, for example {list(clip.labels[:1])!r}."
+        )
     if each not in ("window", "frame"):
         raise ValueError(f"each={each!r} has no scores over time: take 'window' or 'frame'.")
-    chosen = clip.labels if labels is None else tuple(dict.fromkeys(labels))
-    starts = _by_label(clip, chosen, threshold, 0.5, "threshold")
-    ends = starts if release is None else _by_label(clip, chosen, release, None, "release", starts)
+    names = clip.labels if labels is None else tuple(dict.fromkeys(labels))
+    starts = _by_label(clip, names, threshold, 0.5, "threshold")
+    ends = starts if release is None else _by_label(clip, names, release, None, "release", starts)
     if (ends > starts).any():
         raise ValueError(
             f"release {release} is above threshold {threshold}: an event ends at or below where it begins."
@@ -102,7 +104,7 @@ def detections(
     for name, value in {"smooth": smooth, "min_duration": min_duration, "max_gap": max_gap}.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}={value} is no number of seconds: give 0 or more.")
-    columns = [clip.labels.index(label) for label in chosen]
+    columns = [clip.labels.index(label) for label in names]
     if each == "window" and hop is None:
         hop = (clip.entry.window if window is None else window) / 2
     results = tag(clip, recordings, each=each, window=window, hop=hop, **options)
@@ -113,7 +115,7 @@ def detections(
             if len(result.values):
                 edges, scores = timeline(result)
                 scores = _smoothed(edges, scores[:, columns], smooth)
-                events = find_events(result.source, chosen, edges, scores, starts, ends, max_gap, min_duration)
+                events = find_events(result.source, names, edges, scores, starts, ends, max_gap, min_duration)
             yield result, events
 
     return run()
@@ -156,10 +158,10 @@ def find_events(
     for label, column, start, end in zip(labels, scores.T, starts, ends, strict=True):
         spans: list[tuple[int, int]] = []
         for low, high in _stretches(column >= end):
-            above = np.flatnonzero(column[low:high] >= start)
-            if not len(above):
+            peaks = np.flatnonzero(column[low:high] >= start)
+            if not len(peaks):
                 continue
-            first = low + int(above[0])
+            first = low + int(peaks[0])
             if spans and edges[first] - edges[spans[-1][1]] <= max_gap:
                 spans[-1] = (spans[-1][0], high)
             else:

@@ -123,7 +123,7 @@ def _write_onnx(
     except Exception as error:  # the converter raises errors of any kind, mostly for an operator that it lacks
         raise ValueError(
             f"{name} cannot be written as ONNX because jax2onnx does not convert one of its operators "
-            f"({type(error).__name__}: {line(str(error))}): write .stablehlo, or take a newer jax2onnx."
+            f"({type(error).__name__}: {line(str(error))}): write .stablehlo, or install a newer jax2onnx."
         ) from error
     metadata = {"name": name, "sample_rate": str(clip.sample_rate), "values": values}
     if values in ("scores", "logits") and clip.entry.classifies:
@@ -133,13 +133,13 @@ def _write_onnx(
     onnx.save(model, path)
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, shape).astype(np.float32)
     with jax.default_matmul_precision("highest"):
-        expected = np.asarray(jax.jit(program)(wave))
-    actual = _run(path, wave)
-    error = np.abs(actual - expected).max() / (np.abs(expected).max() or 1)
+        reference = np.asarray(jax.jit(program)(wave))
+    result = _run(path, wave)
+    error = np.abs(result - reference).max() / (np.abs(reference).max() or 1)
     if not error <= BOUND:
         raise ValueError(
-            f"{name} as ONNX gives other {values} than the model, by {error:.1e} of the largest where {BOUND:g} are "
-            "allowed, so it is not written: jax2onnx converts one of its operators wrongly. Write .stablehlo."
+            f"{name} as ONNX gives other {values} than the model: they differ by {error:.1e} of the largest, and "
+            f"{BOUND:g} is allowed, because jax2onnx converts one of its operators wrongly. Write .stablehlo."
         )
 
 

@@ -41,28 +41,28 @@ def frames(file: File, start: int, media: Media, warn: Callable[[str], None]) ->
     except ImportError:
         raise Fault(f"is a file of {media.title}, which FFmpeg reads: {EXTRA}.") from None
     end = file.seek(0, os.SEEK_END)
-    view, cut = _Input(file, [(start, end)]), media.is_cut(file, start, end)
+    view, is_cut = _Input(file, [(start, end)]), media.is_cut(file, start, end)
     options = {"protocol_whitelist": "none", "format_whitelist": media.demuxer}
-    stream, samples, damaged = None, 0, False
+    stream, samples, is_damaged = None, 0, False
     try:
         with av.open(view, format=media.demuxer, container_options=options, metadata_errors="replace") as container:
-            if cut and not container.streams.audio:
+            if is_cut and not container.streams.audio:
                 raise _DamageError
             stream = _stream(container, warn)
             for frame, rate in _decoded(container, stream, media):
                 samples += len(frame)
                 yield frame, rate
-            cut = cut or (media.counted and samples < _samples(stream) - SLACK)
+            is_cut = is_cut or (media.has_count and samples < _samples(stream) - SLACK)
     except _DamageError:
-        damaged = True
+        is_damaged = True
     except FFmpegError as error:
-        if view.error is None and stream is None and not cut:
+        if view.error is None and stream is None and not is_cut:
             raise Fault(f"cannot be read as {media.title}: {error.strerror}.") from None
-        damaged = True
+        is_damaged = True
     if view.error is not None:
         raise view.error
-    if cut or damaged:
-        raise Fault(cut_short(samples, "" if cut else " or damaged"))
+    if is_cut or is_damaged:
+        raise Fault(cut_short(samples, "" if is_cut else " or damaged"))
 
 
 def cut_short(samples: int, doubt: str = "") -> str:
@@ -93,7 +93,7 @@ def _stream(container: Any, warn: Callable[[str], None]) -> Any:
     if stream.codec_context is None:
         raise Fault("holds sound in an encoding that FFmpeg does not know: convert it.")
     if len(streams) > 1:
-        warn(f"holds {len(streams)} streams of sound, of which number {streams.index(stream) + 1} alone is read")
+        warn(f"holds {len(streams)} streams of sound, of which only number {streams.index(stream) + 1} is read")
     stream.codec_context.thread_count = 1  # several recordings are decoded in parallel
     return stream
 
@@ -109,7 +109,7 @@ def _decoded(container: Any, stream: Any, media: Media) -> Frames:
             if len(last):
                 yield last, rate
             last, rate = convert(frame), frame.sample_rate
-            if not media.exact:
+            if not media.has_padding:
                 yield last, rate
                 last = last[:0]
             count += len(last)

@@ -29,15 +29,15 @@ STAGING, SAVED = ".saving", ".saved"
 
 def settle(folder: pathlib.Path) -> None:
     """Finishes a save that was killed after it had written all files: moves them to where they belong."""
-    saved = folder / SAVED
-    if saved.is_dir() and not saved.is_symlink():
-        for path in saved.iterdir():
+    saved_folder = folder / SAVED
+    if saved_folder.is_dir() and not saved_folder.is_symlink():
+        for path in saved_folder.iterdir():
             path.replace(folder / path.name)
-        saved.rmdir()
+        saved_folder.rmdir()
 
 
 def line(text: str, max_letters: int = 200) -> str:
-    """Text of other people for an error message: at max_letters `max_letters` letters, without control characters."""
+    """Text of other people for an error message: at most `max_letters` letters, without control characters."""
     text = CONTROL.sub(" ", text[: max_letters + 1])
     return text if len(text) <= max_letters else f"{text[:max_letters]} ..."
 
@@ -62,9 +62,10 @@ def existing(folder: pathlib.Path, file: str) -> pathlib.Path:
     if (folder / SAVED / file).is_file():  # a save was killed before it moved its files: this one is newer
         path = folder / SAVED / file
     if not path.is_file():
-        inside = [str(each.parent) for each in sorted(folder.glob(f"*/{CONFIG}"))[:3]] if file == CONFIG else []
-        if inside:
-            raise FileNotFoundError(f"{folder} holds no {file}, but models in its folders: load {' or '.join(inside)}.")
+        subfolders = [str(each.parent) for each in sorted(folder.glob(f"*/{CONFIG}"))[:3]] if file == CONFIG else []
+        if subfolders:
+            models = " or ".join(subfolders)
+            raise FileNotFoundError(f"{folder} holds no {file}, but models in its folders: load {models}.")
         raise FileNotFoundError(
             f"{folder} holds no {file}: a model's folder has {CONFIG} and {WEIGHTS}, or pytorch_model.bin, and "
             f"transformers' {EXTRACTOR} beside its models."
@@ -99,10 +100,10 @@ def no_folder(path: pathlib.Path) -> str:
 
 def is_torch(head: bytes) -> bool:
     """Whether a file with these first 512 bytes may be a torch file: a zip archive, a row of pickles, or a tar."""
-    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    is_pickle = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     if head[4:9] == b"\0\0\0\0{":  # safetensors: a size of 640 begins like a pickle
         return False
-    return pickled or head[:4] in (b"PK\3\4", b"PK\5\6") or head[257:262] == b"ustar"
+    return is_pickle or head[:4] in (b"PK\3\4", b"PK\5\6") or head[257:262] == b"ustar"
 
 
 def bounded(path: pathlib.Path) -> pathlib.Path:
@@ -132,7 +133,7 @@ def read_text(path: pathlib.Path) -> str:
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text. Raises ValueError that names `where` for invalid JSON or too many lists and objects."""
     if text.count("[") + text.count("{") > 10_000:
-        raise ValueError(f"{where} holds more than 10000 lists and objects, as no description of a model does.")
+        raise ValueError(f"{where} holds more than 10000 lists and objects, more than any description of a model.")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # a number of 5000 digits also raises ValueError

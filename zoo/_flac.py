@@ -24,7 +24,7 @@ def _link(file: File, start: int, end: int) -> Link:
     field = int.from_bytes(bytes_at(file, start + TOTAL, 8), "big")
     samples = _samples(file, start, end)
     if samples <= field & MASK:
-        return Link(View(file, [(start, end)]), counted=field & MASK > 0)
+        return Link(View(file, [(start, end)]), has_count=field & MASK > 0)
     total = (field & ~MASK | samples).to_bytes(8, "big")
     parts: list[Part] = [(start, start + TOTAL), total, (start + TOTAL + 8, end)]
     return Link(View(file, parts))

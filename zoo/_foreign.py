@@ -25,7 +25,7 @@ TRAINING = (
     r".*(dropout|layerdrop|_token_ids?)|(no_)?mask_.*|(init|initializer)_.*|gradient_checkpointing|apply_spec_augment"
 )
 """A pattern of fields of speech models that matter only in training or to a decoder."""
-UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves these out of the file
+DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves these out of the file
 ENCODER: dict[str, Any] = {"model": {"type": "Encoder"}, "classes": 0, "task": "embedding"}
 """The fields of an `Entry` for a model without a head."""
 ACTIVATIONS = {  # transformers' names to ours
@@ -39,7 +39,7 @@ ACTIVATIONS = {  # transformers' names to ours
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightFile:
     """A file of weights to convert, with its owner's options. None or an empty mapping means that the owner gave none.
 
     - `format`: "safetensors", "torch", "tensorflow" or "flax".
@@ -62,13 +62,13 @@ class Source:
 
     def count(self, path: str) -> int:
         """The number of different indices that stand for {} in keys that begin with `path`, such as "blocks.{}."."""
-        before, _, after = path.partition("{}")
-        numbers = {key[len(before) :].partition(".")[0] for key in self.shapes if key.startswith(before)}
-        return sum(any(key.startswith(f"{before}{each}{after}") for key in self.shapes) for each in numbers)
+        head, _, tail = path.partition("{}")
+        numbers = {key[len(head) :].partition(".")[0] for key in self.shapes if key.startswith(head)}
+        return sum(any(key.startswith(f"{head}{each}{tail}") for key in self.shapes) for each in numbers)
 
 
 @dataclasses.dataclass(frozen=True)
-class Recognised:
+class Recognition:
     """The result of a family for a file: the entry, and the rules for its arrays.
 
     - `files`: the names of all files, if the model lies in several files of one folder. The rules then apply to keys
@@ -88,7 +88,7 @@ class Layout:
 
     - `config`, `extractor`: the contents of its config.json and its preprocessor_config.json.
     - `arrays`: the zoo's arrays. The rules of `table` turn the family's arrays into these.
-    - `prefer`: words. If an array may have several keys, the one with these words is written.
+    - `preferences`: words. If an array may have several keys, the one with these words is written.
     - `undo`: inverses of moves of arrays, by the ends of the arrays' keys, for moves that do not define their inverse.
     """
 
@@ -96,7 +96,7 @@ class Layout:
     extractor: Mapping[str, Any]
     arrays: ArraysByName
     table: str
-    prefer: tuple[str, ...] = ()
+    preferences: tuple[str, ...] = ()
     undo: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -106,9 +106,18 @@ def require(options: Mapping[str, Any], name: str, **values: Any) -> None:
         if options[option] != value:
             text = line(repr(options[option]))
             raise ValueError(
-                f"transformers computes {name} with the {option} {value!r} alone, and this model has {text}: save it "
+                f"transformers computes {name} only with the {option} {value!r}, and this model has {text}: save it "
                 "without layout."
             )
+
+
+def patch_side(network: Mapping[str, Any], name: str) -> int:
+    """The side of a network's square patches. Raises ValueError for patches of two different sides."""
+    patch = network["patch"]
+    if isinstance(patch, int):
+        return patch
+    require(network, name, patch=(patch[0], patch[0]))
+    return patch[0]
 
 
 def labelled(entry: Entry) -> dict[str, Any]:
@@ -134,35 +143,35 @@ def their_activation(name: str) -> str:
     """transformers' name of an activation. Raises ValueError for an activation without such a name."""
     names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     if name not in names:
-        raise ValueError(f"transformers has no activation {name!r} there: save the model without layout.")
+        raise ValueError(f"transformers has no activation {name!r} for this model: save it without layout.")
     return names[name]
 
 
-def like(published: Entry, classes: int) -> Entry:
+def like(release: Entry, classes: int) -> Entry:
     """The entry of a file that has the arrays of a published model, but perhaps other classes.
 
     If the number of classes differs, somebody else fine-tuned the model, and its licence and labels are unknown.
     """
-    if classes == published.classes:
-        return published
+    if classes == release.classes:
+        return release
     changes = {"license": None, "source": None, "checkpoint": None, "labels": ()}
-    return dataclasses.replace(published, classes=classes, task="multiclass", **changes)
+    return dataclasses.replace(release, classes=classes, task="multiclass", **changes)
 
 
 def refuse(
-    name: str, fields: Mapping[str, Any], *, used: str, unused: str, known: Mapping[str, tuple] | None = None
+    name: str, fields: Mapping[str, Any], *, sources: str, extras: str, choices: Mapping[str, tuple] | None = None
 ) -> None:
     """Raises ValueError that names a field which the zoo ignores although the output may depend on it.
 
-    The entry is made of the fields `used`. In inference no output depends on the fields `unused`. Both are names
-    separated by spaces. A field in `known` must have one of its values there, which the zoo computes.
+    The entry is made of the fields `sources`. In inference no output depends on the fields `extras`. Both are names
+    separated by spaces. A field in `choices` must have one of its values there, which the zoo computes.
     """
-    known = known or {}
+    choices = choices or {}
     for field in sorted(map(str, fields)):
         value = line(repr(fields[field]))
-        if field in known and fields[field] not in known[field]:
-            raise ValueError(f"{name} has the {field} {value}: the zoo has {' or '.join(map(repr, known[field]))}.")
-        if field not in known and field not in used.split() and field not in unused.split():
+        if field in choices and fields[field] not in choices[field]:
+            raise ValueError(f"{name} has the {field} {value}: the zoo has {' or '.join(map(repr, choices[field]))}.")
+        if field not in choices and field not in sources.split() and field not in extras.split():
             raise ValueError(
                 f"{name} has the field {line(field)} ({value}), which the zoo does not know: take it out of the file "
                 "if no output depends on it."
@@ -192,17 +201,17 @@ def multilabel(name: str, config: Mapping[str, Any], default: bool = False) -> b
 
 def projected_head(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an `Entry` for transformers' classifier on a speech model: a projection and a head behind it."""
-    labels = id2label(name, config.get("id2label", UNNAMED))
+    labels = id2label(name, config.get("id2label", DEFAULT_LABELS))
     task = "multilabel" if multilabel(name, config) else "multiclass"
     model = {"type": "Classifier", "projection": config.get("classifier_proj_size", 256)}
     return {"model": model, "classes": len(labels), "labels": labels, "task": task}
 
 
-def architecture(name: str, config: Mapping[str, Any], known: Iterable[str]) -> str:
-    """The transformers class of a model. Raises ValueError for a class that is not in `known`."""
-    classes = config.get("architectures") or [next(iter(known))]  # transformers leaves out the default
-    if classes[0] not in known:
-        raise ValueError(f"{name} is a {line(repr(classes[0]))}: the zoo reads {', '.join(known)}.")
+def architecture(name: str, config: Mapping[str, Any], choices: Iterable[str]) -> str:
+    """The transformers class of a model. Raises ValueError for a class that is not in `choices`."""
+    classes = config.get("architectures") or [next(iter(choices))]  # transformers leaves out the default
+    if classes[0] not in choices:
+        raise ValueError(f"{name} is a {line(repr(classes[0]))}: the zoo reads {', '.join(choices)}.")
     return classes[0]
 
 
@@ -216,8 +225,8 @@ def agree(name: str, field: tuple[str, Any], other: tuple[str, Any]) -> None:
     if field[1] != other[1]:
         raise ValueError(
             f"{name} has the {field[0]} {line(repr(field[1]))} in its config.json, and the {other[0]} "
-            f"{line(repr(other[1]))} in its preprocessor_config.json: they must be equal, for the model takes what "
-            "the extractor makes."
+            f"{line(repr(other[1]))} in its preprocessor_config.json: they must be equal because the model takes "
+            "the output of the extractor."
         )
 
 

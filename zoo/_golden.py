@@ -40,32 +40,34 @@ def verify(clip: Pretrained, path: pathlib.Path) -> None:
     kinds = {name: (arrays[name].ndim, arrays[name].dtype) for name in arrays}
     if kinds != dict.fromkeys(("wave", "output"), (1, np.float32)) or not np.isfinite(arrays["wave"]).all():
         raise ValueError(f"{path} does not hold the float32 arrays wave and output: save the model again.")
-    wave, expected = arrays["wave"], arrays["output"]
-    if not np.isfinite(expected).all():
+    wave, reference = arrays["wave"], arrays["output"]
+    if not np.isfinite(reference).all():
         raise ValueError(
-            f"{clip.entry.name} does not give its golden output, for {path} holds NaN or infinite ones: its training "
-            "had diverged when it was saved, so do not use it."
+            f"{clip.entry.name} does not give its golden output because {path} holds NaN or infinite numbers: its "
+            "training had diverged before it was saved, so do not use it."
         )
     if len(wave) < clip.model.frontend.min_samples:
         raise ValueError(f"{path} holds a wave of {len(wave)} samples, too short for this model: save the model again.")
     if len(wave) > max(LONGEST * clip.sample_rate, clip.model.frontend.min_samples):
-        raise ValueError(f"{path} holds a wave of {len(wave)} samples, longer than any saved: save the model again.")
-    actual = computed(clip, wave)
-    if actual.shape != expected.shape:
         raise ValueError(
-            f"{path} holds {expected.size} outputs and the model gives {actual.size}: they do not belong together."
+            f"{path} holds a wave of {len(wave)} samples, longer than any that zoo.save writes: save the model again."
         )
-    if not np.isfinite(actual).all():
+    result = computed(clip, wave)
+    if result.shape != reference.shape:
         raise ValueError(
-            f"{clip.entry.name} does not give its golden output, but NaN or infinite ones: fetch it again, or do not "
+            f"{path} holds {reference.size} outputs and the model gives {result.size}: save the model again."
+        )
+    if not np.isfinite(result).all():
+        raise ValueError(
+            f"{clip.entry.name} does not give its golden output but NaN or infinite numbers: fetch it again, or do not "
             "trust it."
         )
-    error, scale = float(np.abs(actual - expected).max()), float(np.abs(expected).max())
+    error, scale = float(np.abs(result - reference).max()), float(np.abs(reference).max())
     if error > BOUND * scale:
         relative = error / scale if scale else np.inf
         raise ValueError(
-            f"{clip.entry.name} does not give its golden output: it differs by {relative:.1e} of the largest, and "
-            f"may by {BOUND:g}; fetch it again, or do not trust it."
+            f"{clip.entry.name} does not give its golden output: it differs by {relative:.1e} of the largest number, "
+            f"and {BOUND:g} is allowed; fetch it again, or do not trust it."
         )
 
 
@@ -78,8 +80,8 @@ def computed(clip: Pretrained, wave: Float[np.ndarray, " samples"]) -> Float[np.
             return np.asarray(_output(clip.model, clip.state, jnp.asarray(wave)))
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"{clip.entry.name} cannot be run on {len(wave)} samples here ({line(str(error))}): take a machine with "
-            "more memory, or do not trust the model."
+            f"{clip.entry.name} cannot be run on {len(wave)} samples on this machine ({line(str(error))}): use one "
+            "with more memory, or do not trust the model."
         ) from None
 
 

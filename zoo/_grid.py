@@ -53,13 +53,13 @@ class Grid:
 
     def joined(self, starts: list[int], values: list[np.ndarray]) -> np.ndarray:
         """One row per step. A frame of two windows comes from the window in which it lies farther from the edge."""
-        parts, before = [], None
+        parts, previous = [], None
         for start, rows in zip((start // self.stride for start in starts), values, strict=True):
             rows = rows[: self.count]
-            if before is not None:
-                common = before + self.count - start
+            if previous is not None:
+                common = previous + self.count - start
                 parts[-1] = parts[-1][: len(parts[-1]) - common // 2]
                 rows = rows[common - common // 2 :]
             parts.append(rows)
-            before = start
+            previous = start
         return np.concatenate(parts)

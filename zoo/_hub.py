@@ -61,9 +61,9 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     PermissionError for a gated repo, ConnectionError when the file is not cached and the Hub does not answer. Raises
     ValueError, before the download, for a file that is larger than a file of its name may be.
     """
-    cached, is_commit = cached_path(repo, plain(file), revision), COMMIT.fullmatch(revision or "") is not None
-    if is_commit and cached is not None:  # the files of a commit never change
-        return bounded(cached)
+    old_path, is_commit = cached_path(repo, plain(file), revision), COMMIT.fullmatch(revision or "") is not None
+    if is_commit and old_path is not None:  # the files of a commit never change
+        return bounded(old_path)
     if is_commit and _is_known_to_be_missing(repo, file, revision):
         raise _unreachable(repo, file, revision)
     try:
@@ -71,19 +71,19 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     except (HfHubHTTPError, *REFUSALS):  # the download gets the same answer, and reports it
         newest = None
     except Exception as error:  # the HTTP client's, which differ by version: the Hub does not answer
-        if cached is None:
+        if old_path is None:
             raise _unreachable(repo, file, revision) from error
-        return bounded(cached)
-    if newest is not None and cached is not None and newest.commit_hash == commit_of(cached, file):
-        return bounded(cached)
+        return bounded(old_path)
+    if newest is not None and old_path is not None and newest.commit_hash == commit_of(old_path, file):
+        return bounded(old_path)
     size = 0 if newest is None else newest.size or 0
     if size > most_bytes(file):
         raise ValueError(too_large(f"{file} of {repo}{_at(revision)}", pathlib.PurePosixPath(file).name, size))
-    return bounded(_download(repo, file, revision, cached))
+    return bounded(_download(repo, file, revision, old_path))
 
 
-def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path | None) -> pathlib.Path:
-    """Downloads a file and returns its path, or the `cached` one if the client cannot; raises as `download` does."""
+def _download(repo: str, file: str, revision: str | None, old_path: pathlib.Path | None) -> pathlib.Path:
+    """Downloads a file and returns its path, or `old_path` if the client cannot; raises as `download` does."""
     try:
         path = huggingface_hub.hf_hub_download(
             **_place(repo, file, revision), library_name=LIBRARY, library_version=VERSION
@@ -96,7 +96,7 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
     except OSError as error:
         if error.strerror is not None and not isinstance(error, ConnectionError):  # this machine's, such as a full disk
             cache = huggingface_hub.constants.HF_HUB_CACHE
-            if cached is None:
+            if old_path is None:
                 raise OSError(
                     f"{file} of {repo} cannot be written to the Hub's cache, {cache} ({error.strerror}): make room "
                     "there, or set HF_HOME to another folder."
@@ -105,18 +105,18 @@ def _download(repo: str, file: str, revision: str | None, cached: pathlib.Path |
                 f"{repo} has changed on the Hub, and its cache, {cache}, cannot be written ({error.strerror}): "
                 "this is the older version in the cache.",
             )
-            return cached
+            return old_path
         if type(error) is OSError:  # the client raises it after the last byte
             raise ConnectionError(
-                f"{file} of {repo}{_at(revision)} came with another size than the Hub told: load it again, and if it "
-                "stays so, tell the owner of the repo."
+                f"The download of {file} of {repo}{_at(revision)} has another size than the Hub states: load it again, "
+                "and tell the owner of the repo if that fails, too."
             ) from None
         cause = error
     except Exception as error:  # the HTTP client's: a broken connection, a proxy
         cause = error
-    if cached is None:
+    if old_path is None:
         raise _unreachable(repo, file, revision) from cause
-    return cached
+    return old_path
 
 
 def count_download(repo: str, file: str, revision: str | None) -> None:
@@ -257,7 +257,7 @@ def range_content(repo: str, file: str, commit: str, start: int, stop: int) -> b
     response = http_backoff("GET", url, headers=headers, max_retries=2, timeout=10)
     hf_raise_for_status(response)
     if response.status_code != 206 or len(response.content) != stop - start:
-        raise ValueError(f"{file} of {repo} comes without its ranges.")
+        raise ValueError(f"The Hub does not send byte ranges of {file} of {repo}.")
     return response.content
 
 
@@ -272,23 +272,18 @@ def _plain_errors(repo: str, file: str = CONFIG, revision: str | None = None) ->
     try:
         yield
     except OfflineModeIsEnabled:
-        raise ConnectionError(f"{repo} cannot be asked for, with HF_HUB_OFFLINE set: unset it.") from None
+        raise ConnectionError(f"{repo} cannot be looked up because HF_HUB_OFFLINE is set: unset it.") from None
     except REFUSALS as error:
         raise _refused(error, repo, file, revision) from None
     except SafetensorsParsingError:
-        raise ValueError(f"{file} of {repo} does not begin as a safetensors file does: it cannot be loaded.") from None
+        raise ValueError(f"{file} of {repo} does not begin like a safetensors file, so it cannot be loaded.") from None
     except Exception as error:  # the HTTP client's, which differ by version
         detail = " ".join((getattr(error, "server_message", None) or str(error) or type(error).__name__).split())
         raise ConnectionError(f"{repo} cannot be reached on the Hub ({detail[:120]}): try again.") from None
 
 
 def upload(
-    repo: str,
-    files: Mapping[str, pathlib.Path | bytes],
-    message: str,
-    *,
-    private: bool,
-    revision: str | None,
+    repo: str, files: Mapping[str, pathlib.Path | bytes], message: str, *, private: bool, revision: str | None
 ) -> tuple[str, bool]:
     """Uploads `files` in one commit to `repo`, which is created if needed; returns the commit's URL and if it is new.
 
@@ -329,22 +324,24 @@ def _plain_upload_errors(repo: str) -> Iterator[None]:
     try:
         yield
     except OfflineModeIsEnabled:
-        raise ConnectionError(f"{repo} is not published, for the Hub is out of reach: unset HF_HUB_OFFLINE.") from None
+        raise ConnectionError(f"{repo} is not published because HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE.") from None
     except HFValidationError as error:
-        raise ValueError(f"{repo!r} is not a name for a Hub repo: {error}") from None
+        raise ValueError(f"{repo!r} is not the name of a Hub repo: {error}") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403, 404):
             raise PermissionError(
-                f"The Hub lets nobody without leave write to {repo}: set HF_TOKEN to a token that may, or log in by "
-                "`hf auth login`."
+                f"You have no permission to write to {repo} on the Hub: set HF_TOKEN to a token that may, or log in "
+                "with `hf auth login`."
             ) from None
         detail = " ".join((error.server_message or str(error)).split())
-        raise OSError(f"The Hub did not take {repo}: {detail}.") from None
+        raise OSError(f"The Hub refused the upload to {repo}: {detail}.") from None
     except ValueError as error:  # about the card's metadata, on several lines
         raise ValueError(" ".join(str(error).split())) from None
     except Exception as error:
         if isinstance(error, OSError) and error.strerror is not None:
             raise  # this machine's
         # The HTTP client's errors differ by version
-        raise ConnectionError(f"{repo} is not published, for the Hub cannot be reached ({error}): try again.") from None
+        raise ConnectionError(
+            f"{repo} is not published because the Hub cannot be reached ({error}): try again."
+        ) from None

@@ -24,12 +24,12 @@ def keys(pattern: str, start: int = 1) -> Iterator[str]:
     if group is None:
         yield pattern.replace("\\.", ".")
         return
-    before, after = pattern[: group.start()].replace("\\.", "."), pattern[group.end() :]
+    head, tail = pattern[: group.start()].replace("\\.", "."), pattern[group.end() :]
     if group[1] is None:
-        yield from (f"{before}\\{start}{rest}" for rest in keys(after, start + 1))
+        yield from (f"{head}\\{start}{rest}" for rest in keys(tail, start + 1))
         return
     choices = [choice for part in _alternatives(group[2]) for choice in keys(part, start)] + [""] * bool(group[3])
-    yield from (before + choice + rest for choice, rest in itertools.product(choices, keys(after, start)))
+    yield from (head + choice + rest for choice, rest in itertools.product(choices, keys(tail, start)))
 
 
 def _alternatives(pattern: str) -> list[str]:
@@ -42,12 +42,12 @@ def _alternatives(pattern: str) -> list[str]:
 def unnamed(
     arrays: Mapping[str, np.ndarray],
     rules: Sequence[Rule],
-    prefer: Iterable[str] = (),
+    preferences: Iterable[str] = (),
     undo: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Our arrays by the keys from which `rules` would read them.
 
-    If several keys fit an array, the key with most of the words in `prefer` is taken, and of these the shortest.
+    If several keys fit an array, the key with most of the words in `preferences` is taken, and of these the shortest.
     `undo` maps the end of a key to the inverse of its rule's move; other inverses are in `INVERSES`. Raises ValueError
     for an array that no rule fills.
     """
@@ -57,11 +57,11 @@ def unnamed(
         for rule in rules:
             if isinstance(rule.replacement, str) and (match := _matches(rule.replacement, name)):
                 groups = {int(group[1:]): value for group, value in match.groupdict().items()}
-                filled = (re.sub(r"\\(\d+)", lambda each: groups[int(each[1])], key) for key in keys(rule.pattern))  # noqa: B023
-                templates += [(key, rule) for key in filled if re.fullmatch(rule.pattern, key)]
+                fills = (re.sub(r"\\(\d+)", lambda each: groups[int(each[1])], key) for key in keys(rule.pattern))  # noqa: B023
+                templates += [(key, rule) for key in fills if re.fullmatch(rule.pattern, key)]
         if not templates:
-            raise ValueError(f"the array {name} has no place there")
-        key, rule = max(templates, key=lambda item: (sum(word in item[0] for word in prefer), -len(item[0])))
+            raise ValueError(f"it has no key for the array {name}")
+        key, rule = max(templates, key=lambda item: (sum(word in item[0] for word in preferences), -len(item[0])))
         inverse = next((back for end, back in (undo or {}).items() if key.endswith(end)), None)
         foreign_arrays[key] = np.ascontiguousarray((inverse or INVERSES[rule.move])(array))
     return foreign_arrays

@@ -44,8 +44,8 @@ def with_names(labels: tuple[str, ...], name: str) -> tuple[str, ...]:
         names = read_names(download_once(AUDIOSET["label_repo"], AUDIOSET["label_file"]))
     except OSError as error:
         warn_user(
-            f"{name} has AudioSet's codes for labels, {labels[0]} say, and not their names ({error}) Ask for it again "
-            "then.",
+            f"{name} has AudioSet's codes as labels, such as {labels[0]}, because their names cannot be fetched "
+            f"({str(error).rstrip('.')}): load it again when they can be.",
         )
         return labels
     return tuple(names.get(label, label) for label in labels)

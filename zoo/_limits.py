@@ -8,14 +8,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ._entry import Entry
+from ._entry import LENGTH, Entry
 from ._files import CONTROL, line
 
 PARAMETERS = 1 << 32
 NUMBER = 1 << 20  # widths, classes, a sample rate in Hz
 REAL = 1e9  # a frequency, a ceiling of energies
-LENGTH = 1000  # of a string, or of a list other than the labels
-NESTED = 4  # networks in a network
+NESTING = 4  # networks in a network
 DEPTH = 256  # of all stages together, and their number; each block takes 20 ms to build
 LOOP = 64  # places that code loops over one by one: a border, the side of a pooled square, taps
 BINS = 1024
@@ -28,7 +27,7 @@ LOOPS = ("padding", "stem_padding", "pools", "pieces", "kernels")  # options of 
 SHARES = ("dropout", "embedding_dropout", "block_dropout", "drop_path")  # options of at least 0 and below 1
 LIMITS: tuple[tuple[float, str, Callable[[Entry], float]], ...] = (  # the limit, its quantity, and how to measure it
     (DEPTH, "a depth of", lambda entry: _depth(entry)),
-    (NESTED, "networks in each other, in all", lambda entry: _nested(entry.network)),
+    (NESTING, "networks in each other, in all", lambda entry: _nested(entry.network)),
     (WINDOW, "a window of seconds", lambda entry: max(entry.window, _longest(entry.frontend))),
     (TABLE, "a table of size", lambda entry: _largest(entry.network, "steps") * _largest(entry.network, "width")),
     (TABLE, "an image of", lambda entry: _largest(entry.network, "image") ** 2),

@@ -41,8 +41,8 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     """
     name = os.fspath(name)
     source = source_of(name, revision)
-    published = families.entries().get(name)
-    if published is not None and published.checkpoint and published.checkpoint.label_file != CONFIG:
+    release = families.entries().get(name)
+    if release is not None and release.checkpoint and release.checkpoint.label_file != CONFIG:
         source.count_download()  # the Hub counts requests for config.json, and this model needs none
     entry = entry_of(name, source)
     file, rules = weight_files(entry)

@@ -76,8 +76,8 @@ def nearest(rows: RowFiles, query: Float[np.ndarray, " width"], k: int) -> tuple
     on_device = jax.device_put(best.query.astype(np.float32))
     previous: tuple[np.ndarray, Array] | None = None
     for block in rows.blocks(len(query), size):
-        padded = block if len(block) == size else np.pad(block, ((0, size - len(block)), (0, 0)))
-        cosines = _cosines(padded, on_device)  # the device computes while the host takes the previous block
+        full_block = block if len(block) == size else np.pad(block, ((0, size - len(block)), (0, 0)))
+        cosines = _cosines(full_block, on_device)  # the device computes while the host takes the previous block
         if previous is not None:
             best.take(*previous)
         previous = block, cosines
@@ -105,7 +105,7 @@ class Best:
         # A sum of n products in float32 is off by at most n 2^-24 of the lengths' product, in any order of the products
         self.error = 2.0 * (len(query) + 16) * 2.0**-24
         self.numbers, self.cosines, self.rows = np.zeros(0, np.int64), np.zeros(0), 0
-        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self.backlog: list[tuple[np.ndarray, np.ndarray]] = []
 
     def take(self, block: Float[np.ndarray, "rows width"], estimates: Array) -> None:
         """Takes the next rows, and the device's estimates of their cosines."""
@@ -115,9 +115,9 @@ class Best:
             lengths = np.sqrt(np.sum(np.square(rows), axis=1))  # NumPy adds all rows in the same order: equal rows tie
             cosines = np.sum(rows * self.query, axis=1) / np.where(lengths == 0.0, 1.0, lengths)
         is_number = ~np.isnan(cosines)
-        self.waiting.append((self.rows + candidates[is_number], cosines[is_number]))
+        self.backlog.append((self.rows + candidates[is_number], cosines[is_number]))
         self.rows += len(block)
-        if sum(len(numbers) for numbers, _ in self.waiting) >= self.k:
+        if sum(len(numbers) for numbers, _ in self.backlog) >= self.k:
             self.sort()
 
     def _candidates(self, estimates: Float[np.ndarray, " rows"]) -> np.ndarray:
@@ -133,10 +133,10 @@ class Best:
 
     def sort(self) -> None:
         """Keeps the k highest of all rows so far."""
-        parts = [(self.numbers, self.cosines), *self.waiting]
+        parts = [(self.numbers, self.cosines), *self.backlog]
         numbers, cosines = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(-cosines, kind="stable")[: self.k]
-        self.numbers, self.cosines, self.waiting = numbers[order], cosines[order], []
+        self.numbers, self.cosines, self.backlog = numbers[order], cosines[order], []
 
 
 def is_words(query: Any) -> bool:
@@ -151,8 +151,8 @@ def is_words(query: Any) -> bool:
     suffix = pathlib.PurePath(query).suffix.lower()
     if os.sep in query or "/" in query or suffix in SUFFIXES | FOREIGN:
         raise FileNotFoundError(
-            f"{query} is not a file, and no text either, which has no slash and no suffix of a sound file: name a "
-            "recording that is there, or write other words."
+            f"{query} is neither a file nor a text, because a text has no slash and no suffix of a sound file: name a "
+            "recording that exists, or write other words."
         )
     if not query.strip():
         raise ValueError("The query is an empty text: give words, or a recording.")
@@ -178,7 +178,7 @@ def _model(rows: RowFiles, clip: Pretrained | None) -> Pretrained:
                 f"--model FOLDER in the shell. {error}"
             ) from None
     if fingerprint(clip) != weights:
-        remedy = "give that one, or none to have it loaded" if has_clip else "give the model that made them"
+        remedy = "give that model, or none so that the zoo loads it" if has_clip else "give the model that made them"
         raise ValueError(
             f"{rows.path} holds rows of the model {name!r}, with other weights than {clip.entry.name} has: {remedy}."
         )

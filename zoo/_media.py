@@ -15,15 +15,15 @@ WAV_TAGS = rb"(?:[\x22\x45\x50\x64\xff]\0|[\x60-\x63]\x01|\x70\x02|[\0\x10]\x16|
 class Media(NamedTuple):
     """A format: how its files begin, FFmpeg's name and ours, and a test whether a file ends early, if headers show it.
 
-    `counted` says whether the header counts the samples, `exact` whether it also gives the encoder's padding.
+    `has_count` says whether the header counts the samples, `has_padding` whether it also gives the encoder's padding.
     """
 
     magic: bytes
     demuxer: str
     title: str
     is_cut: Callable[[File, int, int], bool] = lambda file, start, end: False
-    counted: bool = False
-    exact: bool = False
+    has_count: bool = False
+    has_padding: bool = False
 
 
 @no_type_check
@@ -102,7 +102,7 @@ FORMATS = (
         "mov",
         "MPEG-4 or QuickTime",
         _boxes_are_cut,
-        exact=True,
+        has_padding=True,
     ),
     Media(rb"\x1aE\xdf\xa3", "matroska", "Matroska or WebM", _elements_are_cut),
     Media(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf", "Windows Media", _objects_are_cut),
@@ -119,14 +119,14 @@ FORMATS = (
     Media(rb"DTSHDHDR", "dtshd", "DTS"),
     Media(rb"#!AMR", "amr", "AMR"),
     Media(rb"([\xd0-\xdf].{32}){8}", "gsm", "GSM"),
-    Media(rb"MAC ", "ape", "Monkey's Audio", counted=True),
-    Media(rb"wvpk", "wv", "WavPack", counted=True),
-    Media(rb"TTA[12]", "tta", "True Audio", counted=True),
-    Media(rb"tBaK", "tak", "TAK", counted=True),
+    Media(rb"MAC ", "ape", "Monkey's Audio", has_count=True),
+    Media(rb"wvpk", "wv", "WavPack", has_count=True),
+    Media(rb"TTA[12]", "tta", "True Audio", has_count=True),
+    Media(rb"tBaK", "tak", "TAK", has_count=True),
     Media(rb"ajkg", "shn", "Shorten"),
     Media(rb"MP\+", "mpc", "Musepack"),
     Media(rb"MPCK", "mpc8", "Musepack"),
-    Media(rb"DSD ", "dsf", "DSD", counted=True),
+    Media(rb"DSD ", "dsf", "DSD", has_count=True),
     Media(rb"FRM8....(....)DSD ", "iff", "DSD"),
     Media(rb"RIFF....WAVEfmt ...." + WAV_TAGS, "wav", "WAV of an encoding that is compressed"),
     Media(rb"caff.{4}desc.{16}(?!lpcm|alac|ulaw|alaw)", "caf", "CAF of an encoding that is compressed"),

@@ -193,4 +193,4 @@ def _link(file: File, recording: Recording) -> Link:
             sizes = sizes[: 8 if bytes_at(file, place + 7, 1)[0] & 2 else 4]
             counter = [(start, place + 8), sizes, (place + 8 + len(sizes), end)]
     surplus = 0 if counter else 2 * frames * first_frame.length + (1 << 12)  # so that the guess is not too small
-    return Link(View(file, [*counter, *recording.stretches], surplus), is_cut, counted=bool(counter))
+    return Link(View(file, [*counter, *recording.stretches], surplus), is_cut, has_count=bool(counter))

@@ -31,7 +31,7 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
     Hub sends no ranges of it, or after an error.
     """
     patterns = drops(rules)
-    dropped_names = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
+    drop_pattern = re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
     if not patterns or not file.endswith(".safetensors") or cached_path(repo, file, commit) is not None:
         return None
     digest = hashlib.sha256("\n".join([file, *patterns]).encode()).hexdigest()[:16]
@@ -40,7 +40,7 @@ def part(repo: str, file: str, commit: str, rules: Sequence[Rule]) -> pathlib.Pa
         return path
     try:
         start, arrays = _header(repo, file, commit)
-        selection = {name: array for name, array in arrays.items() if not dropped_names.fullmatch(name)}
+        selection = {name: array for name, array in arrays.items() if not drop_pattern.fullmatch(name)}
         places = sorted(_place(array) for array in selection.values())
         runs = [(start + first, start + last) for first, last in _merged(places)]
         size, total = _size(places), _size(map(_place, arrays.values()))

@@ -27,7 +27,7 @@ def unpickle(data: bytes, storage: Callable[[tuple], Storage]) -> tuple[Any, int
         for count, (opcode, argument, _) in enumerate(_instructions(stream)):
             if count == INSTRUCTIONS:
                 raise Fault(
-                    f"has a pickle of more than {INSTRUCTIONS} instructions, as no model needs: do not trust it"
+                    f"has a pickle of more than {INSTRUCTIONS} instructions, more than any model needs: do not trust it"
                 )
             if opcode.name == "FRAME" and argument > len(data) - stream.tell():
                 raise broken("its pickle ends early, or is none")

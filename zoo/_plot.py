@@ -39,23 +39,23 @@ def plot(
     framed in the scores.
     """
     figure = Figure(figsize=(10, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.2 * len(labels)))
-    _draw_log_mel(above, picture(result.source, result.duration, clip, channel), result.duration)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1 + 0.2 * len(labels)))
+    _draw_log_mel(top, picture(result.source, result.duration, clip, channel), result.duration)
     name = pathlib.Path(result.source).name.encode("utf-8", "backslashreplace").decode()
-    above.set_title(f"{name}, {clip.entry.name}", parse_math=False)  # a dollar sign begins no formula
+    top.set_title(f"{name}, {clip.entry.name}", parse_math=False)  # a dollar sign begins no formula
     rows, events = labels[::-1], [event for event in events if event.label in labels]
     colors = {label: f"C{(row + 1) % 10}" for row, label in enumerate(rows)}
     for event in events:
-        above.axvspan(event.start, event.end, color=colors[event.label], alpha=0.3, linewidth=0)
-    image = _draw_scores(below, result, clip.labels, rows, events, colors)
-    figure.colorbar(image, ax=below, label="score")
+        top.axvspan(event.start, event.end, color=colors[event.label], alpha=0.3, linewidth=0)
+    image = _draw_scores(bottom, result, clip.labels, rows, events, colors)
+    figure.colorbar(image, ax=bottom, label="score")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # characters that the font lacks are drawn as boxes
         figure.savefig(out, format="png", dpi=120)
 
 
 def panels(
-    drawn: Picture, result: Result, names: tuple[str, ...], labels: list[str], events: Iterable[Event], narrow: bool
+    drawing: Picture, result: Result, names: tuple[str, ...], labels: list[str], events: Iterable[Event], narrow: bool
 ) -> Figure:
     """The waveform, in which events are shaded, above the log-mel picture and the scores of `labels` over time.
 
@@ -63,21 +63,21 @@ def panels(
     """
     heights = (0.7, 1.5, 0.4 + 0.2 * len(labels))
     figure = Figure(figsize=(3.7 if narrow else 9.0, sum(heights) + 1), dpi=160, layout="constrained")
-    top, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=heights)
-    edges = np.linspace(0, result.duration, len(drawn.wave) + 1)
-    loudest = max(float(np.abs(drawn.wave).max()), 1e-3)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=heights)
+    edges = np.linspace(0, result.duration, len(drawing.wave) + 1)
+    loudest = max(float(np.abs(drawing.wave).max()), 1e-3)
     for event in (events := list(events)):
         top.axvspan(event.start, event.end, color=PALE, linewidth=0)
-    top.fill_between(edges[:-1], *drawn.wave.T, step="post", color=INK, linewidth=0.5)
+    top.fill_between(edges[:-1], *drawing.wave.T, step="post", color=INK, linewidth=0.5)
     top.set(yticks=(), ylim=(-1.05 * loudest, 1.05 * loudest), ylabel="wave")
     top.spines[["top", "left", "right"]].set_visible(False)
-    _draw_log_mel(middle, drawn, result.duration)
+    _draw_log_mel(middle, drawing, result.duration)
     tick_labels = [label if len(label) <= 18 else f"{label[:17]}…" for label in labels] if narrow else labels
-    image = _draw_scores(below, result, names, labels[::-1], events, dict.fromkeys(labels, ORANGE))
-    below.set_yticks(below.get_yticks(), tick_labels[::-1], parse_math=False)
-    beside = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 12, "pad": 0.01}
-    bar = figure.colorbar(image, ax=below, label="score", **beside).ax
-    for axes in (top, middle, below, bar):
+    image = _draw_scores(bottom, result, names, labels[::-1], events, dict.fromkeys(labels, ORANGE))
+    bottom.set_yticks(bottom.get_yticks(), tick_labels[::-1], parse_math=False)
+    placement = {"location": "bottom", "aspect": 30} if narrow else {"location": "right", "aspect": 12, "pad": 0.01}
+    bar = figure.colorbar(image, ax=bottom, label="score", **placement).ax
+    for axes in (top, middle, bottom, bar):
         axes.tick_params(labelsize=8, length=2)
         axes.xaxis.label.set_fontsize(8)
         axes.yaxis.label.set_fontsize(8)

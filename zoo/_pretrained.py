@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -128,12 +127,13 @@ class Pretrained(eqx.Module):
         """
         return embed_texts(self.model, self.entry, texts)
 
-    def zero_shot(self, labels: Iterable[Any], prompt: str = "This is a sound of {}.") -> "Pretrained":
+    def zero_shot(self, labels: Any, prompt: str = "This is a sound of {}.") -> "Pretrained":
         """A classifier for labels in your own words: `clip.zero_shot(["dog", "rain"]).top(wave)`.
 
         Each label is put into `prompt`, and the text gets an embedding. The probabilities are the softmax of the scaled
         cosines of the wave's embedding with those of the texts, so each depends on all labels. Raises ValueError for a
-        model without words, for no labels, for empty or equal ones, and for a prompt without exactly one {}.
+        model without words, for anything but a list of different labels, for a prompt without exactly one {}, and for
+        a label or a prompt of more than 1000 letters.
         """
         return Pretrained(*zero_shot(self.model, self.state, self.entry, labels, prompt))
 
@@ -149,16 +149,21 @@ class Pretrained(eqx.Module):
 
     def frame_times(self, frames: int, layer: int = -1) -> Float[np.ndarray, " frames"]:
         """The seconds from the start of the wave to the centres of the first `frames` rows of `frames(wave)`, or, with
-        `layer`, of `layers(wave)[layer]`."""
+        `layer`, of `layers(wave)[layer]`. Raises ValueError for a layer that the network does not have."""
         network = self.model.network
-        positions = network.positions(frames) if layer == -1 else network.positions(frames, layer)
+        try:
+            positions = network.positions(frames) if layer == -1 else network.positions(frames, layer)
+        except IndexError:
+            raise ValueError(
+                f"{self.entry.name} has no layer {layer}: give a valid index of clip.layers(wave)."
+            ) from None
         return self.model.frontend.times(positions)  # a user's own network may have no layers
 
     def thaw(
         self,
         classes: int | np.integer | None = None,
         *,
-        labels: Iterable[Any] | None = None,
+        labels: Any = None,
         task: str | None = None,
         window: float | None = None,
         layers: str = "last",
@@ -263,7 +268,7 @@ def frames(clip: Pretrained, wave: Float[Array, " samples"], length: Length = No
 def layers(clip: Pretrained, wave: Float[Array, " samples"]) -> tuple[Float[Array, "_frames _width"], ...]:
     """What `Pretrained.layers` returns."""
     network: Any = clip.model.network
-    x, valid = _heard(clip, wave, None)
+    x, valid = _network_input(clip, wave, None)
     return tuple(jnp.mean(each, axis=1) for each in network.layers(x, clip.state, **valid)[0])
 
 
@@ -307,11 +312,11 @@ def takes_length(clip: Pretrained) -> bool:
 
 def _map(clip: Pretrained, wave: Float[Array, " samples"], length: Length) -> Float[Array, "time freq channels"]:
     network: Any = clip.model.network
-    x, valid = _heard(clip, wave, length)
+    x, valid = _network_input(clip, wave, length)
     return network.features(x, clip.state, **valid)[0]
 
 
-def _heard(
+def _network_input(
     clip: Pretrained, wave: Float[Array, " samples"], length: Length
 ) -> tuple[Float[Array, "frames bins"], dict[str, Array]]:
     """The network's input for a wave, and the keywords that tell the network how much of it is valid."""

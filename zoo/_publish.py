@@ -45,38 +45,42 @@ def publish(
     is public. Raises OSError: PermissionError without a token that may write, ConnectionError when the Hub cannot be
     reached.
     """
-    _check(repo)
-    if isinstance(exports, str) or not {f".{each}" for each in exports} <= set(SUFFIXES):
-        formats = " and ".join(repr(suffix[1:]) for suffix in SUFFIXES)
-        raise ValueError(f"exports is a list of {formats}, got {exports!r}: give exports=('stablehlo',).")
+    _check(repo, exports)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         save(folder, model, state, entry, dtype=dtype, layout=layout)
-        paths = _paths(folder)
-        for format in exports:
-            file = f"model.{format}"
-            paths[file] = folder / file
-            export(load(folder), paths[file])
+        paths = _paths(folder) | _exported(folder, folder, exports)
         return _send(repo, paths, entry.name, private, revision, dry_run)[0]
 
 
 def republish(
-    name: str | os.PathLike, repo: str, *, private: bool = False, revision: str | None = None, dry_run: bool = False
+    name: str | os.PathLike,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    layout: Literal["audax", "transformers"] | None = None,
+    exports: Sequence[str] = (),
+    dry_run: bool = False,
 ) -> str:
-    """Uploads any model that `load` takes, and returns a message for the user. A complete folder is sent unchanged."""
-    _check(repo)
+    """Uploads any model that `load` takes, and returns a message for the user.
+
+    A complete folder is sent unchanged unless it has another `layout`. The other options are those of `publish`.
+    """
+    _check(repo, exports)
     folder = source_of(os.fspath(name)).folder
     is_complete = folder is not None and all((folder / file).exists() for file in FILES)
     clip = load(name, verify=is_complete)
-    options = (clip.entry.name, private, revision, dry_run)
-    if folder is not None and is_complete:
-        url, new = _send(repo, _paths(folder), *options)
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
+    folder_layout = "audax" if clip.entry.checkpoint is None else "transformers"
+    with tempfile.TemporaryDirectory() as temporary:
+        target = pathlib.Path(temporary)
+        if folder is None or not is_complete or layout not in (None, folder_layout):
             if folder is not None and clip.entry.checkpoint is None and (folder / CARD).exists():
-                pathlib.Path(temporary, CARD).write_bytes(existing(folder, CARD).read_bytes())
-            save(temporary, clip.model, clip.state, clip.entry)
-            url, new = _send(repo, _paths(pathlib.Path(temporary)), *options)
+                (target / CARD).write_bytes(existing(folder, CARD).read_bytes())
+            save(target, clip.model, clip.state, clip.entry, layout=layout or "audax")
+            folder = target
+        paths = _paths(folder) | _exported(folder, target, exports)
+        url, new = _send(repo, paths, clip.entry.name, private, revision, dry_run)
     return url if new else f"{repo} has this model already: {url}"
 
 
@@ -86,7 +90,16 @@ def _paths(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return {file: existing(folder, file) for file in files}
 
 
-def _check(repo: str) -> None:
+def _exported(folder: pathlib.Path, target: pathlib.Path, formats: Sequence[str]) -> dict[str, pathlib.Path]:
+    """The paths in `target` of the model in `folder`, exported in each of the formats."""
+    paths = {f"model.{format}": target / f"model.{format}" for format in formats}
+    for path in paths.values():
+        export(load(folder), path)
+    return paths
+
+
+def _check(repo: str, exports: Sequence[str]) -> None:
+    """Raises ValueError for a name that the Hub refuses, and for formats that `export` does not write."""
     odd = (
         re.search(r"--|\.\.|(^|/)[.-]|[.-](/|$)", repo) or len(repo) > 96
     )  # the Hub's rules, which the client applies later
@@ -94,6 +107,12 @@ def _check(repo: str) -> None:
         raise ValueError(
             f"A model is published as user/name, got {repo!r}: name the user or organisation, too, in at most 96 ASCII "
             "letters and digits with single -, _ or . between them."
+        )
+    if isinstance(exports, str) or not {f".{each}" for each in exports} <= set(SUFFIXES):
+        formats = " and ".join(repr(suffix[1:]) for suffix in SUFFIXES)
+        raise ValueError(
+            f"exports is a list of {formats}, got {exports!r}: give exports=('stablehlo',), or --exports stablehlo in "
+            "the shell."
         )
 
 

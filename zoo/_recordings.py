@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from audax_eqx.layers import Length
 
-from ._ahead import ahead as read_ahead
+from ._ahead import read_ahead
 from ._audio import NOTHING, UNREADABLE, Window, cut, stream, window_size
 from ._batches import Batches
 from ._decode import Channel, SoundError, is_source, name_of
@@ -30,7 +30,7 @@ from ._result import Result, Rows
 from ._text import has_words
 from ._wave import check_process
 
-AHEAD = 1 << 26  # bytes of windows that wait for the device, of all recordings together
+BACKLOG = 1 << 26  # bytes of windows that wait for the device, of all recordings together
 
 Each = Literal["recording", "window", "frame"]
 Last = Literal["pad", "full", "drop"]
@@ -98,11 +98,11 @@ def tag(
     Raises ValueError as `embed` does, for a model without classes, and for a head with other classes than the entry's.
     """
     if not clip.entry.classifies:
-        remedy = "clip.zero_shot(labels) gives it some in words" if has_words(clip.model) else "zoo.embed uses it"
+        remedy = "clip.zero_shot(labels) gives it classes in words" if has_words(clip.model) else "use zoo.embed"
         raise ValueError(f"{clip.entry.name} has no classes and names no sounds: {remedy}.")
     if each == "frame" and not hasattr(clip.model.network, "pool_map"):
         raise ValueError(
-            f"{clip.entry.name} does not make its embedding of frames, which so have no scores: use each='window'."
+            f"{clip.entry.name} does not pool its embedding from frames, so frames have no scores: use each='window'."
         )
     function = frame_scores if each == "frame" else scores
     options = Options(each, window, hop, last, channel, batch, workers, precision, errors)
@@ -148,7 +148,7 @@ def results(
     size, hop = _window(clip, options)
     for name, count in {"batch": options.batch, "workers": options.workers}.items():
         if count is not None and count < 1:
-            raise ValueError(f"{name}={count} can do nothing: give 1 or more, or None to have it chosen.")
+            raise ValueError(f"{name}={count} is too small: give 1 or more, or None for the default.")
     grid = Grid.of(clip, function, size) if options.each == "frame" else None
     unit = function is embedding and clip.model.network.unit_length
 
@@ -173,31 +173,31 @@ def results(
     def run() -> Generator[Result, None, None]:
         batches = Batches(clip, function, size, options.batch, options.precision == "bfloat16")
         workers = options.workers or min(os.cpu_count() or 1, 16)
-        depth = max(2, min(2 * batches.size, AHEAD // (4 * size * workers)))
-        unfinished: collections.deque[Rows] = collections.deque()
-        with contextlib.closing(batches), contextlib.closing(read_ahead(recordings, windows, workers, depth)) as aheads:
+        depth = max(2, min(2 * batches.size, BACKLOG // (4 * size * workers)))
+        queue: collections.deque[Rows] = collections.deque()
+        with contextlib.closing(batches), contextlib.closing(read_ahead(recordings, windows, workers, depth)) as items:
             try:
-                for ahead in aheads:
-                    rows = Rows(ahead.source, clip.sample_rate, width, options.each, grid, unit)
-                    unfinished.append(rows)
+                for reader in items:
+                    rows = Rows(reader.source, clip.sample_rate, width, options.each, grid, unit)
+                    queue.append(rows)
                     try:
-                        for window in ahead:
+                        for window in reader:
                             rows.end = window.end
                             if len(window.wave):
                                 batches.add(window, rows)
-                            yield from _finished(unfinished)
+                            yield from _finished(queue)
                     except UNREADABLE as error:
                         if options.errors == "raise":
                             raise
                         rows.error = str(error)
                     rows.whole = True
-                    yield from _finished(unfinished)
+                    yield from _finished(queue)
             except Exception:
                 batches.finish()
-                yield from _finished(unfinished)  # the recordings before the faulty one
+                yield from _finished(queue)  # the recordings before the faulty one
                 raise
             batches.finish()
-            yield from _finished(unfinished)
+            yield from _finished(queue)
 
     return run()
 
@@ -222,7 +222,7 @@ def _window(clip: Pretrained, options: Options) -> tuple[int, int]:
     return size, hop
 
 
-def _finished(unfinished: collections.deque[Rows]) -> Iterator[Result]:
+def _finished(queue: collections.deque[Rows]) -> Iterator[Result]:
     """The results of the recordings at the front of the queue that are done."""
-    while unfinished and unfinished[0].whole and not unfinished[0].awaited:
-        yield unfinished.popleft().result()
+    while queue and queue[0].whole and not queue[0].backlog:
+        yield queue.popleft().result()

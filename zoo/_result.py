@@ -35,7 +35,7 @@ class Rows:
     def __init__(self, source: Any, rate: int, width: int, each: str, grid: Grid | None, unit: bool = False):
         self.source, self.rate, self.each, self.grid, self.unit = source, rate, each, grid, unit
         self.width = grid.width if grid else width
-        self.awaited, self.end, self.whole = 0, 0, False
+        self.backlog, self.end, self.whole = 0, 0, False
         self.error: str | None = None
         self.spans: list[tuple[int, int]] = []
         self.values: list[np.ndarray] = []
@@ -43,7 +43,7 @@ class Rows:
 
     def take(self, window: Window, value: Float[np.ndarray, "..."]) -> None:
         """Takes the value of the next window."""
-        self.awaited -= 1
+        self.backlog -= 1
         if self.each == "recording":
             self.sum, self.weight = self.sum + window.samples * value.astype(np.float64), self.weight + window.samples
         else:
@@ -64,9 +64,9 @@ class Rows:
         else:
             values = self.grid.joined([start for start, _ in self.spans], self.values)
             centres = self.grid.first + self.grid.stride * np.arange(len(values))
-            inside = centres < self.end
-            inside[0] = True
-            values, centres = values[inside], centres[inside]
+            mask = centres < self.end
+            mask[0] = True
+            values, centres = values[mask], centres[mask]
             starts, ends = (
                 np.clip(centres + half, 0, self.end) for half in (-self.grid.stride / 2, self.grid.stride / 2)
             )

@@ -26,7 +26,7 @@ from ._rows import import_parquet, path_of
 
 BUFFER = 1 << 20  # bytes of a Parquet file that are read at a time
 THREADS, SMALL = 4, 1 << 27  # threads that read ahead; the most bytes of the piece that each reads
-PICKED = 1 << 14  # rows of names or times of an .npz that are read at a time
+SELECTION = 1 << 14  # rows of names or times of an .npz that are read at a time
 TIMES = "starts", "ends"
 Block = Float[np.ndarray, "_rows _width"]
 
@@ -68,7 +68,7 @@ class RowFiles:
         """
         parts: list[np.ndarray] = []
         room = size
-        for rows in ahead(piece for file in self.files for piece in file.pieces(width, size)):
+        for rows in read_ahead(piece for file in self.files for piece in file.pieces(width, size)):
             while len(rows):
                 parts.append(rows[:room])
                 rows, room = rows[room:], room - len(parts[-1])
@@ -137,10 +137,12 @@ class Parquet:
         types, kind = self.arrow.types, column.type
         lists = types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
         if not (lists and types.is_floating(kind.value_type)):
-            raise ValueError(f"{self.path} has embeddings of the type {kind}: lists of float32 are searched.")
+            raise ValueError(
+                f"{self.path} has embeddings of the type {kind}, and the zoo searches lists of floats: embed again."
+            )
         valid = column.drop_null()
-        fixed = types.is_fixed_size_list(kind)
-        for length in [kind.list_size] if fixed else valid.value_lengths().unique().to_pylist():
+        is_fixed = types.is_fixed_size_list(kind)
+        for length in [kind.list_size] if is_fixed else valid.value_lengths().unique().to_pylist():
             _check_width(self.path, length, width)
         rows = valid.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(valid), width)
         if len(valid) == len(column):
@@ -164,12 +166,12 @@ class Npz:
         _check_names(path, self.names)
         with self._array("embeddings") as (_, shape, dtype):
             if len(shape) != 2 or dtype.kind != "f":
-                raise ValueError(f"its embeddings are {dtype} of the shape {shape}, and not rows of floats")
+                raise ValueError(f"its embeddings are {dtype} of the shape {shape} instead of rows of floats")
         self.rows, self.width = shape
         for name in ("files", *(name for name in TIMES if name in self.names)):
             with self._array(name) as (_, shape, dtype):
                 if shape != (self.rows,) or dtype.kind != ("U" if name == "files" else "f"):
-                    raise ValueError(f"its {name} are {dtype} of the shape {shape}, beside {self.rows} embeddings")
+                    raise ValueError(f"its {name} are {dtype} of the shape {shape} for {self.rows} embeddings")
 
     def pieces(self, width: int, size: int) -> Iterator[Piece]:
         """One piece, because the bytes need no decoding."""
@@ -185,7 +187,7 @@ class Npz:
     def _pick(self, name: str, rows: Sequence[int]) -> list[Any]:
         """The values of an array at these rows."""
         values, start = [], 0
-        for block in self._read(name, PICKED):
+        for block in self._read(name, SELECTION):
             first, last = bisect.bisect_left(rows, start), bisect.bisect_left(rows, start + len(block))
             values += block[np.asarray(rows[first:last], int) - start].tolist()
             start += len(block)
@@ -218,28 +220,28 @@ class Npz:
         with self._archive() as archive, archive.open(f"{name}.npy") as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, transposed, dtype = read(file)
-            if transposed and len(shape) > 1:
-                raise ValueError(f"its {name} lie column by column")
+            shape, is_fortran, dtype = read(file)
+            if is_fortran and len(shape) > 1:
+                raise ValueError(f"its {name} are stored column by column")
             yield file, shape, dtype
 
 
-def ahead(pieces: Iterable[Piece]) -> Iterator[Block]:
+def read_ahead(pieces: Iterable[Piece]) -> Iterator[Block]:
     """All blocks in order. Threads read a few small pieces ahead, because decoding Parquet takes longer than comparing
     the rows, and one thread decodes one row group."""
     threads = min(os.cpu_count() or 1, THREADS)
-    queue: collections.deque[Iterator[Block] | concurrent.futures.Future[list[Block]]] = collections.deque()
+    backlog: collections.deque[Iterator[Block] | concurrent.futures.Future[list[Block]]] = collections.deque()
 
     def first() -> Iterable[Block]:
-        piece = queue.popleft()
+        piece = backlog.popleft()
         return piece.result() if isinstance(piece, concurrent.futures.Future) else piece
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for piece in pieces:
-            queue.append(piece.blocks if piece.size > SMALL else pool.submit(list, piece.blocks))
-            if len(queue) > threads:
+            backlog.append(piece.blocks if piece.size > SMALL else pool.submit(list, piece.blocks))
+            if len(backlog) > threads:
                 yield from first()
-        while queue:
+        while backlog:
             yield from first()
 
 
@@ -259,7 +261,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
     if (path / NOTE).exists():
         raise ValueError(f"{path} is a corpus without rows so far: search it when audax-zoo embed has written some.")
     raise ValueError(
-        f"{path} is no corpus, for it has no part-*.parquet: audax-zoo embed RECORDINGS -o {path}/ makes one."
+        f"{path} is no corpus because it has no part-*.parquet: audax-zoo embed RECORDINGS -o {path}/ makes one."
     )
 
 
@@ -302,6 +304,6 @@ def _check_names(path: pathlib.Path, names: Iterable[str]) -> None:
 def _check_width(path: pathlib.Path, width: int, query_width: int) -> None:
     if width != query_width:
         raise ValueError(
-            f"{path} has embeddings of {width} numbers, and the query's has {query_width}: search with the model that "
-            "made the rows."
+            f"{path} has embeddings of {width} numbers, and the query has one of {query_width}: search with the model "
+            "that made the rows."
         )

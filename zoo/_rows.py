@@ -107,16 +107,16 @@ def _write_parquet(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]
     first = next(parts, None)
     if first is None:
         return 0, 0
-    rows, unwritten, size = 0, [first], first.size
+    rows, backlog, size = 0, [first], first.size
     with atomic(path) as temporary, parquet.ParquetWriter(temporary, table([first]).schema) as writer:
         for part in parts:
             if size >= GROUP:
-                writer.write_table(table(unwritten))
-                rows, unwritten, size = rows + sum(item.rows for item in unwritten), [], 0
-            unwritten.append(part)
+                writer.write_table(table(backlog))
+                rows, backlog, size = rows + sum(item.rows for item in backlog), [], 0
+            backlog.append(part)
             size += part.size
-        writer.write_table(table(unwritten))
-    return rows + sum(part.rows for part in unwritten), first.columns["embeddings"].shape[1]
+        writer.write_table(table(backlog))
+    return rows + sum(part.rows for part in backlog), first.columns["embeddings"].shape[1]
 
 
 def _write_npz(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]:
@@ -125,12 +125,12 @@ def _write_npz(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]:
     if first is None:
         return 0, 0
     with contextlib.ExitStack() as stack:
-        raw = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in first.columns}
+        files_by_column = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in first.columns}
         files: list[tuple[str, int]] = []
         for part in itertools.chain([first], parts):
             files.append((part.file, part.rows))
             for name, column in part.columns.items():
-                raw[name].write(np.ascontiguousarray(column).data)
+                files_by_column[name].write(np.ascontiguousarray(column).data)
         rows = sum(count for _, count in files)
         text = np.dtype(f"<U{max(len(file) for file, _ in files)}")
         with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
@@ -138,9 +138,9 @@ def _write_npz(path: pathlib.Path, parts: Iterator[Part]) -> tuple[int, int]:
                 for file, count in files:
                     write_bytes(np.full(count, file, text).tobytes())
             for name, column in first.columns.items():
-                raw[name].seek(0)
+                files_by_column[name].seek(0)
                 with _array(archive, name, column.dtype, (rows, *column.shape[1:])) as write_bytes:
-                    while block := raw[name].read(1 << 20):
+                    while block := files_by_column[name].read(1 << 20):
                         write_bytes(block)
     return rows, first.columns["embeddings"].shape[1]
 

@@ -138,6 +138,20 @@ def _below(name: str, replacement: str | tuple[str, ...] | None, groups: int) ->
 NORM = "(weight|bias|running_mean|running_var)"
 COUNTER = Rule(r"(?:.*\.)?num_batches_tracked", drop)
 
+# For tables of timm's Vision Transformers: everything except the query, key and value, and those
+
+VIT = (
+    Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
+    Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
+    Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
+    Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
+    Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
+    Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
+    Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
+    Rule(r"norm\.(weight|bias)", r"norm.\1"),
+)
+QKV = Rule(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"blocks.\1.attention.qkv.\2")
+
 # For tables of Flax's files
 
 

@@ -25,7 +25,7 @@ from ._limits import check_entry
 from ._load import assemble
 from ._pretrained import Pretrained
 from ._register import Model
-from ._transformers import written
+from ._transformers import transformers_layout
 from ._wave import check_window
 from ._weights import write
 
@@ -66,9 +66,9 @@ def save(
     check(shapes, entry_shapes, f"The model to save as {entry.name}")
     _check_task(model, entry)
     exact = {name: np.asarray(leaf) for name, leaf in leaves.items()}
-    if broken := not_finite(exact):
+    if names := not_finite(exact):
         raise ValueError(
-            f"The model to save as {entry.name} holds NaN or infinite numbers in {broken}: its training diverged, so "
+            f"The model to save as {entry.name} holds NaN or infinite numbers in {names}: its training diverged, so "
             "save it as it was before, and train on with a lower learning rate."
         )
     with np.errstate(over="ignore"):
@@ -76,12 +76,12 @@ def save(
     if huge := [name for name in exact if np.isfinite(exact[name]).all() and np.isinf(arrays[name]).any()]:
         raise ValueError(f"float16 ends at 65504, which {', '.join(huge)} exceed: save in float32.")
     if layout == "transformers":
-        config, numbers, arrays, described = written(entry, arrays)
-        assert described.checkpoint is not None, f"{entry.name} has no table of transformers' names"
-        rules = families.rules(described.checkpoint.table)
+        config, numbers, arrays, layout_entry = transformers_layout(entry, arrays)
+        assert layout_entry.checkpoint is not None, f"{entry.name} has no table of transformers' names"
+        rules = families.rules(layout_entry.checkpoint.table)
         texts = {CONFIG: json.dumps(config, indent=2) + "\n"}
     else:
-        numbers, described, rules = extractor(entry, model), entry, None
+        numbers, layout_entry, rules = extractor(entry, model), entry, None
         texts = {CONFIG: to_json(entry)}
     texts[EXTRACTOR] = json.dumps(numbers, indent=2) + "\n"
     if (tokenizer := getattr(model, "tokenizer", None)) is not None:
@@ -93,7 +93,7 @@ def save(
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, and a model is saved in a folder: choose another name.")
     shapes = {name: array.shape for name, array in arrays.items()}
-    tensors = {WEIGHTS: arrays, GOLDEN: golden(assemble(described, arrays, shapes, str(folder), rules))}
+    tensors = {WEIGHTS: arrays, GOLDEN: golden(assemble(layout_entry, arrays, shapes, str(folder), rules))}
     if not np.isfinite(tensors[GOLDEN]["output"]).all():
         raise ValueError(
             f"The model to save as {entry.name} gives NaN or infinite outputs, though its weights are finite: they "
@@ -117,16 +117,16 @@ def _check_task(model: Model, entry: Entry) -> None:
     task = getattr(model, "task", None)
     if task not in (None, entry.task):
         raise ValueError(
-            f"The head of the model to save as {entry.name} was made to be {task}, and the entry says {entry.task}: "
-            f"save it with the entry that thaw gave, thawed.entry, or make the head by thaw(..., task={entry.task!r})."
+            f"The head of the model to save as {entry.name} is {task}, and its entry is {entry.task}: save it with "
+            f"thawed.entry, the entry that thaw returns, or make the head with thaw(..., task={entry.task!r})."
         )
 
 
 def not_finite(arrays: Mapping[str, Any]) -> str:
     """The names of the first arrays with NaN or infinity in them, joined for a sentence; "" if all are finite."""
-    broken = [name for name, array in arrays.items() if not np.isfinite(np.asarray(array)).all()]
-    more = f" and {len(broken) - 3} more of {len(arrays)} arrays" if len(broken) > 3 else ""
-    return f"{', '.join(broken[:3])}{more}"
+    names = [name for name, array in arrays.items() if not np.isfinite(np.asarray(array)).all()]
+    more = f" and {len(names) - 3} more of {len(arrays)} arrays" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def _write(

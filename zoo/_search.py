@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from . import _ffmpeg
 
-HEADED = """wav wave bwf rf64 w64 aif aiff aifc caf au snd flac ogg oga opus spx mp3 mp2 mp1 mpga voc sph nist
+LIBSNDFILE = """wav wave bwf rf64 w64 aif aiff aifc caf au snd flac ogg oga opus spx mp3 mp2 mp1 mpga voc sph nist
 iff svx 8svx 16sv sf ircam paf fap pvf avr htk mat4 mat5 mpc2k sds wavex wve xi"""
-OTHERS = """m4a m4b mp4 m4v aac wma wmv asf webm mka mkv mov avi 3gp 3g2 amr ape wv tta tak mpc ac3 eac3 dts dsf dff ra
+FFMPEG = """m4a m4b mp4 m4v aac wma wmv asf webm mka mkv mov avi 3gp 3g2 amr ape wv tta tak mpc ac3 eac3 dts dsf dff ra
 rm alac ogv ogx mpg mpeg flv ts shn gsm"""
-SUFFIXES = {f".{name}" for name in HEADED.split()}  # formats with a header, which libsndfile reads
-FOREIGN = {f".{name}" for name in OTHERS.split()}  # other formats of sound, which FFmpeg reads
+SUFFIXES = {f".{name}" for name in LIBSNDFILE.split()}  # formats with a header, which libsndfile reads
+FOREIGN = {f".{name}" for name in FFMPEG.split()}  # other formats of sound, which FFmpeg reads
 
 
 class Shard(NamedTuple):
@@ -67,15 +67,15 @@ def _search(folder: str) -> list[str]:
 
 def _files(folder: str) -> list[str]:
     """All files in a folder and below it. Each folder is searched once, by its own name rather than by a link's."""
-    files, visited = [], set()
+    files, folder_ids = [], set()
     folders, links = [folder], []
     while folders or links:
         current = folders.pop() if folders else links.pop(0)
         try:
             status = os.stat(current)
-            if (status.st_dev, status.st_ino) in visited:
+            if (status.st_dev, status.st_ino) in folder_ids:
                 continue
-            visited.add((status.st_dev, status.st_ino))
+            folder_ids.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except OSError as error:
             print(f"audax-zoo: {current} cannot be searched: {error.strerror}.", file=sys.stderr)

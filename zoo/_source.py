@@ -68,7 +68,7 @@ def source_of(name: str, revision: str | None = None) -> Source:
     parent = os.path.dirname(name.rstrip(os.sep))
     is_repo = bool(re.fullmatch(REPO, name)) and not name.startswith(".")
     if is_repo and (revision is not None or not os.path.isdir(parent) or _is_cached(name)):
-        return _repo(name, revision, f" Nor is there a folder {name} in {os.getcwd()}.")
+        return _repo(name, revision, f" There is no folder {name} in {os.getcwd()} either.")
     if is_repo or os.sep in name:
         raise FileNotFoundError(_no_such_folder(name, parent, is_repo))
     near = difflib.get_close_matches(name, [*families.entries(), *packaged(), *os.listdir()], n=1)

@@ -48,9 +48,9 @@ def read_pairs(path: pathlib.Path, root: pathlib.Path | None = None) -> list[Pai
         same = None if label is None else LABELS[label]
         pairs.append(Pair(str(root / fields[-2]), str(root / fields[-1]), same))
     if not pairs:
-        raise ValueError(f"{path} has no trials: a line each, `label path path` or `path path`.")
+        raise ValueError(f"{path} has no trials: write one per line, `label path path` or `path path`.")
     if len({pair.same is None for pair in pairs}) > 1:
-        raise ValueError(f"{path} has trials with a label and trials without: give all of them one, or none.")
+        raise ValueError(f"{path} has trials with a label and trials without one: give all of them a label, or none.")
     return pairs
 
 
@@ -68,9 +68,9 @@ def equal_error_rate(scores: Scores, same: Bool[np.ndarray, " pairs"]) -> float:
     """
     alarms, misses = _errors(scores, same)
     excess = misses - alarms  # falls from 1 to -1
-    after = int(np.argmax(excess <= 0.0))
-    share = excess[after - 1] / (excess[after - 1] - excess[after])
-    return float(alarms[after - 1] + share * (alarms[after] - alarms[after - 1]))
+    crossing = int(np.argmax(excess <= 0.0))
+    share = excess[crossing - 1] / (excess[crossing - 1] - excess[crossing])
+    return float(alarms[crossing - 1] + share * (alarms[crossing] - alarms[crossing - 1]))
 
 
 def minimum_cost(scores: Scores, same: Bool[np.ndarray, " pairs"], prior: float = 0.01) -> float:
@@ -92,8 +92,8 @@ def _errors(
     count = int(np.sum(same))
     if not 0 < count < len(same):
         raise ValueError(
-            f"Errors are of pairs of one speaker and of pairs of two: got {count} and {len(same) - count}, and need "
-            "some of both."
+            f"Error rates need pairs of one speaker and pairs of two, got {count} and {len(same) - count}: give some "
+            "of both."
         )
     if not np.all(np.isfinite(scores)):
         raise ValueError("Scores are finite numbers, got NaN or infinite ones: leave their pairs out.")

@@ -17,7 +17,7 @@ from ._files import line
 
 AXES = 32
 LARGEST = 1 << 48  # of offsets, lengths and strides
-REPEATED = 1 << 24  # elements of an expanded array, which repeats those of its storage
+REPEATS = 1 << 24  # elements of an expanded array, which repeats those of its storage
 STORAGES = {
     "Double": "float64",
     "Float": "float32",
@@ -103,7 +103,7 @@ def add(target, pairs):
         if type(key) in KEYS:
             target[key] = value
         elif key is not NOTHING:
-            raise Fault("holds a dictionary whose keys are neither texts nor numbers: save model.state_dict() alone")
+            raise Fault("holds a dictionary whose keys are neither texts nor numbers: save only model.state_dict()")
     return target
 
 
@@ -123,8 +123,8 @@ def named(module, name):
         kind = {"s": "sparse", "n": "nested"}.get(odd[0][0], "quantized")
         raise Fault(f"holds a {kind} array ({line(full)}): make it a dense one of floats before it is saved")
     raise Fault(
-        f"names {line(full)}, and the zoo makes nothing but arrays of a torch file: save model.state_dict() alone, or "
-        "get the weights as safetensors"
+        f"names {line(full)}, and the zoo reads only arrays from a torch file: save only model.state_dict(), or get "
+        "the weights as safetensors"
     )
 
 
@@ -140,7 +140,7 @@ def whole(*numbers):
 def storage_of(kind, key, count):
     """The storage that a persistent id names."""
     if type(kind) is not Kind or type(key) is not str:
-        raise broken("a storage is none")
+        raise broken("a storage is not described as one")
     return Storage(key, kind.dtype, *whole(count))
 
 
@@ -169,7 +169,7 @@ def _view(storage, dtype, offset, shape, strides, notes):
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if offset > room or (0 not in shape and last >= room):
         raise broken("an array lies outside of its storage")
-    if math.prod(max(size, 1) for size in shape) > max(room, REPEATED):
+    if math.prod(max(size, 1) for size in shape) > max(room, REPEATS):
         raise broken("an array is far larger than its storage")
     return Tensor(storage, dtype, offset, shape, strides)
 

@@ -14,7 +14,7 @@ from audax_eqx.models import Classifier
 from audax_eqx.networks import RoBERTa
 
 from . import families
-from ._entry import Entry, checked_labels
+from ._entry import LENGTH, Entry, checked_labels
 from ._files import TOKENIZER, line, read_text
 from ._limits import check_entry
 from ._register import Model
@@ -81,24 +81,26 @@ def embed_texts(model: Any, entry: Entry, texts: Any) -> Float[Array, "texts wid
         batch = BATCH if len(places) > 1 else 1
         for start in range(0, len(places), batch):
             rows = places[start : start + batch]
-            padded, lengths = np.full((batch, size), model.text.padding, np.int32), np.ones(batch, np.int32)
+            token_rows, lengths = np.full((batch, size), model.text.padding, np.int32), np.ones(batch, np.int32)
             for row, place in enumerate(rows):
-                padded[row, : len(tokens[place])], lengths[row] = tokens[place], len(tokens[place])
-            values[rows] = np.asarray(_embedded(model.text, padded, lengths))[: len(rows)]
+                token_rows[row, : len(tokens[place])], lengths[row] = tokens[place], len(tokens[place])
+            values[rows] = np.asarray(_embedded(model.text, token_rows, lengths))[: len(rows)]
     return jax.device_put(values)
 
 
 def zero_shot(
-    model: Any, state: eqx.nn.State, entry: Entry, labels: Iterable[Any], prompt: str
+    model: Any, state: eqx.nn.State, entry: Entry, labels: Any, prompt: str
 ) -> tuple[Classifier, eqx.nn.State, Entry]:
     """A classifier for labels in words. Its head holds the embeddings of the texts: `prompt` with each label."""
     _check_words(model, entry)
     names = checked_labels(labels)
     if not isinstance(prompt, str) or prompt.count("{}") != 1:
         raise ValueError(
-            f'prompt is a text with {{}} once, in place of the label, as "This is a sound of {{}}.", got '
+            f'prompt is a text with {{}} once, in place of the label, such as "This is a sound of {{}}.", got '
             f"{line(repr(prompt))}."
         )
+    if len(prompt) > LENGTH:
+        raise ValueError(f"prompt is too long: it has {len(prompt)} letters, and up to {LENGTH} are allowed.")
     weight = embed_texts(model, entry, [prompt.replace("{}", name) for name in names])
     scale = float(np.exp(np.asarray(model.audio_logit_scale, np.float64)))
     zero_shot_entry = entry.finetuned(labels=names, name=f"{entry.name.rpartition('/')[2]}_zero_shot")
@@ -123,7 +125,7 @@ def _embedded(
 def _check_words(model: Any, entry: Entry) -> None:
     if not has_words(model):
         example = next(name for name, each in families.entries().items() if "text" in each.model)
-        raise ValueError(f"{entry.name} has no words: texts need a model of sounds and words, {example} say.")
+        raise ValueError(f"{entry.name} has no words: load a model of sounds and words for texts, such as {example}.")
 
 
 def _checked_texts(texts: Any) -> tuple[str, ...]:
@@ -134,11 +136,11 @@ def _checked_texts(texts: Any) -> tuple[str, ...]:
         raise TypeError(f"embed_text takes a text or a list of texts, got {line(repr(texts))}.")
     texts = tuple(texts)
     if odd := [each for each in texts if not isinstance(each, str)]:
-        raise TypeError(f"embed_text takes a text or a list of texts, got one with {line(repr(odd[0]))}.")
+        raise TypeError(f"embed_text takes a text or a list of texts, got a list with {line(repr(odd[0]))}.")
     if not texts or not all(each.strip() for each in texts):
         raise ValueError(
-            f"embed_text takes texts with words in them, got {'none' if not texts else 'an empty one'}: leave out what "
-            "is empty."
+            f"embed_text takes texts with words in them, got {'no text' if not texts else 'an empty one'}: leave empty "
+            "texts out."
         )
     return texts
 
@@ -175,5 +177,7 @@ def _encoder(text: str, max_tokens: int, name: str) -> Any:
         encoder.no_padding()
         encoder.enable_truncation(max_tokens)
     except Exception as error:  # as above
-        raise ValueError(f"The {TOKENIZER} of {name} is none ({line(str(error))}): fetch or copy it again.") from None
+        raise ValueError(
+            f"The {TOKENIZER} of {name} is not a tokenizer ({line(str(error))}): fetch or copy it again."
+        ) from None
     return encoder

@@ -68,7 +68,7 @@ def _zip(data: mmap.mmap) -> tuple[Any, Storages]:
     members = entries(data)
     roots = [name.removesuffix("data.pkl") for name in members if name.rpartition("/")[2] == "data.pkl"]
     if not roots:
-        raise Fault("is a zip archive, and none that torch wrote: it has no data.pkl")
+        raise Fault("is a zip archive that torch did not write: it has no data.pkl")
     root = roots[0]
     if len(roots) > 1 or not all(name.startswith(root) for name in members):
         raise broken("it has more than one folder")
@@ -81,15 +81,17 @@ def _zip(data: mmap.mmap) -> tuple[Any, Storages]:
     @no_type_check
     def storage(name):
         mark, kind, key, _, count = name
-        described = storage_of(kind, key, count)
+        description = storage_of(kind, key, count)
         entry = members.get(f"{root}data/{key}")
-        if mark != "storage" or entry is None or count * np.dtype(described.dtype).itemsize > entry.size:
+        if mark != "storage" or entry is None or count * np.dtype(description.dtype).itemsize > entry.size:
             raise broken("a storage is missing or smaller than it should be")
-        return described
+        return description
 
     pickle = members[f"{root}data.pkl"]
     if pickle.size > PICKLE:
-        raise Fault(f"has a pickle of {pickle.size} bytes beside its storages, as no model needs: do not trust it")
+        raise Fault(
+            f"has a pickle of {pickle.size} bytes beside its storages, more than any model needs: do not trust it"
+        )
     content, _ = unpickle(bytes(unpacked(data, pickle)), storage)
     return content, lambda key: unpacked(data, members[f"{root}data/{key}"])
 
@@ -101,15 +103,15 @@ def _row(data: mmap.mmap) -> tuple[Any, Storages]:
     @no_type_check
     def storage(name):
         mark, kind, key, _, count, view = name
-        known_storage = storages_by_key.setdefault(key, storage_of(kind, key, count))
-        if mark != "storage" or known_storage != storage_of(kind, key, count):
+        first_storage = storages_by_key.setdefault(key, storage_of(kind, key, count))
+        if mark != "storage" or first_storage != storage_of(kind, key, count):
             raise broken("a storage is two things")
         if view is None:
-            return known_storage
+            return first_storage
         _, start, size = view
         if sum(whole(start, size)) > count:
             raise broken("a part of a storage lies outside of it")
-        return known_storage._replace(start=start, count=size)
+        return first_storage._replace(start=start, count=size)
 
     position = 0
 
@@ -120,7 +122,7 @@ def _row(data: mmap.mmap) -> tuple[Any, Storages]:
         return content
 
     if next_pickle(HEAD) != MAGIC or next_pickle(HEAD) != PROTOCOL:
-        raise Fault("is a pickle, and none that torch wrote: get the weights as safetensors")
+        raise Fault("is a pickle that torch did not write: get the weights as safetensors")
     system, content, keys = next_pickle(HEAD), next_pickle(PICKLE), next_pickle(PICKLE)
     if type(system) is not dict or system.get("little_endian") is not True:
         raise Fault(ORDER)
@@ -176,7 +178,7 @@ def _leaves(content: Any, read: Callable[[Tensor], np.ndarray]) -> dict[str, Lea
         if name in leaves:
             raise Fault(f"holds two arrays whose keys are {line(name)!r} when they are joined by dots")
         if len(leaves) == ARRAYS:
-            raise Fault(f"holds more than {ARRAYS} arrays, as no model does: do not trust it")
+            raise Fault(f"holds more than {ARRAYS} arrays, more than any model: do not trust it")
         if type(array) is Tensor:
             leaves[name] = Leaf(array.shape, _letters(array.dtype), functools.partial(read, array))
         elif array.values is not None:

@@ -18,31 +18,33 @@ from ._inverse import unnamed
 from ._register import constructor_of
 
 
-def written(entry: Entry, arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any], dict, Entry]:
+def transformers_layout(
+    entry: Entry, arrays: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, Any], dict, Entry]:
     """The config, the extractor's config, the arrays by transformers' keys, and the entry that `load` makes of them.
 
     Raises ValueError for a model that transformers does not have.
     """
-    full = dataclasses.replace(
+    complete_entry = dataclasses.replace(
         entry,
         frontend=complete(frontends, entry.frontend),
         network=complete(networks, entry.network),
         model=complete(models, entry.model),
     )
-    layouts = (family.layout(full, arrays) for family in families.having("layout"))
+    layouts = (family.layout(complete_entry, arrays) for family in families.having("layout"))
     layout: Layout | None = next((item for item in layouts if item is not None), None)
     if layout is None:
         kinds = ", ".join(family.__name__.rpartition(".")[2] for family in families.having("layout"))
         raise ValueError(
-            f"transformers has no {entry.network['type']} behind a {entry.frontend['type']}: the models that the zoo "
-            f"writes for it are those of {kinds}. Save it without layout."
+            f"transformers has no {entry.network['type']} behind a {entry.frontend['type']}, and the zoo writes the "
+            f"models of {kinds} for it: save this one without layout."
         )
     try:
-        foreign_arrays = unnamed(layout.arrays, families.rules(layout.table), layout.prefer, layout.undo)
+        foreign_arrays = unnamed(layout.arrays, families.rules(layout.table), layout.preferences, layout.undo)
     except ValueError as error:
-        raise ValueError(f"transformers does not hold {entry.name}: {error}. Save it without layout.") from None
-    described = families.describe(entry.name, layout.config, lambda file: layout.extractor)
-    return dict(layout.config), dict(layout.extractor), foreign_arrays, described
+        raise ValueError(f"transformers cannot hold {entry.name} ({error}): save it without layout.") from None
+    result = families.describe(entry.name, layout.config, lambda file: layout.extractor)
+    return dict(layout.config), dict(layout.extractor), foreign_arrays, result
 
 
 def complete(library: ModuleType, description: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Report:
 
     name: str
     repo: str
-    checked: list[str] = dataclasses.field(default_factory=list)
+    checks: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     fault: str | None = None
 
@@ -71,24 +71,24 @@ def verify(name: str, *, full: bool = False) -> Report:
 
 def _check_folder(report: Report, source: Source) -> None:
     clip = load(report.name)
-    report.checked.append("arrays")
+    report.checks.append("arrays")
     if report.name in packaged() or (source.folder and (source.folder / GOLDEN).exists()):
         verify_golden(clip, source.path(GOLDEN))
-        report.checked.append("golden output")
+        report.checks.append("golden output")
     else:
         report.notes.append(f"it has no {GOLDEN}")
 
 
 def _check_repo(report: Report, source: Source, full: bool) -> None:
     newest = metadata(report.repo)
-    report.checked.append("repo")
+    report.checks.append("repo")
     entry = entry_of(report.name, source, weights=full)
     if (checkpoint := entry.checkpoint) and checkpoint.label_file == CONFIG:
         _check_sizes(report.repo, entry, info(report.name))
     elif checkpoint and checkpoint.label_repo and checkpoint.label_file:
         reach(checkpoint.label_repo, checkpoint.label_file)  # the labels may have come from the cache
     if entry.labels:
-        report.checked.append("labels")
+        report.checks.append("labels")
     files, rules = weight_files(entry)
     files, commit = _weights(report.repo, files, newest)
     if isinstance(files, str) and files.endswith(".safetensors"):
@@ -97,13 +97,13 @@ def _check_repo(report: Report, source: Source, full: bool) -> None:
         check_types(dtypes, where)
         check_size(shapes, where)
         fit(entry, shapes, where, rules)
-        report.checked.append("arrays")
+        report.checks.append("arrays")
         if commit != newest.commit:
             report.notes.append("its weights are in a pull request of the Hub's bot")
     else:
         for file in (files,) if isinstance(files, str) else files:
             reach(report.repo, file)
-        report.notes.append("its weights are no safetensors, of which --full alone sees the arrays")
+        report.notes.append("its weights are not safetensors, so only --full checks the arrays")
     _check_license(report, entry, newest.licenses)
     if full:
         clip = load(report.name)
@@ -123,9 +123,9 @@ def _weights(repo: str, file: str | tuple[str, ...], newest: Metadata) -> tuple[
     return next((name for name in INSTEAD if name in newest.files), file), newest.commit
 
 
-def _check_sizes(repo: str, described: Entry, ours: Entry) -> None:
+def _check_sizes(repo: str, description: Entry, ours: Entry) -> None:
     """Raises ValueError if a repo describes a model with other classes or another rate than the entry."""
-    repo_sizes, entry_sizes = ((entry.classes, entry.sample_rate) for entry in (described, ours))
+    repo_sizes, entry_sizes = ((entry.classes, entry.sample_rate) for entry in (description, ours))
     if repo_sizes != entry_sizes:
         raise ValueError(
             f"{CONFIG} of {repo} describes a model with {repo_sizes[0]} classes at {repo_sizes[1]} Hz, and the zoo one "
@@ -145,37 +145,35 @@ def _check_license(report: Report, entry: Entry, card_licenses: Sequence[str]) -
             "read it there, and correct the entry, or leave the model out."
         )
     else:
-        report.checked.append("licence")
+        report.checks.append("licence")
 
 
 def _check_outputs(report: Report, clip: Pretrained, golden: pathlib.Path | None) -> None:
     """Runs a model and compares its outputs with the known ones."""
     if golden is not None:
         verify_golden(clip, golden)
-        report.checked.append("golden output")
-    if (published := families.acceptance(report.name)) is not None:
-        _accept(clip, published)
-        report.checked.append("authors' output")
-    if golden is None and published is None:
+        report.checks.append("golden output")
+    if (acceptance := families.acceptance(report.name)) is not None:
+        _accept(clip, acceptance)
+        report.checks.append("authors' output")
+    if golden is None and acceptance is None:
         report.notes.append("no output of it is known")
 
 
-def _accept(clip: Pretrained, published: Acceptance) -> None:
+def _accept(clip: Pretrained, acceptance: Acceptance) -> None:
     """Raises ValueError if the model's outputs differ from those that its authors published."""
-    logits = computed(clip, read(download(published.repo, published.file), clip.sample_rate))
-    published_logits = np.asarray(published.logits, np.float32)
-    if not np.allclose(
-        logits[: len(published_logits)], published_logits, rtol=0, atol=BOUND * np.abs(published_logits).max(initial=0)
-    ):
+    logits = computed(clip, read(download(acceptance.repo, acceptance.file), clip.sample_rate))
+    reference = np.asarray(acceptance.logits, np.float32)
+    if not np.allclose(logits[: len(reference)], reference, rtol=0, atol=BOUND * np.abs(reference).max(initial=0)):
         raise ValueError(
-            f"{clip.entry.name} gives the logits {_listed(logits[: len(published_logits)])} for {published.file} of "
-            f"{published.repo}, and its authors published {_listed(published_logits)}."
+            f"{clip.entry.name} gives the logits {_listed(logits[: len(reference)])} for {acceptance.file} of "
+            f"{acceptance.repo}, and its authors published {_listed(reference)}."
         )
-    classes = tuple(map(int, np.flatnonzero(1 / (1 + np.exp(-logits)) > published.threshold)))
-    if published.classes and classes != published.classes:
+    classes = tuple(map(int, np.flatnonzero(1 / (1 + np.exp(-logits)) > acceptance.threshold)))
+    if acceptance.classes and classes != acceptance.classes:
         raise ValueError(
-            f"{clip.entry.name} hears the classes {_listed(classes)} in {published.file} of {published.repo}, and its "
-            f"authors published {_listed(published.classes)}."
+            f"{clip.entry.name} finds the classes {_listed(classes)} in {acceptance.file} of {acceptance.repo}, and "
+            f"its authors published {_listed(acceptance.classes)}."
         )
 
 

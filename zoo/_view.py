@@ -70,10 +70,10 @@ class View:
         pieces, position = [], self.position
         while count > 0 and position < self.ends[-1]:
             index = bisect.bisect_right(self.ends, position)
-            part, left = self.parts[index], self.ends[index] - position
-            size = min(count, left)
+            part, rest = self.parts[index], self.ends[index] - position
+            size = min(count, rest)
             is_replacement = isinstance(part, bytes)
-            piece = part[len(part) - left :][:size] if is_replacement else self._from_file(part[1] - left, size)
+            piece = part[len(part) - rest :][:size] if is_replacement else self._from_file(part[1] - rest, size)
             if not piece:
                 break
             pieces.append(piece)
@@ -91,13 +91,13 @@ class View:
 class Link(NamedTuple):
     """A stretch of sound in a file that can be decoded on its own.
 
-    `cut` says whether the file ends before the sound does, and `counted` whether the decoder knows the sound's length.
-    `doubt` says in what a header and the file disagree.
+    `is_cut` says whether the file ends before the sound does, and `has_count` whether the decoder knows the length of
+    the sound. `doubt` says in what a header and the file disagree.
     """
 
     view: View
-    cut: bool = False
-    counted: bool = True
+    is_cut: bool = False
+    has_count: bool = True
     doubt: str = ""
 
 
@@ -115,11 +115,11 @@ def numbers_at(file: File, position: int, form: str) -> tuple[int, ...]:
     return struct.unpack(form, bytes_at(file, position, size).ljust(size, b"\0"))
 
 
-def find(file: File, wanted: bytes, start: int, end: int, block: int = 1 << 18) -> int:
-    """The first position at which `wanted` lies completely between `start` and `end`; -1 if there is none."""
-    while start + len(wanted) <= end:
-        offset = bytes_at(file, start, min(block, end - start)).find(wanted)
+def find(file: File, content: bytes, start: int, end: int, block: int = 1 << 18) -> int:
+    """The first position at which `content` lies completely between `start` and `end`; -1 if there is none."""
+    while start + len(content) <= end:
+        offset = bytes_at(file, start, min(block, end - start)).find(content)
         if offset >= 0:
             return start + offset
-        start += block - len(wanted) + 1
+        start += block - len(content) + 1
     return -1

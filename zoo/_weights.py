@@ -26,10 +26,10 @@ LARGEST = 1 << 16  # arrays, each of which is compared with the rules of a table
 READABLE = re.compile(f"{DTYPES.pattern}|C64")  # types of safetensors that NumPy can read
 
 
-def check_types(dtypes: Iterable[str], where: str, known: re.Pattern = DTYPES) -> None:
-    """Raises ValueError if the file `where` has arrays of a type that does not match `known`."""
-    if odd := sorted({dtype for dtype in dtypes if not known.fullmatch(dtype)}):
-        types = line(", ".join(odd))
+def check_types(dtypes: Iterable[str], where: str, pattern: re.Pattern = DTYPES) -> None:
+    """Raises ValueError if the file `where` has arrays of a type that does not match `pattern`."""
+    if other_types := sorted({dtype for dtype in dtypes if not pattern.fullmatch(dtype)}):
+        types = line(", ".join(other_types))
         raise ValueError(f"{where} holds arrays in {types}: convert them to float32, float16 or bfloat16.")
 
 
@@ -48,7 +48,7 @@ class Arrays(ArraysByName):
             leaves, settings = _opened(pathlib.Path(path))
             if common := sorted(leaves.keys() & self._leaves.keys()):
                 raise ValueError(
-                    f"{path} holds {line(common[0])}, as another file of the model does: fetch both again."
+                    f"{path} holds {line(common[0])}, and so does another file of the model: fetch both again."
                 )
             self._leaves |= leaves
             self._settings.append(settings)

@@ -38,7 +38,7 @@ LONGEST = 60  # minutes of a sound; a small file may hold days of silence
 ROWS = 8  # labels in the picture
 TOP = 5  # labels beside their scores
 EVENTS = 1000  # the most rows of the table
-WAITING = 32  # visitors in the queue
+VISITORS = 32  # visitors in the queue
 AGE = 3600  # seconds until a file of a visitor is deleted
 NARROW = 700  # pixels of a telephone's page
 FAULTS = (ValueError, OSError, ModuleNotFoundError)  # errors whose sentence is shown to the visitor
@@ -49,7 +49,7 @@ POLICY = (
     "connect-src 'self' blob: data:; frame-src 'none'; object-src 'none'"
 )
 WORDS = "rain, a ticking clock, a barking dog, people who talk, music"
-HINT = "Here come the names of what is in it, their scores over time, and the events."
+HINT = "The names of the sounds, their scores over time and the events appear here."
 CSS = """
 .gradio-container { width: 100%; max-width: min(1240px, 100vw) !important; margin: auto; }
 #notice { min-height: 2.5em; padding-top: 0.4em; }
@@ -59,7 +59,7 @@ CSS = """
 """
 
 
-class Heard(NamedTuple):
+class Analysis(NamedTuple):
     """The data of a sound that do not depend on the threshold: all labels, the top ones, the scores and the picture."""
 
     labels: tuple[str, ...]
@@ -76,8 +76,8 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
     """
     gradio = _gradio()
     name = os.fspath(model)
-    loaded = functools.lru_cache(maxsize=2)(load)  # the page's first model, and one more
-    entry = loaded(name).entry
+    load_once = functools.lru_cache(maxsize=2)(load)  # the page's first model, and one more
+    entry = load_once(name).entry
     if not (entry.classifies or _has_words(entry)):
         raise ValueError(f"{name} has no classes and names no sounds: audax-zoo list has models that do.")
     choices = list(dict.fromkeys([name, *(_names() if models is None else models)]))
@@ -93,17 +93,17 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
         try:
             with warnings.catch_warnings(record=True) as user_warnings:  # sounds are processed one at a time
                 warnings.simplefilter("always", UserWarning)
-                clip = loaded(choice_name)
-                heard = _hear(path, _labelled(clip, words))
+                clip = load_once(choice_name)
+                analysis = _hear(path, _labelled(clip, words))
         except FAULTS as error:
             return None, _notice(path, fault=str(error)), gradio.update(visible=False), None, None, None
-        line = f"{path}, {heard.result.duration:.1f} s, as {clip.entry.name} hears it"
+        line = f"{path}, {analysis.result.duration:.1f} s, as {clip.entry.name} hears it"
         remarks = dict.fromkeys(str(item.message) for item in user_warnings if item.category is UserWarning)
         notice, visible = _notice(path, line, *remarks), gradio.update(visible=True)
-        return heard, notice, visible, dict(heard.top), *show(heard, threshold, width)
+        return analysis, notice, visible, dict(analysis.top), *show(analysis, threshold, width)
 
-    def show(heard: Heard | None, threshold: float, width: float) -> tuple[Any, Any]:
-        return (None, None) if heard is None else _show(heard, threshold, width < NARROW)
+    def show(analysis: Analysis | None, threshold: float, width: float) -> tuple[Any, Any]:
+        return (None, None) if analysis is None else _show(analysis, threshold, width < NARROW)
 
     with gradio.Blocks(title="audax-zoo", analytics_enabled=False, delete_cache=(AGE // 6, AGE)) as page:
         gradio.Markdown("# What does it hear?\nDrop or record a sound, and a model names what is in it, and when.")
@@ -136,20 +136,20 @@ def build(model: str | os.PathLike = DEFAULT, *, models: Sequence[str] | None = 
                         label="Over time", buttons=["download", "fullscreen"], format="png", elem_id="picture",
                         alt_text="The waveform, the log-mel picture and the scores of labels over time",
                     )  # fmt: skip
-        once = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
-        measured = "(...values) => [...values.slice(0, -1), window.innerWidth]"
+        queue_options = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+        with_width = "(...values) => [...values.slice(0, -1), window.innerWidth]"
         sample.click(lambda: str(example()), outputs=sound, api_visibility="private")
         choice.change(update_words, choice, words, api_visibility="private", show_progress="hidden")
         gradio.on(
             [sound.change, choice.change, words.submit], hear, [sound, choice, words, threshold, width],
-            [state, notice, results, top, image, events], js=measured, show_progress_on=notice,
-            trigger_mode="always_last", **once,
+            [state, notice, results, top, image, events], js=with_width, show_progress_on=notice,
+            trigger_mode="always_last", **queue_options,
         )  # fmt: skip
         threshold.release(
-            show, [state, threshold, width], [image, events], js=measured, show_progress="hidden",
-            trigger_mode="always_last", **once,
+            show, [state, threshold, width], [image, events], js=with_width, show_progress="hidden",
+            trigger_mode="always_last", **queue_options,
         )  # fmt: skip
-    return page.queue(max_size=WAITING, api_open=False)
+    return page.queue(max_size=VISITORS, api_open=False)
 
 
 def serve(
@@ -170,7 +170,7 @@ def serve(
     """
     if not host:
         raise ValueError(
-            "The page takes the address to listen on, 127.0.0.1 for this machine alone, and got an empty one."
+            "The page takes the address to listen on, got an empty one: give 127.0.0.1 for this machine only."
         )
     if not (0 < max_size < 1e6 and 0 < port < 65536):
         raise ValueError(f"The page takes a port from 1 to 65535 and files of some MB, got {port} and {max_size:g}.")
@@ -178,7 +178,7 @@ def serve(
         socket.create_server((host, port)).close()
     except OSError as error:
         cause = str(error.strerror).partition(" (while")[0]
-        raise OSError(f"The page cannot be had at {host}:{port} ({cause}): give another port or host.") from None
+        raise OSError(f"The page cannot be served at {host}:{port} ({cause}): give another port or host.") from None
     gradio, page = _gradio(), build(model, models=models)
     for name in ("no_proxy", "NO_PROXY"):  # Gradio sends the page a request to see if it answers
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), host, "localhost"]))
@@ -211,11 +211,11 @@ def _labelled(clip: Pretrained, words: str) -> Pretrained:
         return clip
     labels = [label.strip() for label in words.split(",") if label.strip()]
     if not labels:
-        raise ValueError(f"{clip.entry.name} tells words apart: write some into the box, with commas between them.")
+        raise ValueError(f"{clip.entry.name} takes labels in words: write some into the box, with commas between them.")
     return clip.zero_shot(labels)
 
 
-def _hear(path: str, clip: Pretrained) -> Heard:
+def _hear(path: str, clip: Pretrained) -> Analysis:
     """The results for a sound. Raises ValueError for one that cannot be read or is too long."""
     from ._plot import picture
 
@@ -232,21 +232,22 @@ def _hear(path: str, clip: Pretrained) -> Heard:
         each="window", window=None, hop=None,
     )  # fmt: skip
     top = rank(whole.values[0], clip.labels, TOP)
-    return Heard(clip.labels, top, result, picture(path, result.duration, clip))
+    return Analysis(clip.labels, top, result, picture(path, result.duration, clip))
 
 
-def _show(heard: Heard, threshold: float, narrow: bool) -> tuple[np.ndarray, list[list[str]]]:
+def _show(analysis: Analysis, threshold: float, narrow: bool) -> tuple[np.ndarray, list[list[str]]]:
     """The picture, and the rows of the table of events."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     from ._plot import panels
 
-    result, labels = heard.result, heard.labels
+    result, labels = analysis.result, analysis.labels
     thresholds = np.full(len(labels), threshold)
     events = find_events(result.source, labels, *timeline(result), thresholds, thresholds)
     loudest = sorted(events, key=lambda event: -event.score)
-    rows_of_picture = list(dict.fromkeys([label for label, _ in heard.top] + [event.label for event in loudest]))[:ROWS]
-    canvas = FigureCanvasAgg(panels(heard.picture, result, labels, rows_of_picture, events, narrow))
+    candidates = [label for label, _ in analysis.top] + [event.label for event in loudest]
+    rows_of_picture = list(dict.fromkeys(candidates))[:ROWS]
+    canvas = FigureCanvasAgg(panels(analysis.picture, result, labels, rows_of_picture, events, narrow))
     canvas.draw()
     rows = [[f"{e.start:.2f}", f"{e.end:.2f}", e.label, f"{e.score:.3f}"] for e in events[:EVENTS]]
     return np.asarray(canvas.buffer_rgba())[..., :3], rows

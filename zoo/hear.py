@@ -104,7 +104,7 @@ def get_timestamp_embeddings(audio: Any, model: HearModel) -> tuple[Any, Any]:
     timestamps = max(math.floor(samples / hop + 0.5), 1)
     windows = math.ceil(timestamps / (frames * shifts))
     middles = [(window * frames * shifts + shift + 0.5) * hop for window in range(windows) for shift in range(shifts)]
-    embeddings = _heard(_frames, clip, sounds, [round(middle - first) for middle in middles], size)
+    embeddings = _apply(_frames, clip, sounds, [round(middle - first) for middle in middles], size)
     embeddings = embeddings.reshape(len(sounds), windows, shifts, frames, -1).swapaxes(2, 3)
     embeddings = embeddings.reshape(len(sounds), -1, model.timestamp_embedding_size)[:, :timestamps]
     milliseconds = (np.arange(timestamps, dtype=np.float64) + 0.5) * hop * 1000 / rate
@@ -137,7 +137,7 @@ def _checked(audio: Any, model: HearModel) -> tuple[Float[np.ndarray, "sounds sa
     return finite_samples(sounds, model.clip.entry.name), back
 
 
-def _heard(
+def _apply(
     function: Callable[[Pretrained, Float[np.ndarray, "waves samples"]], Array],
     clip: Pretrained,
     sounds: Float[np.ndarray, "sounds samples"],
@@ -148,18 +148,18 @@ def _heard(
 
     It runs on batches of one shape for any number of sounds, so it compiles once and its memory is bounded.
     """
-    before, behind = max(-min(starts), 0), max(max(starts) + size - sounds.shape[1], 0)
-    padded = np.pad(sounds, ((0, 0), (before, behind)))
-    places = [(sound, before + start) for sound in range(len(sounds)) for start in starts]
+    head, tail = max(-min(starts), 0), max(max(starts) + size - sounds.shape[1], 0)
+    long_sounds = np.pad(sounds, ((0, 0), (head, tail)))
+    places = [(sound, head + start) for sound in range(len(sounds)) for start in starts]
     batch, results = _batch(), []
     for begin in range(0, len(places), batch):
         part = places[begin : begin + batch]
         waves = np.zeros((batch, size), np.float32)
         for row, (sound, start) in enumerate(part):
-            waves[row] = padded[sound, start : start + size]
+            waves[row] = long_sounds[sound, start : start + size]
         results.append(np.asarray(function(clip, waves), np.float32)[: len(part)])
-    joined = np.concatenate(results)
-    return joined.reshape(len(sounds), len(starts), *joined.shape[1:])
+    result = np.concatenate(results)
+    return result.reshape(len(sounds), len(starts), *result.shape[1:])
 
 
 def _batch() -> int:

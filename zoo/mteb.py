@@ -43,10 +43,10 @@ class MtebModel:
         """
         columns, name = list(inputs.dataset.features), self.clip.entry.name
         if not {"audio", "text"} & set(columns):
-            raise ValueError(f"{name} hears sounds, and the task has {', '.join(columns)}: take a task of audio.")
+            raise ValueError(f"{name} takes sounds, and the task has {', '.join(columns)}: take a task of audio.")
         if "text" in columns and not has_words(self.clip.model):
             raise ValueError(
-                f"{name} has no words for the texts of this task: take a task of audio alone, or a model with words."
+                f"{name} has no words for the texts of this task: take a task with audio only, or a model with words."
             )
         inputs.collate_fn = _by_column
         parts = []

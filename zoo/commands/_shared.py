@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 import zoo
 
+from .._files import CONTROL
 from .._models import DEFAULT
 from .._search import Shard, sounds
 from .._weights import atomic
@@ -42,20 +43,20 @@ def _channel(text: str) -> Any:
 def _shard(text: str) -> Shard:
     index, _, count = text.partition("/")
     if not (index.isdigit() and count.isdigit() and int(count) > 0 and int(index) <= int(count)):
-        raise argparse.ArgumentTypeError(f"takes the number of a share and how many there are, 0/8 say, got {text!r}")
+        raise argparse.ArgumentTypeError(f"takes a share and the number of shares, such as 0/8, got {text!r}")
     return Shard(int(index) % int(count), int(count))
 
 
 def add_recordings(parser: argparse.ArgumentParser, default: str = "", hop: str = "a window") -> None:
     """Adds options for the recordings, the model and the engine."""
     parser.add_argument(
-        "files", nargs="*", metavar="FILE|FOLDER", help=f"folders are searched for sound files{default}"
+        "files", nargs="*", metavar="FILE|FOLDER", help=f"recordings, or folders with recordings{default}"
     )
     parser.add_argument(
         "--from",
         dest="list",
         metavar="LIST",
-        help="a file of paths, a line each or ended by zero bytes; - is stdin",
+        help="a file of paths, one per line or separated by zero bytes; - is stdin",
     )
     hearing = add_hearing(parser, hop=hop)
     hearing.add_argument(
@@ -77,13 +78,15 @@ def add_hearing(
         metavar="NAME",
         help=f"a name of `audax-zoo list`, a folder or a Hub repo (default: {model})",
     )
-    hearing = parser.add_argument_group("how recordings are heard")
+    hearing = parser.add_argument_group("how recordings are read")
     hearing.add_argument("--window", type=float, metavar="SECONDS", help="default: the model's native length")
     hearing.add_argument("--hop", type=float, metavar="SECONDS", help=f"from window to window (default: {hop})")
-    hearing.add_argument("--channel", type=_channel, default="mean", help="the number of one (default: their mean)")
+    hearing.add_argument(
+        "--channel", type=_channel, default="mean", help="mean, or a channel from 0 on (default: mean)"
+    )
     hearing.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     hearing.add_argument("--batch", type=positive, metavar="N", help="windows at a time (default: what fits)")
-    hearing.add_argument("--workers", type=positive, metavar="N", help="threads that decode (default: one a core)")
+    hearing.add_argument("--workers", type=positive, metavar="N", help="threads that decode (default: one per core)")
     return hearing
 
 
@@ -143,12 +146,12 @@ class Progress:
         with self.bar:
             while not signals.number:
                 try:
-                    signals.writing = False
+                    signals.is_writing = False
                     item = next(iterator)
                 except (StopIteration, KeyboardInterrupt):
                     return
                 finally:
-                    signals.writing = True
+                    signals.is_writing = True
                 self._count(result_of(item))
                 yield item
 
@@ -179,7 +182,14 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
     """Adds options for the printed format, as `format`."""
     formats = parser.add_mutually_exclusive_group()
     formats.add_argument("--csv", dest="format", action="store_const", const=".csv", help="print CSV")
-    formats.add_argument("--json", dest="format", action="store_const", const=".json", help="print JSON, a line each")
+    formats.add_argument(
+        "--json", dest="format", action="store_const", const=".json", help="print JSON, one object per line"
+    )
+
+
+def one_line(name: str) -> str:
+    """A file's name for a line in the terminal: control characters, such as an end of line, are written as escapes."""
+    return CONTROL.sub(lambda match: repr(match[0])[1:-1], name)
 
 
 def mean(result: zoo.Result) -> Float[np.ndarray, " width"]:
@@ -190,10 +200,10 @@ def mean(result: zoo.Result) -> Float[np.ndarray, " width"]:
 def add_words(parser: argparse.ArgumentParser) -> None:
     """Adds options for labels in words, for a model with words."""
     parser.add_argument(
-        "--labels", metavar="LABEL,LABEL", help="what to tell apart, in words, for a model that has them: clap_unfused"
+        "--labels", metavar="LABEL,LABEL", help="labels in your own words, for a model with words such as clap_unfused"
     )
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="made of each label of --labels (default: This is a sound of {}.)"
+        "--prompt", metavar="TEXT", help="the text for each label of --labels (default: This is a sound of {}.)"
     )
 
 
@@ -203,11 +213,11 @@ def check_labels(options: argparse.Namespace) -> None:
     if options.labels is None and options.prompt is not None:
         raise ValueError("--prompt makes texts of labels: give them too, --labels LABEL,LABEL.")
     if options.labels is not None and "text" not in entry.model:
-        raise ValueError(f"{options.model} has no words, so it takes no --labels: --model clap_unfused has.")
+        raise ValueError(f"{options.model} has no words, so it takes no --labels: use --model clap_unfused.")
     if options.labels is None and "text" in entry.model:
-        raise ValueError(f"{options.model} has no classes but words: say what to tell apart, --labels LABEL,LABEL.")
+        raise ValueError(f"{options.model} has words instead of classes: give labels, --labels LABEL,LABEL.")
     if options.labels is None and not entry.classifies:
-        raise ValueError(f"{options.model} has no classes and names no sounds: audax-zoo embed uses it.")
+        raise ValueError(f"{options.model} has no classes and names no sounds: use it with audax-zoo embed.")
 
 
 def labelled(options: argparse.Namespace) -> zoo.Pretrained:
@@ -217,7 +227,7 @@ def labelled(options: argparse.Namespace) -> zoo.Pretrained:
         return clip
     labels = [label.strip() for label in options.labels.split(",") if label.strip()]
     if not labels:
-        raise ValueError("--labels names none: give some with commas between them, --labels dog,rain,siren.")
+        raise ValueError("--labels names no labels: give some with commas between them, --labels dog,rain,siren.")
     return clip.zero_shot(labels) if options.prompt is None else clip.zero_shot(labels, options.prompt)
 
 

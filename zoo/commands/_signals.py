@@ -17,12 +17,12 @@ class Signals:
     """The number of the last signal, 0 before any, and whether the command is writing."""
 
     def __init__(self):
-        self.number, self.writing = 0, False
+        self.number, self.is_writing = 0, False
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
         """Handles the process's signals during the `with` block, if it runs in the main thread."""
-        self.number, self.writing = 0, False
+        self.number, self.is_writing = 0, False
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -44,7 +44,7 @@ class Signals:
         if not self.number:
             atexit.register(self._leave)
         self.number = number
-        if not self.writing:
+        if not self.is_writing:
             raise KeyboardInterrupt
 
 

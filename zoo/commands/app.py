@@ -13,16 +13,16 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         "--model",
         default=DEFAULT,
         metavar="NAME",
-        help=f"the first one: a name of `audax-zoo list`, a folder or a Hub repo (default: {DEFAULT})",
+        help=f"the first model: a name of `audax-zoo list`, a folder or a Hub repo (default: {DEFAULT})",
     )
     page.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="who may come: 0.0.0.0 lets all who reach this machine (default: 127.0.0.1, this machine alone)",
+        help="the address to listen on: 0.0.0.0 admits other machines (default: 127.0.0.1, only this one)",
     )
-    page.add_argument("--port", type=int, default=7860, help="(default: 7860)")
-    page.add_argument("--max-size", type=float, default=50, metavar="MB", help="of a file (default: 50)")
+    page.add_argument("--port", type=int, default=7860, help="the port to listen on (default: 7860)")
+    page.add_argument("--max-size", type=float, default=50, metavar="MB", help="the limit of a file (default: 50)")
 
 
 def app(options: argparse.Namespace) -> int:

@@ -20,19 +20,20 @@ from ._shared import (
     files_of,
     labelled,
     mean,
+    one_line,
     output,
     picture,
 )
 
 if TYPE_CHECKING:
-    from .._event_files import Found
+    from .._event_files import Detections
 
 
 def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the command; `command` makes the parser of one."""
     detection = command(
         detect,
-        "say when something sounds",
+        "find the times at which sounds begin and end",
         "An event begins where the score reaches the threshold and ends where it falls below the release.",
     )
     add_recordings(detection, " (default: a packaged sound)", "half a window")
@@ -43,17 +44,17 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     )  # fmt: skip
     add_formats(detection)
     for name, help in {
-        "label": "one that is looked for, repeat it for others (default: all)",
+        "label": "a label to detect; repeat the option for others (default: all)",
         "threshold": "the score at which an event begins, for all labels or for one, Dog=0.3 (default: 0.5)",
         "release": "the score below which an event ends (default: the threshold)",
     }.items():
         number = "LABEL" if name == "label" else "SCORE|LABEL=SCORE"
         detection.add_argument(f"--{name}", action="append", metavar=number, help=help)
-    detection.add_argument("--each", choices=("window", "frame"), default="window", help="what has scores")
+    detection.add_argument("--each", choices=("window", "frame"), default="window", help="what gets scores")
     for name, help in {
-        "smooth": "over which scores are averaged first",
-        "max-gap": "between events that are joined",
-        "min-duration": "that an event lasts, or it is left out",
+        "smooth": "the span over which scores are averaged first",
+        "max-gap": "the longest gap between events that are joined",
+        "min-duration": "the shortest event that is kept",
     }.items():
         detection.add_argument(f"--{name}", type=float, default=0.0, metavar="SECONDS", help=help)
     detection.add_argument("--plot", type=pathlib.Path, metavar="OUT.png", help="draw the events of one file")
@@ -71,7 +72,7 @@ def detect(options: argparse.Namespace) -> int:
     files = files_of(options)
     if suffix == ".txt" and not (isinstance(files, list) and len(files) == 1):
         raise ValueError(
-            f"An Audacity label file is of one recording, and {options.output} would be of several: write a "
+            f"An Audacity label file holds one recording, and {options.output} would hold several: write a "
             ".selections.txt, a .csv or a .json, or detect them one by one."
         )
     clip = labelled(options)
@@ -82,7 +83,7 @@ def detect(options: argparse.Namespace) -> int:
     pairs = detections(
         clip, files, labels=options.label, threshold=threshold, release=scores["release"], **spans, **engine(options)
     )
-    pairs_read: Found = (pair for pair in progress.of(pairs, lambda pair: pair[0]) if pair[0].error is None)
+    pairs_read: Detections = (pair for pair in progress.of(pairs, lambda pair: pair[0]) if pair[0].error is None)
     if draw is not None:
         pairs_read = list(pairs_read)  # a list of one item
     with output(options) as file:
@@ -95,9 +96,9 @@ def detect(options: argparse.Namespace) -> int:
     return progress.report()
 
 
-def _show_events(file: TextIO, pairs_read: Found, sample_rate: int) -> None:
+def _show_events(file: TextIO, pairs_read: Detections, sample_rate: int) -> None:
     for result, events in pairs_read:
-        print(result.source, file=file)
+        print(one_line(result.source), file=file)
         for event in events:
             print(f"  {event.start:.2f} to {event.end:.2f} s  {event.score:.3f}  {event.label}", file=file)
         file.flush()

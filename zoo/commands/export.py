@@ -14,16 +14,18 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     exporting = command(
         export,
         "write a model as one file that runs without this package",
-        "StableHLO runs by jax alone, ONNX by the runtimes of ONNX. Waves go in, and scores or embeddings come out.",
+        "StableHLO runs with jax, ONNX in its runtimes. The input is waves, the output scores or embeddings.",
     )
     exporting.add_argument("name", metavar="NAME", help="a name of `audax-zoo list`, a folder or a Hub repo")
     exporting.add_argument("path", type=pathlib.Path, metavar="OUT.stablehlo|OUT.onnx", help="the file to write")
     exporting.add_argument(
         "--values",
         choices=("scores", "logits", "embedding", "frames"),
-        help="what comes out (default: scores, or embedding)",
+        help="the output (default: scores of a classifier, embedding of other models)",
     )
-    exporting.add_argument("--window", type=float, metavar="SECONDS", help="of the waves (default: the native length)")
+    exporting.add_argument(
+        "--window", type=float, metavar="SECONDS", help="the length of the waves (default: the native length)"
+    )
     exporting.add_argument(
         "--batch", type=positive, metavar="N", help="waves at a time (default: any number, in ONNX one)"
     )

@@ -27,6 +27,7 @@ from ._shared import (
     files_of,
     labelled,
     mean,
+    one_line,
     output,
     picture,
     positive,
@@ -56,7 +57,7 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
         embed,
         "write the embeddings of files",
         f"{windows}; a file's embedding is the mean over them. A folder is for a corpus: rows are written as they "
-        "come, and the same command goes on after it was stopped, whatever stopped it.",
+        "are ready, and after an interruption of any kind the same command goes on.",
     )
     add_recordings(embedding)
     embedding.add_argument("-o", "--output", required=True, metavar="OUT.npz|OUT.parquet|OUT/")
@@ -95,7 +96,7 @@ def _read(results: Iterable[zoo.Result]) -> Iterator[zoo.Result]:
 
 def _show_tags(file: TextIO, results: Iterable[zoo.Result], clip: zoo.Pretrained, options: argparse.Namespace) -> None:
     for result in results:
-        print(result.source, file=file)
+        print(one_line(result.source), file=file)
         for start, end, scores in zip(result.start, result.end, result.values, strict=True):
             if options.each == "window":
                 print(f"  {start:.1f} to {end:.1f} s", file=file)
@@ -157,14 +158,14 @@ def _embed_file(
         if signals.number:
             return code
         if not progress.files:
-            print(f"audax-zoo: no recordings in this share or list: {path} is not written.", file=sys.stderr)
+            print(f"audax-zoo: {path} is not written because this share or list has no recordings.", file=sys.stderr)
             return code
         raise ValueError(f"None of the files could be read: {path} is not written.")
     print(f"{path}: {rows} embeddings of width {width}")
     if signals.number:
         print(
-            f"audax-zoo: {path} has the first {progress.files} recordings: a folder, -o {path.stem}/, goes on "
-            "where it was stopped.",
+            f"audax-zoo: {path} has the first {progress.files} recordings: write a folder, -o {path.stem}/, to "
+            "go on after an interruption.",
             file=sys.stderr,
         )
     return code
@@ -198,7 +199,7 @@ def _embed_corpus(
         code = progress.report()
         new = progress.files - len(progress.failures)
         failures = f", {len(corpus.failures)} cannot be read ({corpus.failures_file})" if corpus.failures else ""
-        print(f"{folder}: {corpus.skipped + new} recordings, {new} of them new{failures}")
+        print(f"{folder}: {corpus.repeats + new} recordings, {new} of them new{failures}")
     return code
 
 

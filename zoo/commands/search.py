@@ -12,7 +12,7 @@ from collections.abc import Callable
 import zoo
 
 from .._rows import utf8
-from ._shared import add_formats, positive
+from ._shared import add_formats, one_line, positive
 
 COLUMNS = ("file", "start", "end", "similarity")
 
@@ -21,16 +21,22 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the command; `command` makes the parser of one."""
     searching = command(
         search,
-        "find what sounds like a recording, or like words, in embeddings",
-        "All rows are compared by the cosine of the embeddings, and the nearest are printed, nearest first.",
+        "find the rows of embeddings that are most similar to a recording or to words",
+        "Rows are compared by the cosine of the embeddings and printed, the most similar first.",
     )
-    searching.add_argument("rows", type=pathlib.Path, metavar="OUT/", help="what embed wrote, a .npz or .parquet too")
     searching.add_argument(
-        "query", metavar="FILE|WORDS", help='a recording, or "rain on a tent" for a model of words, as CLAP is'
+        "rows", type=pathlib.Path, metavar="OUT/", help="what embed wrote: a folder, an .npz or a .parquet"
+    )
+    searching.add_argument(
+        "query",
+        metavar="FILE|WORDS",
+        help='a recording, or words such as "rain on a tent" for a model with words, such as CLAP',
     )
     searching.add_argument("-k", type=positive, default=20, help="how many rows (default: 20)")
     searching.add_argument(
-        "--model", metavar="NAME", help="the one that made the rows, for single files (default: what OUT/ notes)"
+        "--model",
+        metavar="NAME",
+        help="the model that made the rows, for single files (default: the model that OUT/ names)",
     )
     add_formats(searching)
 
@@ -45,7 +51,7 @@ def search(options: argparse.Namespace) -> int:
 def _show(matches: list[zoo.Match]) -> None:
     for match in matches:
         times = "" if match.start is None or match.end is None else f"{match.start:.1f} to {match.end:.1f} s"
-        print(f"{match.similarity:6.3f}  {times:>18}  {utf8(match.file)}")
+        print(f"{match.similarity:6.3f}  {times:>18}  {one_line(utf8(match.file))}")
 
 
 def _csv(matches: list[zoo.Match]) -> None:

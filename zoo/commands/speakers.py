@@ -21,22 +21,26 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the command; `command` makes the parser of one."""
     comparing = command(
         compare,
-        "tell how alike two recordings are, by the cosine of their embeddings",
-        "With a model of speakers 1 is the same voice, and around 0 another. A list of trials with labels gives the "
-        "equal error rate and minDCF, too.",
+        "compare two recordings by the cosine of their embeddings",
+        "With a model of speakers, 1 means the same voice and about 0 another one. For a list of trials with labels "
+        "the equal error rate and minDCF are printed, too.",
     )
     comparing.add_argument("files", nargs="*", metavar="A B", help="two recordings")
     comparing.add_argument(
         "--trials",
         type=pathlib.Path,
         metavar="LIST",
-        help="pairs, a line each: 'label path path', as VoxCeleb's lists are, or 'path path'",
+        help="pairs, one per line: 'label path path', as in VoxCeleb's lists, or 'path path'",
     )
     comparing.add_argument(
-        "--root", type=pathlib.Path, metavar="FOLDER", help="of the paths in LIST (default: the list's own)"
+        "--root", type=pathlib.Path, metavar="FOLDER", help="the folder of the paths in LIST (default: that of LIST)"
     )
     comparing.add_argument(
-        "--prior", type=float, default=0.01, metavar="P", help="of one speaker, in minDCF (default: 0.01)"
+        "--prior",
+        type=float,
+        default=0.01,
+        metavar="P",
+        help="the probability of one speaker, in minDCF (default: 0.01)",
     )
     comparing.add_argument("-o", "--output", type=pathlib.Path, metavar="OUT.csv", help="the scores of all pairs")
     add_hearing(comparing, MODEL)

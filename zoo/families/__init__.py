@@ -5,14 +5,14 @@ A module defines those of the following names that its family needs:
 - `ENTRIES`: the models that load by a name.
 - `RULES`: rename tables, tuples of `Rule`s, by the name in `Checkpoint.table`.
 - `NAMES`: functions, by table, for tables whose keys differ from the file's keys. The function takes the file's shapes
-  and returns a mapping from the table's keys to the file's keys, as in `Recognised.names`.
+  and returns a mapping from the table's keys to the file's keys, as in `Recognition.names`.
 - `describes(config)`: whether a `config.json` is of this family. `describe(name, config, read) -> Entry` is then the
   model in the repo "owner/name" or the folder "name"; `read(file)` returns the parsed content of another file if it is
   JSON, and otherwise its text. `READS` says in words which models these are.
 - `layout(entry, arrays) -> Layout | None`: the model of an entry, which has all its options, in the form of
   transformers. None for a model of another family.
 - `WITHOUT_CONFIG`: files in folders that have no `config.json`, each with the content that a `config.json` would have.
-- `recognise(source) -> Recognised | None`: the entry and the rules for a bare file of weights, from the keys and shapes
+- `recognise(file) -> Recognition | None`: the entry and the rules for a bare file of weights, from the keys and shapes
   of its arrays; None for a file of another family. A KeyError is reported to the user as a missing array.
 - `ACCEPTANCE`: published outputs of models, by the entry's name.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 from .._entry import Acceptance, Entry
 from .._files import line
-from .._foreign import Recognised, Shapes, Source
+from .._foreign import Recognition, Shapes, WeightFile
 from .._rules import Rule
 
 
@@ -94,20 +94,20 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     raise ValueError(f"{name} holds a model of the kind {kind}: the zoo reads {reads}, and its own.")
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """The result of the first family that recognises the file's arrays; None if no family does.
 
     Raises ValueError for a file that lacks an array which its family always has.
     """
     for family in having("recognise"):
         try:
-            recognised = family.recognise(source)
+            recognition = family.recognise(file)
         except KeyError as missing:
             kind = family.__name__.rpartition(".")[2]
-            raise ValueError(f"{source.path} is not a whole {kind} checkpoint: it has no {missing}.") from None
+            raise ValueError(f"{file.path} is not a whole {kind} checkpoint: it has no {missing}.") from None
         except IndexError:
             kind = family.__name__.rpartition(".")[2]
-            raise ValueError(f"{source.path} is no {kind} checkpoint: one of its arrays has too few axes.") from None
-        if recognised is not None:
-            return recognised
+            raise ValueError(f"{file.path} is no {kind} checkpoint: one of its arrays has too few axes.") from None
+        if recognition is not None:
+            return recognition
     return None

@@ -11,11 +11,11 @@ from typing import Any
 from .._entry import Acceptance, Checkpoint, Entry
 from .._foreign import (
     BOOKKEEPING,
+    DEFAULT_LABELS,
     EXTRACTING,
-    UNNAMED,
     Layout,
-    Recognised,
-    Source,
+    Recognition,
+    WeightFile,
     activation,
     agree,
     id2label,
@@ -23,13 +23,14 @@ from .._foreign import (
     like,
     multilabel,
     page,
+    patch_side,
     refuse,
     require,
     their_activation,
 )
 from .._inverse import row
 from .._labels import AUDIOSET
-from .._rules import Rule, drop, flat, only, thirds, time_first, under
+from .._rules import VIT, Rule, drop, flat, only, thirds, time_first, under
 from .._weights import ArraysByName
 
 FRONTEND = {"type": "ast_fbank", "sample_rate": 16000}
@@ -121,19 +122,12 @@ AUTHORS = (
         Rule("cls_token", "class_token", flat),
         Rule("dist_token", "distillation_token", flat),
         Rule("pos_embed", "position_embedding", only),
-        Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
-        Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
-        Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
+        *VIT,
         Rule(
             r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)",
             tuple(rf"blocks.\1.attention.{part}.\2" for part in ("query", "key", "value")),
             thirds,
         ),
-        Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
-        Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
-        Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
-        Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
-        Rule(r"norm\.(weight|bias)", r"norm.\1"),
     ),
     Rule(r"mlp_head\.0\.(weight|bias)", r"norm.\1"),
     Rule(r"mlp_head\.1\.(weight|bias)", r"head.\1"),
@@ -154,17 +148,17 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     refuse(
         name,
         config,
-        used="""hidden_size num_hidden_layers num_attention_heads num_mel_bins max_length patch_size time_stride
+        sources="""hidden_size num_hidden_layers num_attention_heads num_mel_bins max_length patch_size time_stride
         frequency_stride intermediate_size qkv_bias hidden_act layer_norm_eps""",
-        unused=f"{BOOKKEEPING} hidden_dropout_prob attention_probs_dropout_prob",
-        known={"pruned_heads": ({},), "use_bfloat16": (False,), "is_decoder": (False,)},
+        extras=f"{BOOKKEEPING} hidden_dropout_prob attention_probs_dropout_prob",
+        choices={"pruned_heads": ({},), "use_bfloat16": (False,), "is_decoder": (False,)},
     )
-    refuse(name, extractor, used="do_normalize max_length mean std sampling_rate num_mel_bins", unused=EXTRACTING)
-    normalised = extractor.get("do_normalize", True)
+    refuse(name, extractor, sources="do_normalize max_length mean std sampling_rate num_mel_bins", extras=EXTRACTING)
+    is_normalised = extractor.get("do_normalize", True)
     frames, eps = extractor.get("max_length", 1024), config.get("layer_norm_eps", 1e-12)
     for field, default in {"num_mel_bins": 128, "max_length": 1024}.items():
         agree(name, (field, config.get(field, default)), (field, extractor.get(field, default)))
-    labels = id2label(name, config.get("id2label", UNNAMED))
+    labels = id2label(name, config.get("id2label", DEFAULT_LABELS))
     several = multilabel(name, config, default=len(labels) == 527)  # configs of AudioSet models do not say
     return Entry(
         name=name,
@@ -173,8 +167,8 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
             "sample_rate": extractor.get("sampling_rate", 16000),
             "bins": extractor.get("num_mel_bins", 128),
             "frames": frames,
-            "mean": extractor.get("mean", -4.2677393) if normalised else 0.0,
-            "scale": 2 * extractor.get("std", 4.5689974) if normalised else 1.0,
+            "mean": extractor.get("mean", -4.2677393) if is_normalised else 0.0,
+            "scale": 2 * extractor.get("std", 4.5689974) if is_normalised else 1.0,
         },
         network={
             "type": "AST",
@@ -209,9 +203,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     fbank = {"frame_length": 25.0, "frame_shift": 10.0, "window": "hanning", "low_freq": 20.0, "high_freq": 0.0}
     require(frontend, "an AST", **fbank, gain=1.0, centred=False, bins=network["bins"], frames=network["frames"])
     require(model, "an AST", norm=network["eps"], projection=None, activation=None, hidden=None, cosine=None)
-    patch, (time, freq) = network["patch"], network["stride"]
-    patch = patch if isinstance(patch, int) else patch[0]
-    require(network, "an AST", patch=network["patch"] if isinstance(network["patch"], int) else (patch, patch))
+    patch, (time, freq) = patch_side(network, "an AST"), network["stride"]
     common = {"max_length": network["frames"], "num_mel_bins": network["bins"]}
     config = {
         "model_type": "audio-spectrogram-transformer",
@@ -266,32 +258,32 @@ LAYOUTS = {  # by table: the keys that give the sizes, and the eps of the networ
 }
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises the paper's own files, and those of transformers without their config.json.
 
     A head of attention is assumed to have 64 channels. The strides and the mean and scale of the features, which no
     array shows, are those of AudioSet's model, or of Speech Commands' model if the file has its number of frames.
     Raises ValueError if the positions do not fit the strides.
     """
-    shapes = source.shapes
+    shapes = file.shapes
     table = next((each for each, (whole, _, _) in LAYOUTS.items() if set(whole) <= shapes.keys()), None)
     if table is None:
         return None
     (positions, patchify, head), (block, expand, bias), (eps, norm) = LAYOUTS[table]
     (_, tokens, width), patch, classes = shapes[positions], shapes[patchify][-1], shapes[head][0]
-    bins, stride = source.frontend.get("bins", 128), source.network.get("stride", (10, 10))
+    bins, stride = file.frontend.get("bins", 128), file.network.get("stride", (10, 10))
     times, rest = divmod(tokens - 2, (bins - patch) // stride[1] + 1)
     if rest or times < 1:
         raise ValueError(
-            f"{source.path} has {tokens - 2} positions, which are not {bins} bins at a stride of {stride[1]}: give "
+            f"{file.path} has {tokens - 2} positions, which are not {bins} bins at a stride of {stride[1]}: give "
             'frontend={"bins": ...}, network={"bins": ..., "stride": (frames, bins)} as it was trained.'
         )
     audioset, commands = ENTRIES
-    like_commands = (times, classes) == (12, commands.classes)
-    entry = like(commands if like_commands else audioset, classes)
-    window, frames = entry.window, 128 if like_commands else 1024
+    is_speech_commands = (times, classes) == (12, commands.classes)
+    entry = like(commands if is_speech_commands else audioset, classes)
+    window, frames = entry.window, 128 if is_speech_commands else 1024
     if (frames - patch) // stride[0] + 1 != times:
-        frames = (times - 1) * stride[0] + patch if source.window is None else round(100 * source.window)
+        frames = (times - 1) * stride[0] + patch if file.window is None else round(100 * file.window)
         window = frames / 100
     if entry is audioset:
         entry = dataclasses.replace(entry, checkpoint=Checkpoint(repo="", table=table, **AUDIOSET))
@@ -301,7 +293,7 @@ def recognise(source: Source) -> Recognised | None:
         network={
             "type": "AST",
             "width": width,
-            "depth": source.count(block),
+            "depth": file.count(block),
             "heads": max(width // 64, 1),
             "bins": bins,
             "frames": frames,
@@ -314,4 +306,4 @@ def recognise(source: Source) -> Recognised | None:
         model={"type": "Classifier", "norm": norm},
         window=window,
     )
-    return Recognised(entry, RULES[table])
+    return Recognition(entry, RULES[table])

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from .._entry import Entry
-from .._foreign import Recognised, Shapes, Source
+from .._foreign import Recognition, Shapes, WeightFile
 from .._rules import Rule, flat, flax_layer, flax_norm, under
 
 
@@ -85,22 +85,22 @@ TABLE = (
 RULES = {"audax": TABLE}
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises any train state of Flax: ResNet, EfficientNet or ConvNeXt as a classifier, COLA or SimCLR.
 
-    COLA with the dot product and SimCLR have the same arrays. Such a file counts as COLA unless `source.model` is
+    COLA with the dot product and SimCLR have the same arrays. Such a file counts as COLA unless `file.model` is
     "SimCLR". Raises ValueError for a train state that is not audax's, or that is incomplete.
     """
-    if source.format != "flax" or any("Stem_0" in name.split("/") for name in source.shapes):  # a file of Perch
+    if file.format != "flax" or any("Stem_0" in name.split("/") for name in file.shapes):  # a file of Perch
         return None
-    where = str(source.path)
-    names = _named(source.shapes, where)
-    shapes = {name: source.shapes[key] for name, key in names.items()}
-    frontend = _frontend(shapes, 16000 if source.sample_rate is None else source.sample_rate, where)
-    network, head = _network(shapes, where), _head(shapes, source.model, where)
+    where = str(file.path)
+    names = _named(file.shapes, where)
+    shapes = {name: file.shapes[key] for name, key in names.items()}
+    frontend = _frontend(shapes, 16000 if file.sample_rate is None else file.sample_rate, where)
+    network, head = _network(shapes, where), _head(shapes, file.model, where)
     classes = shapes["fc/kernel"][-1] if "fc/kernel" in shapes else 0
     entry = Entry(
-        source.path.name,
+        file.path.name,
         frontend,
         network,
         classes,
@@ -109,7 +109,7 @@ def recognise(source: Source) -> Recognised | None:
         window=5.0,
         source="converted from an audax checkpoint, https://github.com/SarthakYadav/audax",
     )
-    return Recognised(entry, TABLE, names=names)
+    return Recognition(entry, TABLE, names=names)
 
 
 def _named(shapes: Shapes, where: str) -> dict[str, str]:
@@ -118,9 +118,9 @@ def _named(shapes: Shapes, where: str) -> dict[str, str]:
     The table names the blocks of ResNet and EfficientNet by stage and block: `encoder/stages/0/1/Conv_0/kernel`.
     """
     places = _stages(shapes, where)
-    numbered = r"encoder/(?:MBConv|ResNetBlock|BottleneckResNetBlock)_(\d+)/"
+    pattern = r"encoder/(?:MBConv|ResNetBlock|BottleneckResNetBlock)_(\d+)/"
     return {
-        re.sub(numbered, lambda match: "encoder/stages/{}/{}/".format(*places[int(match[1])]), name): name
+        re.sub(pattern, lambda match: "encoder/stages/{}/{}/".format(*places[int(match[1])]), name): name
         for name in shapes
     }
 
@@ -157,9 +157,9 @@ def _block(shapes: Shapes, path: str) -> tuple:
     """The properties that all blocks of a stage have in common."""
     if f"{path}/conv_proj/kernel" in shapes or f"{path}/Conv_0/kernel" in shapes:
         return shapes[f"{path}/Conv_1/kernel"][-1:]
-    expanded = f"{path}/ConvNormActivation_2/Conv_0/kernel" in shapes
-    kernel = shapes[f"{path}/ConvNormActivation_{int(expanded)}/Conv_0/kernel"][0]
-    return expanded, kernel, shapes[f"{path}/ConvNormActivation_{int(expanded) + 1}/Conv_0/kernel"][-1]
+    has_expansion = f"{path}/ConvNormActivation_2/Conv_0/kernel" in shapes
+    kernel = shapes[f"{path}/ConvNormActivation_{int(has_expansion)}/Conv_0/kernel"][0]
+    return has_expansion, kernel, shapes[f"{path}/ConvNormActivation_{int(has_expansion) + 1}/Conv_0/kernel"][-1]
 
 
 def _frontend(shapes: Shapes, sample_rate: int, where: str) -> dict[str, Any]:
@@ -167,8 +167,8 @@ def _frontend(shapes: Shapes, sample_rate: int, where: str) -> dict[str, Any]:
         if (kernel := shapes.get(f"frontend/complex_conv/{name}_kernel")) is not None:
             if kind == "SincNet" and sample_rate != 16000:
                 raise ValueError(
-                    f"{where} has a SincNet, whose filters audax made for 16000 Hz at any sample rate: it converts at "
-                    f"16000 Hz alone, got {sample_rate}."
+                    f"{where} has a SincNet, whose filters audax made for 16000 Hz at any sample rate: it converts "
+                    f"only at 16000 Hz, got {sample_rate}."
                 )
             return {"type": kind, "sample_rate": sample_rate, "bins": kernel[0]}
     if sample_rate < 15600:

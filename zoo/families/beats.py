@@ -13,7 +13,7 @@ import numpy as np
 
 from .._entry import Checkpoint, Entry
 from .._files import line
-from .._foreign import Recognised, Source, refuse
+from .._foreign import Recognition, WeightFile, refuse
 from .._labels import label_dict
 from .._rules import Rule, drop, flat, hwio, taps_first, under
 
@@ -91,38 +91,38 @@ RULES = {
 
 ATTENTION = "encoder.layers.0.self_attn."
 ACTIVATIONS = {"gelu": "gelu", "gelu_accurate": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu": "relu"}
-PUBLISHED = {"layer_norm_first": False, "deep_norm": True, "activation_fn": "gelu", "max_distance": 800}
-UNSAID = {"layer_norm_first": False, "deep_norm": False, "activation_fn": "gelu", "max_distance": 1280}
+RELEASE = {"layer_norm_first": False, "deep_norm": True, "activation_fn": "gelu", "max_distance": 800}
+DEFAULTS = {"layer_norm_first": False, "deep_norm": False, "activation_fn": "gelu", "max_distance": 1280}
 """Settings that no array shows: of the published files, and the authors' defaults for fields missing in a `cfg`."""
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises the paper's own files, pre-trained or fine-tuned, by their `cfg` and `label_dict`.
 
     A file with the same arrays and without a `cfg` counts as a published model.
     """
-    shapes = source.shapes
+    shapes = file.shapes
     if not {"patch_embedding.weight", "encoder.pos_conv.0.bias", "encoder.layer_norm.weight"} <= shapes.keys():
         return None
     if any(key.startswith("quantize") for key in shapes):
-        raise ValueError(f"{source.path} is a tokenizer of BEATs, not a model: convert a file BEATs_....pt.")
-    cfg: Any = source.settings.get("cfg")
+        raise ValueError(f"{file.path} is a tokenizer of BEATs, not a model: convert a file BEATs_....pt.")
+    cfg: Any = file.settings.get("cfg")
     cfg = cfg if isinstance(cfg, dict) else {}
-    sizes = _sizes(source, cfg)
-    _check(source, cfg, sizes)
+    sizes = _sizes(file, cfg)
+    _check(file, cfg, sizes)
     classes = sizes.get("predictor_class", 0)
-    published = ENTRIES[1 if classes else 0]
-    labels = label_dict(source.settings, str(source.path), classes) if classes else ()
-    network = _network(source, sizes, (UNSAID if cfg else PUBLISHED) | cfg)
-    entry = dataclasses.replace(published, network=network, classes=classes, labels=labels, checkpoint=None)
-    if sizes["encoder_embed_dim"] != 768 or sizes["encoder_layers"] != 12 or classes not in (0, published.classes):
+    release = ENTRIES[1 if classes else 0]
+    labels = label_dict(file.settings, str(file.path), classes) if classes else ()
+    network = _network(file, sizes, (DEFAULTS if cfg else RELEASE) | cfg)
+    entry = dataclasses.replace(release, network=network, classes=classes, labels=labels, checkpoint=None)
+    if sizes["encoder_embed_dim"] != 768 or sizes["encoder_layers"] != 12 or classes not in (0, release.classes):
         entry = dataclasses.replace(entry, license=None, source=None)  # somebody else trained it
-    return Recognised(entry, RULES["beats_authors"])
+    return Recognition(entry, RULES["beats_authors"])
 
 
-def _sizes(source: Source, cfg: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(file: WeightFile, cfg: Mapping[str, Any]) -> dict[str, int]:
     """The sizes of the model from the shapes of its arrays, by the names that the sizes have in `cfg`."""
-    shapes = source.shapes
+    shapes = file.shapes
     old, new = "encoder.pos_conv.0.weight_v", "encoder.pos_conv.0.parametrizations.weight.original1"
     kernel = shapes[old if old in shapes else new]
     width = kernel[0]
@@ -133,7 +133,7 @@ def _sizes(source: Source, cfg: Mapping[str, Any]) -> dict[str, int]:
         "input_patch_size": shapes["patch_embedding.weight"][-1],
         "embed_dim": shapes["patch_embedding.weight"][0],
         "encoder_embed_dim": width,
-        "encoder_layers": source.count("encoder.layers.{}."),
+        "encoder_layers": file.count("encoder.layers.{}."),
         "encoder_ffn_embed_dim": shapes["encoder.layers.0.fc1.weight"][0],
         "encoder_attention_heads": heads,
         "conv_pos": kernel[2],
@@ -143,7 +143,7 @@ def _sizes(source: Source, cfg: Mapping[str, Any]) -> dict[str, int]:
     return sizes | ({"predictor_class": shapes["predictor.weight"][0]} if "predictor.weight" in shapes else {})
 
 
-def _check(source: Source, cfg: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+def _check(file: WeightFile, cfg: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Raises ValueError for settings that the zoo lacks, and for settings that contradict the arrays.
 
     Also raises it for several tables of the bias by distance, because the authors' model has one.
@@ -151,15 +151,15 @@ def _check(source: Source, cfg: Mapping[str, Any], sizes: Mapping[str, int]) -> 
     for field, size in sizes.items():
         if field in cfg and cfg[field] != size:
             value = line(repr(cfg[field]))
-            raise ValueError(f"{source.path} has the {field} {value} in its cfg, and arrays of {size}: fetch it again.")
-    known = {"layer_norm_first": (False, True), "deep_norm": (False, True), "activation_fn": tuple(ACTIVATIONS)}
-    refuse(str(source.path), {key: cfg[key] for key in known if key in cfg}, used="", unused="", known=known)
-    tables = [source.arrays[key] for key in source.arrays if key.endswith("self_attn.relative_attention_bias.weight")]
+            raise ValueError(f"{file.path} has the {field} {value} in its cfg, and arrays of {size}: fetch it again.")
+    choices = {"layer_norm_first": (False, True), "deep_norm": (False, True), "activation_fn": tuple(ACTIVATIONS)}
+    refuse(str(file.path), {key: cfg[key] for key in choices if key in cfg}, sources="", extras="", choices=choices)
+    tables = [file.arrays[key] for key in file.arrays if key.endswith("self_attn.relative_attention_bias.weight")]
     if not all(np.array_equal(tables[0], each) for each in tables):
-        raise ValueError(f"{source.path} has several biases by distance, and BEATs one for all layers: fetch it again.")
+        raise ValueError(f"{file.path} has several biases by distance, and BEATs one for all layers: fetch it again.")
 
 
-def _network(source: Source, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _network(file: WeightFile, sizes: Mapping[str, int], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The network that the arrays and the settings describe."""
     return {
         "type": "BEATs",
@@ -168,14 +168,14 @@ def _network(source: Source, sizes: Mapping[str, int], settings: Mapping[str, An
         "heads": sizes["encoder_attention_heads"],
         "patch": sizes["input_patch_size"],
         "embedding": sizes["embed_dim"],
-        "patch_bias": "patch_embedding.bias" in source.shapes,
+        "patch_bias": "patch_embedding.bias" in file.shapes,
         "norm_first": bool(settings["layer_norm_first"]),
         "deep_norm": bool(settings["deep_norm"]),
         "kernel": sizes["conv_pos"],
         "groups": sizes["conv_pos_groups"],
         "buckets": sizes.get("num_buckets"),
         "max_distance": settings["max_distance"],
-        "gate": "query" if f"{ATTENTION}grep_a" in source.shapes else None,
+        "gate": "query" if f"{ATTENTION}grep_a" in file.shapes else None,
         "mlp_width": sizes["encoder_ffn_embed_dim"],
         "activation": ACTIVATIONS[settings["activation_fn"]],
     }

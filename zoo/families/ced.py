@@ -14,18 +14,19 @@ from .._foreign import (
     BOOKKEEPING,
     EXTRACTING,
     Layout,
-    Recognised,
-    Source,
+    Recognition,
+    WeightFile,
     agree,
     id2label,
     labelled,
     like,
     page,
+    patch_side,
     refuse,
     require,
 )
 from .._labels import AUDIOSET
-from .._rules import COUNTER, NORM, Rule, drop, time_first, under
+from .._rules import COUNTER, NORM, QKV, VIT, Rule, drop, under
 from .._weights import ArraysByName
 
 FRONTEND = {"type": "torchaudio_log_mel", "sample_rate": 16000, "n_fft": 512, "hop_length": 160, "top_db": 120.0}
@@ -71,16 +72,9 @@ def table(top: str, norm: str) -> tuple[Rule, ...]:
             top,
             "network.",
             Rule(rf"{norm}\.{NORM}", r"input_norm.\1"),
-            Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
-            Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
             Rule("(time|freq)_pos_embed", r"\1_embedding", steps),
-            Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
-            Rule(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"blocks.\1.attention.qkv.\2"),
-            Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
-            Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
-            Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
-            Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
-            Rule(r"norm\.(weight|bias)", r"norm.\1"),
+            *VIT,
+            QKV,
         ),
     )
 
@@ -112,42 +106,25 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     extractor = read("preprocessor_config.json")
     width, heads = SIZES.get(config.get("name") or "", (config.get("embed_dim", 768), config.get("num_heads", 12)))
     patch, frames = config.get("patch_size", 16), config.get("target_length", 1012)
-    rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_size", 160)
     pooling = config.get("pooling", "mean")
-    known = {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,), "eval_avg": ("mean",)}
+    choices = {"pooling": ("mean", "logit"), "patch_stride": (patch,), "pad_last": (True,), "eval_avg": ("mean",)}
     refuse(
         name,
         config,
-        used="name embed_dim num_heads depth n_mels target_length patch_size mlp_ratio qkv_bias outputdim loss",
-        unused=BOOKKEEPING
+        sources="name embed_dim num_heads depth n_mels target_length patch_size mlp_ratio qkv_bias outputdim loss",
+        extras=BOOKKEEPING
         + " attn_drop_rate drop_path_rate drop_rate"
         + " center f_max f_min hop_size n_fft win_size",  # the extractor decides these
-        known=known | {"init_values": (None,), "pruned_heads": ({},)},
+        choices=choices | {"init_values": (None,), "pruned_heads": ({},)},
     )
-    refuse(
-        name,
-        extractor,
-        used="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
-        unused=f"{EXTRACTING} n_mels max_length",
-    )
-    agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", extractor.get("feature_size", 64)))
+    frontend = extractor_frontend(name, config, extractor, None)
+    rate, hop = frontend["sample_rate"], frontend["hop_length"]
     classes, labels = config.get("outputdim", 527), config.get("id2label") or {}
     # With the pooling "mean" the model ends in a sigmoid. With "logit" the loss shows what the logits mean.
     multilabel = pooling == "mean" or config.get("loss") != "CrossEntropyLoss"
     return Entry(
         name=name,
-        frontend={
-            "type": "torchaudio_log_mel",
-            "sample_rate": rate,
-            "bins": extractor.get("feature_size", 64),
-            "n_fft": extractor.get("n_fft", 512),
-            "win_length": extractor.get("win_size", 512),
-            "hop_length": hop,
-            "f_min": extractor.get("f_min", 0),
-            "f_max": extractor.get("f_max"),
-            "framing": "center" if extractor.get("center", True) else "valid",
-            "top_db": 120.0,
-        },
+        frontend=frontend,
         network={
             "type": "CED",
             "width": width,
@@ -172,6 +149,35 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     )
 
 
+def extractor_frontend(
+    name: str, config: Mapping[str, Any], extractor: Mapping[str, Any], f_max: float | None
+) -> dict[str, Any]:
+    """The frontend of a `preprocessor_config.json`, with the defaults of mispeech's extractors; `f_max` is one of them.
+
+    Raises ValueError for fields that the zoo does not know, and for another number of bins than `config` has.
+    """
+    refuse(
+        name,
+        extractor,
+        sources="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
+        extras=f"{EXTRACTING} n_mels max_length",
+    )
+    bins = extractor.get("feature_size", 64)
+    agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", bins))
+    return {
+        "type": "torchaudio_log_mel",
+        "sample_rate": extractor.get("sampling_rate", 16000),
+        "bins": bins,
+        "n_fft": extractor.get("n_fft", 512),
+        "win_length": extractor.get("win_size", 512),
+        "hop_length": extractor.get("hop_size", 160),
+        "f_min": extractor.get("f_min", 0),
+        "f_max": extractor.get("f_max", f_max),
+        "framing": "center" if extractor.get("center", True) else "valid",
+        "top_db": 120.0,
+    }
+
+
 def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     """The layout as `CedForAudioClassification`, whose code is in mispeech's repo; None for another model."""
     frontend, network, model = entry.frontend, entry.network, entry.model
@@ -181,8 +187,8 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     dialect |= {"log": "decibel", "floor": 1e-10, "top_db": 120.0, "ref": 1.0, "pre_emphasis": None, "max_frames": None}
     require(frontend, "a CED", **dialect, fbanks_dtype="float32", mean=0.0, scale=1.0, bins=network["bins"])
     require(model, "a CED", norm=1e-5, projection=None, activation=None, hidden=None, cosine=None)
-    patch = network["patch"] if isinstance(network["patch"], int) else network["patch"][0]
-    require(network, "a CED", fill=True, patch=patch if isinstance(network["patch"], int) else (patch, patch))
+    require(network, "a CED", fill=True)
+    patch = patch_side(network, "a CED")
     hidden = network["mlp_width"] or 4 * network["width"]
     labels = labelled(entry)
     code = {"AutoConfig": "configuration_ced.CedConfig"}
@@ -224,9 +230,9 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     return Layout(config, extractor, arrays, "ced", undo=undo)
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises the authors' files, and the Hub's files without a config.json. A head of attention has 64 channels."""
-    shapes = source.shapes
+    shapes = file.shapes
     layout, top = ("ced", "encoder.") if "encoder.time_pos_embed" in shapes else ("ced_authors", "")
     if not {f"{top}time_pos_embed", f"{top}freq_pos_embed", "outputlayer.1.weight"} <= shapes.keys():
         return None
@@ -239,7 +245,7 @@ def recognise(source: Source) -> Recognised | None:
     network = {
         "type": "CED",
         "width": width,
-        "depth": source.count(f"{top}blocks.{{}}."),
+        "depth": file.count(f"{top}blocks.{{}}."),
         "heads": max(width // 64, 1),
         "bins": bins,
         "frames": frames,
@@ -249,7 +255,7 @@ def recognise(source: Source) -> Recognised | None:
     }
     widths = {width: name for name, (width, _) in SIZES.items()}
     name = widths.get(width, "ced-base").replace("-", "_") + "_audioset"
-    published = next(each for each in ENTRIES if each.name == name)
-    entry = like(published, shapes["outputlayer.1.weight"][0])
+    release = next(each for each in ENTRIES if each.name == name)
+    entry = like(release, shapes["outputlayer.1.weight"][0])
     entry = dataclasses.replace(entry, frontend=FRONTEND | {"bins": bins}, network=network)
-    return Recognised(entry, RULES[layout])
+    return Recognition(entry, RULES[layout])

@@ -14,7 +14,7 @@ from .._foreign import BOOKKEEPING, ENCODER, EXTRACTING, activation, agree, arch
 from .._rules import COUNTER, NORM, Rule, drop, hwio, under
 
 PAPER = "https://arxiv.org/abs/2211.06687"
-CITED = {  # accuracy on ESC-50 without training, by the names of its classes
+METRIC = {  # accuracy on ESC-50 without training, by the names of its classes
     "dataset": "ESC-50",
     "metric": "zero-shot accuracy",
     "value": 0.9155,
@@ -22,8 +22,8 @@ CITED = {  # accuracy on ESC-50 without training, by the names of its classes
 }
 
 
-def _frontend(fused: bool, **options: Any) -> dict[str, Any]:
-    scale = {"mel_scale": "htk", "norm": None} if fused else {"mel_scale": "slaney", "norm": "slaney"}
+def _frontend(has_fusion: bool, **options: Any) -> dict[str, Any]:
+    scale = {"mel_scale": "htk", "norm": None} if has_fusion else {"mel_scale": "slaney", "norm": "slaney"}
     return {"type": "CLAPLogMel", "sample_rate": 48000, **scale, **options}
 
 
@@ -45,7 +45,7 @@ def _entry(name: str, repo: str, network: str, metrics: tuple[Mapping[str, Any],
 
 
 ENTRIES = (
-    _entry("clap_unfused", "clap-htsat-unfused", "htsat_tiny", (CITED,)),
+    _entry("clap_unfused", "clap-htsat-unfused", "htsat_tiny", (METRIC,)),
     _entry("clap_fused", "clap-htsat-fused", "htsat_tiny"),
     _entry("clap_general", "larger_clap_general", "htsat_base"),
     _entry("clap_music", "larger_clap_music", "htsat_base"),
@@ -112,7 +112,7 @@ ARCHITECTURES = {  # by model_type
     "clap_audio_model": ("ClapAudioModelWithProjection", "ClapAudioModel"),
 }
 READS = "transformers' ClapModel, ClapAudioModelWithProjection and ClapAudioModel"
-DROPPING = r".*dropout(_prob)?|drop_path_rate|initializer_factor|.*_token_id"
+DROPOUT = r".*dropout(_prob)?|drop_path_rate|initializer_factor|.*_token_id"
 
 
 def describes(config: Mapping[str, Any]) -> bool:
@@ -130,8 +130,8 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
         refuse(
             name,
             config,
-            used="audio_config text_config projection_dim projection_hidden_act",
-            unused=f"{BOOKKEEPING} hidden_size num_hidden_layers logit_scale_init_value {matching(DROPPING, config)}",
+            sources="audio_config text_config projection_dim projection_hidden_act",
+            extras=f"{BOOKKEEPING} hidden_size num_hidden_layers logit_scale_init_value {matching(DROPOUT, config)}",
         )
     audio = _part(name, config, "audio_config") if whole else config
     common = config if whole else audio
@@ -168,7 +168,9 @@ def _part(name: str, config: Mapping[str, Any], field: str) -> Mapping[str, Any]
     """The config of one tower. Fields that transformers leaves out have their defaults."""
     part = config.get(field)
     if part is not None and not isinstance(part, Mapping):
-        raise ValueError(f"{name} has {line(repr(part))} as {field} in its config.json: it is an object of fields.")
+        raise ValueError(
+            f"{name} has {line(repr(part))} as {field} in its config.json, and it must be an object of fields."
+        )
     return part or {}
 
 
@@ -177,10 +179,10 @@ def _audio(name: str, config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
     refuse(
         name,
         config,
-        used="""depths num_attention_heads patch_embeds_hidden_size hidden_size num_mel_bins spec_size patch_size
+        sources="""depths num_attention_heads patch_embeds_hidden_size hidden_size num_mel_bins spec_size patch_size
         patch_stride window_size mlp_ratio qkv_bias hidden_act layer_norm_eps projection_dim projection_hidden_act""",
-        unused=f"{BOOKKEEPING} aff_block_r enable_fusion num_classes num_hidden_layers {matching(DROPPING, config)}",
-        known={
+        extras=f"{BOOKKEEPING} aff_block_r enable_fusion num_classes num_hidden_layers {matching(DROPOUT, config)}",
+        choices={
             "enable_patch_layer_norm": (True,),
             "flatten_patch_embeds": (True,),
             "fusion_type": (None, "aff_2d"),
@@ -219,7 +221,9 @@ def _audio(name: str, config: Mapping[str, Any], whole: bool) -> dict[str, Any]:
 def _pair(name: str, side: Any) -> tuple[int, int]:
     sides = (side, side) if isinstance(side, int) else side
     if not isinstance(sides, Sequence) or len(sides) != 2 or not all(isinstance(each, int) for each in sides):
-        raise ValueError(f"{name} has a side of patches that is no whole number, nor two: {line(repr(side))}.")
+        raise ValueError(
+            f"{name} has a side of patches that is neither a whole number nor two of them: {line(repr(side))}."
+        )
     return sides[0], sides[1]
 
 
@@ -228,10 +232,10 @@ def _text(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     refuse(
         name,
         config,
-        used="""vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act
+        sources="""vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act
         max_position_embeddings type_vocab_size layer_norm_eps pad_token_id projection_dim projection_hidden_act""",
-        unused=f"{BOOKKEEPING} {matching(DROPPING, config)}",
-        known={"position_embedding_type": ("absolute",)},
+        extras=f"{BOOKKEEPING} {matching(DROPOUT, config)}",
+        choices={"position_embedding_type": ("absolute",)},
     )
     return {
         "hidden": config.get("hidden_size", 768),
@@ -252,10 +256,10 @@ def _extractor(name: str, extractor: Mapping[str, Any], bins: int) -> dict[str, 
     refuse(
         name,
         extractor,
-        used="""sampling_rate feature_size hop_length max_length_s fft_window_size frequency_min frequency_max
+        sources="""sampling_rate feature_size hop_length max_length_s fft_window_size frequency_min frequency_max
         truncation padding""",
-        unused=f"{EXTRACTING} nb_frequency_bins nb_max_samples",  # derived from the fields above
-        known={"truncation": ("fusion", "rand_trunc"), "padding": ("repeatpad", "repeat", "pad"), "top_db": (None,)},
+        extras=f"{EXTRACTING} nb_frequency_bins nb_max_samples",  # derived from the fields above
+        choices={"truncation": ("fusion", "rand_trunc"), "padding": ("repeatpad", "repeat", "pad"), "top_db": (None,)},
     )
     agree(name, ("num_mel_bins", bins), ("feature_size", extractor.get("feature_size", 64)))
     return _frontend(

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._entry import Checkpoint, Entry
-from .._foreign import BOOKKEEPING, ENCODER, EXTRACTING, Recognised, Source, agree, page, refuse
+from .._foreign import BOOKKEEPING, ENCODER, Recognition, WeightFile, agree, page, refuse
 from .._rules import Rule, drop
-from .ced import FRONTEND, table
+from .ced import FRONTEND, extractor_frontend, table
 
 ENTRIES = (
     Entry(
@@ -54,41 +54,23 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     refuse(
         name,
         config,
-        used="name embed_dim depth num_heads n_mels target_length patch_size patch_stride mlp_ratio qkv_bias",
-        unused=f"{BOOKKEEPING} loss encoder_kwargs attn_drop_rate drop_path_rate drop_rate time_patch_out "
+        sources="name embed_dim depth num_heads n_mels target_length patch_size patch_stride mlp_ratio qkv_bias",
+        extras=f"{BOOKKEEPING} loss encoder_kwargs attn_drop_rate drop_path_rate drop_rate time_patch_out "
         "freq_patch_out eval_avg wavtransforms spectransforms pad_last "
         "center f_max f_min hop_size n_fft win_size",  # the extractor decides these
-        known={"pooling": ("mean", "logit"), "init_values": (None,), "init_bn": (True,), "pruned_heads": ({},)},
+        choices={"pooling": ("mean", "logit"), "init_values": (None,), "init_bn": (True,), "pruned_heads": ({},)},
     )
     agree(name, ("patch_size", [bins, frames]), ("patch_stride", list(stride)))
-    refuse(
-        name,
-        extractor,
-        used="sampling_rate feature_size n_fft win_size hop_size f_min f_max center",
-        unused=f"{EXTRACTING} n_mels max_length",
-    )
-    rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_size", 160)
-    mels = extractor.get("feature_size", 64)
-    agree(name, ("n_mels", config.get("n_mels", 64)), ("feature_size", mels))
+    frontend = extractor_frontend(name, config, extractor, 8000)
+    rate, hop = frontend["sample_rate"], frontend["hop_length"]
     return Entry(
         name=name,
-        frontend={
-            "type": "torchaudio_log_mel",
-            "sample_rate": rate,
-            "bins": mels,
-            "n_fft": extractor.get("n_fft", 512),
-            "win_length": extractor.get("win_size", 512),
-            "hop_length": hop,
-            "f_min": extractor.get("f_min", 0),
-            "f_max": extractor.get("f_max", 8000),
-            "framing": "center" if extractor.get("center", True) else "valid",
-            "top_db": 120.0,
-        },
+        frontend=frontend,
         network=_network(
             width,
             depth,
             heads,
-            bins=mels,
+            bins=frontend["bins"],
             frames=longest,
             patch=(frames, bins),
             mlp_width=int(width * config.get("mlp_ratio", 4.0)),
@@ -102,20 +84,20 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     )
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises the authors' encoders, and the Hub's encoders without a config.json.
 
     The number of heads is that of the file's `config`, or that of the published model with the same width; otherwise a
     head has 64 channels.
     """
-    shapes = source.shapes
+    shapes = file.shapes
     layout, top = ("dasheng", "encoder.") if "encoder.time_pos_embed" in shapes else ("dasheng_authors", "")
     keys = {f"{top}{key}" for key in ("time_pos_embed", "freq_pos_embed", "init_bn.1.weight")}
     if not keys <= shapes.keys() or "outputlayer.1.weight" in shapes:
         return None
     _, width, _, steps = shapes[f"{top}time_pos_embed"]
     bins, patch = shapes[f"{top}init_bn.1.weight"][0], shapes[f"{top}patch_embed.proj.weight"][:1:-1]
-    config: Any = source.settings.get("config")
+    config: Any = file.settings.get("config")
     heads_in_config = config.get("num_heads") if isinstance(config, dict) else None
     counts = {width: heads for width, _, heads in SIZES.values()}
     entry = ENTRIES[0]
@@ -123,7 +105,7 @@ def recognise(source: Source) -> Recognised | None:
         entry = dataclasses.replace(entry, license=None, source=None)  # somebody else trained it
     network = _network(
         width,
-        source.count(f"{top}blocks.{{}}."),
+        file.count(f"{top}blocks.{{}}."),
         heads_in_config if isinstance(heads_in_config, int) else counts.get(width, max(width // 64, 1)),
         bins=bins,
         frames=steps * patch[0],
@@ -138,7 +120,7 @@ def recognise(source: Source) -> Recognised | None:
         window=(steps * patch[0] - 1) * FRONTEND["hop_length"] / FRONTEND["sample_rate"],
         checkpoint=None,
     )
-    return Recognised(entry, RULES[layout])
+    return Recognition(entry, RULES[layout])
 
 
 def _network(width: int, depth: int, heads: int, **options: Any) -> dict[str, Any]:

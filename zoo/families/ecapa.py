@@ -9,7 +9,7 @@ from typing import Any
 
 from .._entry import Checkpoint, Entry
 from .._files import read_text
-from .._foreign import Recognised, Shapes, Source, page, refuse
+from .._foreign import Recognition, Shapes, WeightFile, page, refuse
 from .._rules import COUNTER, NORM, Rule, dense, taps_first, under
 from .._speechbrain import encoded_labels, hyperparams
 from .._weights import Arrays
@@ -165,11 +165,11 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     """The entry of the model in SpeechBrain's `hyperparams.yaml`, with the defaults of SpeechBrain's classes."""
     settings = hyperparams(name, read("hyperparams.yaml"))
     if missing := [part for part in OPTIONS if part != "classifier" and not isinstance(settings.get(part), dict)]:
-        raise ValueError(f"{name} has a hyperparams.yaml without {' and '.join(missing)}, of which an ECAPA is made.")
-    for part, (used, unused, known) in OPTIONS.items():
-        refuse(f"{name}, in its {part},", settings.get(part, {}), used=used, unused=unused, known=known)
+        raise ValueError(f"{name} has a hyperparams.yaml without {' and '.join(missing)}, which an ECAPA needs.")
+    for part, (sources, extras, choices) in OPTIONS.items():
+        refuse(f"{name}, in its {part},", settings.get(part, {}), sources=sources, extras=extras, choices=choices)
     if settings["mean_var_norm"].get("std_norm", True) or settings["mean_var_norm"].get("norm_type") != "sentence":
-        raise ValueError(f"{name} normalises features otherwise than by the mean of each recording: the zoo does not.")
+        raise ValueError(f"{name} does not normalise features by the mean of each recording: the zoo has only that.")
     fbank, network = settings["compute_features"], settings["embedding_model"]
     bins = fbank.get("n_mels", 40)
     *widths, outputs = network.get("channels", (512, 512, 512, 512, 1536))
@@ -231,17 +231,17 @@ def _with_classes(entry: Entry, classes: int, hidden: tuple[int, ...] | None, la
     )
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises SpeechBrain's `embedding_model.ckpt`, with the `classifier.ckpt` of the same folder if there is one.
 
     `label_encoder.txt` has the labels of the classifier. The dilations are those of the paper.
     """
-    shapes = source.shapes
+    shapes = file.shapes
     if not {"blocks.0.conv.conv.weight", "mfa.conv.conv.weight", "asp.conv.conv.weight", "fc.conv.weight"} <= set(
         shapes
     ):
         return None
-    blocks = range(1, source.count("blocks.{}."))
+    blocks = range(1, file.count("blocks.{}."))
     first, last = shapes["blocks.0.conv.conv.weight"], shapes["mfa.conv.conv.weight"]
     inner = [shapes[f"blocks.{block}.res2net_block.blocks.0.conv.conv.weight"] for block in blocks]
     network = {
@@ -257,7 +257,7 @@ def recognise(source: Source) -> Recognised | None:
         "hidden": shapes["asp.conv.conv.weight"][1],
         "context": shapes["asp.tdnn.conv.conv.weight"][1] > last[0],
     }
-    rate = 16000 if source.sample_rate is None else source.sample_rate
+    rate = 16000 if file.sample_rate is None else file.sample_rate
     entry = Entry(
         name="ecapa",
         frontend=_frontend(rate, first[1], {}),
@@ -268,20 +268,20 @@ def recognise(source: Source) -> Recognised | None:
         window=WINDOW,
         paper=PAPER,
     )
-    beside = source.path.with_name(FILES[1])
-    if source.path.name != FILES[0] or not beside.is_file():
-        return Recognised(_licensed(entry), RULES["ecapa"])
-    classes, hidden = _classifier(Arrays(beside).shapes)
-    labels = _labels(str(source.path.parent), lambda file: read_text(source.path.with_name(file)))
-    return Recognised(_licensed(_with_classes(entry, classes, hidden, labels)), RULES["ecapa"], files=FILES)
+    classifier_path = file.path.with_name(FILES[1])
+    if file.path.name != FILES[0] or not classifier_path.is_file():
+        return Recognition(_licensed(entry), RULES["ecapa"])
+    classes, hidden = _classifier(Arrays(classifier_path).shapes)
+    labels = _labels(str(file.path.parent), lambda name: read_text(file.path.with_name(name)))
+    return Recognition(_licensed(_with_classes(entry, classes, hidden, labels)), RULES["ecapa"], files=FILES)
 
 
 def _licensed(entry: Entry) -> Entry:
     """The entry with the licence and the source of the published model with the same arrays, if there is one."""
     sizes = ("width", "channels", "outputs", "bins")
     for each in ENTRIES:
-        published = {"width": 192, "channels": 1024, "outputs": 3072, "bins": 80} | dict(each.network)
-        if all(published[size] == entry.network[size] for size in sizes) and entry.classes in (0, each.classes):
+        release = {"width": 192, "channels": 1024, "outputs": 3072, "bins": 80} | dict(each.network)
+        if all(release[size] == entry.network[size] for size in sizes) and entry.classes in (0, each.classes):
             return entry.replace(license=each.license, source=each.source)
     return entry
 

@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._entry import Checkpoint, Entry
-from .._foreign import Recognised, Shapes, Source, like
+from .._foreign import Recognition, Shapes, WeightFile, like
 from .._labels import AUDIOSET
 from .._rules import COUNTER, NORM, Rule, dense, time_first, under
 
-PUBLISHED = Entry(
+RELEASE = Entry(
     name="efficientat_mn10",
     frontend={"type": "efficientat_log_mel", "sample_rate": 32000},
     network={"type": "mn10"},
@@ -54,16 +54,16 @@ LAYER = r"\.(weight|bias)"
 
 
 class Block(NamedTuple):
-    """One block of a file: its rules and its sizes. `context` and `squeezed` are 0 if the block has none."""
+    """One block of a file: its rules and its sizes. `context` and `squeeze` are 0 if the block has none."""
 
     rules: Sequence[Rule]
     inner: int
     outputs: int
     context: int = 0
-    squeezed: int = 0
+    squeeze: int = 0
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises mn04 to mn40 and dymn04 to dymn20 of the releases, and others of any width and with any classes.
 
     If a file has a name like the released ones, such as `mn10_as_hop_15_mAP_463.pt`, the hop in milliseconds or the
@@ -74,7 +74,7 @@ def recognise(source: Source) -> Recognised | None:
     """
     from audax_eqx.networks.mobilenet_v3 import STAGES, scaled  # imported late, because it needs JAX
 
-    shapes = source.shapes
+    shapes = file.shapes
     if {"features.16.0.weight", "features.1.block.0.0.weight"} <= shapes.keys():
         if shapes["features.0.0.weight"][1] != 1:
             return None  # a model of torchvision, for pictures
@@ -85,19 +85,19 @@ def recognise(source: Source) -> Recognised | None:
         return None
     head = next((head for key, head in HEADS.items() if key in shapes), None)
     if head is not None:
-        raise ValueError(f"{source.path} is an EfficientAT with a {head} head: the zoo has those of two linear layers.")
+        raise ValueError(f"{file.path} is an EfficientAT with a {head} head: the zoo has those of two linear layers.")
     dynamic = stem == "in_c"
-    blocks = [_block(source, path.format(index + (not dynamic)), index) for index in range(len(STAGES))]
+    blocks = [_block(file, path.format(index + (not dynamic)), index) for index in range(len(STAGES))]
     last = {stage: block.outputs for stage, block in zip(STAGES, blocks, strict=True)}
     widths, inner = (shapes[f"{stem}.1.weight"][0], *last.values()), tuple(block.inner for block in blocks)
     network: dict[str, Any] = {"type": "DyMN" if dynamic else "MobileNetV3", "widths": widths, "inner": inner}
-    network |= _dynamics(source, blocks) if dynamic else {"squeeze": _squeeze(blocks)}
-    entry = like(PUBLISHED, shapes["classifier.5.weight"][0])
+    network |= _dynamics(file, blocks) if dynamic else {"squeeze": _squeeze(blocks)}
+    entry = like(RELEASE, shapes["classifier.5.weight"][0])
     if (widths, inner) not in map(scaled, FACTORS):
         entry = dataclasses.replace(entry, license=None, source=None)  # somebody else trained it
     model = dict(entry.model) | {"projection": shapes["classifier.2.weight"][0]}
     paper = f"https://arxiv.org/abs/{paper}"
-    entry = dataclasses.replace(entry, frontend=_frontend(source), network=network, model=model, paper=paper)
+    entry = dataclasses.replace(entry, frontend=_frontend(file), network=network, model=model, paper=paper)
     rules = (
         COUNTER,
         *_layer(re.escape(stem), "network.stem", time_first),
@@ -106,15 +106,15 @@ def recognise(source: Source) -> Recognised | None:
         Rule(rf"classifier\.5{LAYER}", r"head.\1"),
         *(rule for block in blocks for rule in block.rules),
     )
-    return Recognised(entry, rules)
+    return Recognition(entry, rules)
 
 
-def _frontend(source: Source) -> dict[str, Any]:
+def _frontend(file: WeightFile) -> dict[str, Any]:
     """The published frontend, with the options that the file's name gives."""
-    frontend = dict(PUBLISHED.frontend)
-    if hop := re.search(r"_hop_(\d+)(?:_|\.)", source.path.name):
+    frontend = dict(RELEASE.frontend)
+    if hop := re.search(r"_hop_(\d+)(?:_|\.)", file.path.name):
         frontend["hop_length"] = int(hop[1]) * frontend["sample_rate"] // 1000
-    if bins := re.search(r"_mels_(\d+)(?:_|\.)", source.path.name):
+    if bins := re.search(r"_mels_(\d+)(?:_|\.)", file.path.name):
         frontend["bins"] = int(bins[1])
     return frontend
 
@@ -123,26 +123,26 @@ def _squeeze(blocks: Sequence[Block]) -> int:
     """The number by which the excitations divide the channels; the published number if no number fits."""
     from audax_eqx.networks.mobilenet_v3 import divisible  # imported late, because it needs JAX
 
-    pairs = [(block.inner, block.squeezed) for block in blocks if block.squeezed]
+    pairs = [(block.inner, block.squeeze) for block in blocks if block.squeeze]
     fits = (each for each in (4, *range(1, 65)) if all(divisible(inner // each) == to for inner, to in pairs))
     return next(fits, 4)
 
 
-def _dynamics(source: Source, blocks: Sequence[Block]) -> dict[str, Any]:
+def _dynamics(file: WeightFile, blocks: Sequence[Block]) -> dict[str, Any]:
     """The options that only a DyMN has.
 
     No array has the temperature. It falls from 30 to 1 while a model is trained on AudioSet. It is 30 in a file trained
     on ImageNet, and in a file in which no BatchNorm has counted a batch.
     """
-    shapes, counter = source.shapes, "in_c.1.num_batches_tracked"
-    hot = bool(re.search(r"_im(_|\.)", source.path.name)) or (
-        counter in source.arrays and not np.any(source.arrays[counter])
+    shapes, counter = file.shapes, "in_c.1.num_batches_tracked"
+    is_hot = bool(re.search(r"_im(_|\.)", file.path.name)) or (
+        counter in file.arrays and not np.any(file.arrays[counter])
     )
     contexts = tuple(block.context for block in blocks)
     index = next(index for index, context in enumerate(contexts) if context)
     coefficients = shapes[f"layers.{index}.depth_act.coef_net.0.weight"][0]
     kernels, pieces = shapes[f"layers.{index}.depth_conv.weight"][2], coefficients // (2 * blocks[index].inner)
-    return {"contexts": contexts, "kernels": kernels, "pieces": pieces, "temperature": 30.0 if hot else 1.0}
+    return {"contexts": contexts, "kernels": kernels, "pieces": pieces, "temperature": 30.0 if is_hot else 1.0}
 
 
 def _layer(path: str, name: str, move: Any) -> tuple[Rule, ...]:
@@ -150,29 +150,29 @@ def _layer(path: str, name: str, move: Any) -> tuple[Rule, ...]:
     return Rule(rf"{path}\.0\.weight", f"{name}.weight", move), Rule(rf"{path}\.1\.{NORM}", rf"{name}_norm.\1")
 
 
-def _block(source: Source, path: str, index: int) -> Block:
+def _block(file: WeightFile, path: str, index: int) -> Block:
     """The block whose keys begin with `path`. Raises ValueError if its excitation is not over channels."""
-    shapes, name = source.shapes, f"network.blocks.{index}."
+    shapes, name = file.shapes, f"network.blocks.{index}."
     if f"{path}context_gen.joint_norm.weight" in shapes:
         return _dynamic_block(shapes, path, index)
     path = path if path.endswith("block.") else f"{path}block."
-    expands = int(shapes[f"{path}0.0.weight"][2:] == (1, 1))
-    inner = shapes[f"{path}{expands}.1.weight"][0]
-    excite = f"{path}{expands + 1}.conc_se_layers."
-    squeezed = shapes.get(f"{excite}0.fc1.weight", (0, inner))
-    if squeezed[1] != inner or f"{excite}1.fc1.weight" in shapes:
-        raise ValueError(f"{source.path} has excitations of times or frequencies: the zoo has those of channels.")
-    project = expands + 1 + (squeezed[0] > 0)
+    expansions = int(shapes[f"{path}0.0.weight"][2:] == (1, 1))
+    inner = shapes[f"{path}{expansions}.1.weight"][0]
+    excite = f"{path}{expansions + 1}.conc_se_layers."
+    squeeze = shapes.get(f"{excite}0.fc1.weight", (0, inner))
+    if squeeze[1] != inner or f"{excite}1.fc1.weight" in shapes:
+        raise ValueError(f"{file.path} has excitations of times or frequencies: the zoo has those of channels.")
+    project = expansions + 1 + (squeeze[0] > 0)
     rules = under(
         re.escape(path),
         name,
-        *(_layer("0", "expand", dense) if expands else ()),
-        *_layer(str(expands), "depthwise", time_first),
-        Rule(rf"{expands + 1}\.conc_se_layers\.0\.fc1{LAYER}", r"excite.reduce.\1"),
-        Rule(rf"{expands + 1}\.conc_se_layers\.0\.fc2{LAYER}", r"excite.expand.\1"),
+        *(_layer("0", "expand", dense) if expansions else ()),
+        *_layer(str(expansions), "depthwise", time_first),
+        Rule(rf"{expansions + 1}\.conc_se_layers\.0\.fc1{LAYER}", r"excite.reduce.\1"),
+        Rule(rf"{expansions + 1}\.conc_se_layers\.0\.fc2{LAYER}", r"excite.expand.\1"),
         *_layer(str(project), "project", dense),
     )
-    return Block(rules, inner, shapes[f"{path}{project}.1.weight"][0], squeezed=squeezed[0])
+    return Block(rules, inner, shapes[f"{path}{project}.1.weight"][0], squeeze=squeeze[0])
 
 
 def _dynamic_block(shapes: Shapes, path: str, index: int) -> Block:

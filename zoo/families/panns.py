@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from .._entry import Checkpoint, Entry
-from .._foreign import Recognised, Source, like
+from .._foreign import Recognition, WeightFile, like
 from .._labels import AUDIOSET
 from .._rules import COUNTER, NORM, Rule, dense, drop, hwio, under
 
@@ -143,33 +143,33 @@ NETWORKS = {  # by a key that only the network has: the network, its table, and 
 }
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises Cnn14, Cnn10, ResNet22, ResNet38 and MobileNetV2, at 32, 16 or 8 kHz, with any classes and bins.
 
     Raises ValueError for a model with scores over time, which has the arrays of a Cnn14 but another computation.
     """
-    shapes = source.shapes
+    shapes = file.shapes
     kind = next((each for key, each in NETWORKS.items() if key in shapes), None)
     if kind is None or not {"fc_audioset.weight", "fc1.weight", "bn0.weight"} <= shapes.keys():
         return None
-    if "DecisionLevel" in source.path.name:  # only the name of the file shows it
-        raise ValueError(f"{source.path} is a PANNs of the kind DecisionLevel by its name: the zoo has none of these.")
+    if "DecisionLevel" in file.path.name:  # only the name of the file shows it
+        raise ValueError(f"{file.path} is a PANNs of the kind DecisionLevel by its name: the zoo has none of these.")
     network, table, name = kind
-    if source.count("resnet.layer1.{}.conv1.weight") == 3:
+    if file.count("resnet.layer1.{}.conv1.weight") == 3:
         network = "resnet38"
     bins, embedding = shapes["bn0.weight"][0], shapes["fc1.weight"][0]
     entry = like(next(each for each in ENTRIES if each.name == name), shapes["fc_audioset.weight"][0])
     entry = dataclasses.replace(
         entry,
-        frontend=FRONTENDS[_rate(source)] | {"bins": bins},
+        frontend=FRONTENDS[_rate(file)] | {"bins": bins},
         network={"type": network, "input_norm": bins, "embedding": embedding},
     )
-    return Recognised(entry, TABLES[table])
+    return Recognition(entry, TABLES[table])
 
 
-def _rate(source: Source) -> int:
+def _rate(file: WeightFile) -> int:
     """The sample rate, from the height of the file's mel filterbank. Without one: the owner's rate, or 32 kHz."""
     heights = {frontend["n_fft"] // 2 + 1: rate for rate, frontend in FRONTENDS.items()}
-    height = source.shapes.get("logmel_extractor.melW", (0,))[0]
-    rate = heights.get(height, source.sample_rate)
+    height = file.shapes.get("logmel_extractor.melW", (0,))[0]
+    rate = heights.get(height, file.sample_rate)
     return rate if rate in FRONTENDS else 32000

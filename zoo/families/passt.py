@@ -19,13 +19,13 @@ from typing import Any
 
 from .._entry import Checkpoint, Entry
 from .._files import line
-from .._foreign import Recognised, Source, like
+from .._foreign import Recognition, WeightFile, like
 from .._labels import AUDIOSET
 from .._limits import BINS, NUMBER, WINDOW
-from .._rules import Rule, drop, flat, only, time_first, under
+from .._rules import QKV, VIT, Rule, drop, flat, only, under
 from .ced import steps
 
-PUBLISHED = Entry(
+RELEASE = Entry(
     name="passt",
     frontend={"type": "efficientat_log_mel", "sample_rate": 32000, "max_frames": 1000},
     network={"type": "passt"},
@@ -53,21 +53,14 @@ RULES = {
             Rule("dist_token", "distillation_token", flat),
             Rule("new_pos_embed", "token_embedding", only),
             Rule("(time|freq)_new_pos_embed", r"\1_embedding", steps),
-            Rule(r"patch_embed\.proj\.weight", "patchify.weight", time_first),
-            Rule(r"patch_embed\.proj\.bias", "patchify.bias"),
-            Rule(r"blocks\.(\d+)\.norm1\.(weight|bias)", r"blocks.\1.attention_norm.\2"),
-            Rule(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", r"blocks.\1.attention.qkv.\2"),
-            Rule(r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attention.output.\2"),
-            Rule(r"blocks\.(\d+)\.norm2\.(weight|bias)", r"blocks.\1.mlp_norm.\2"),
-            Rule(r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.expand.\2"),
-            Rule(r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.contract.\2"),
-            Rule(r"norm\.(weight|bias)", r"norm.\1"),
+            *VIT,
+            QKV,
         ),
     )
 }
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises the files of the releases, with any classes.
 
     A head of attention has 64 channels. If 64 does not divide the width, there are 4 heads, unless the owner gives
@@ -77,46 +70,46 @@ def recognise(source: Source) -> Recognised | None:
 
     Raises ValueError if no stride makes this number of patches, and for sizes that make no sense.
     """
-    shapes = source.shapes
+    shapes = file.shapes
     if not {"time_new_pos_embed", "freq_new_pos_embed", "new_pos_embed"} <= shapes.keys():
         return None
     width, times, freqs = shapes["new_pos_embed"][-1], shapes["time_new_pos_embed"][3], shapes["freq_new_pos_embed"][2]
     patch = (shapes["patch_embed.proj.weight"][3], shapes["patch_embed.proj.weight"][2])
-    frontend = dict(PUBLISHED.frontend) | {"bins": source.frontend.get("bins", 128), "hop_length": 320}
-    if hop := re.search(r"stfthop(\d+)", source.path.name):
-        frontend["hop_length"] = _size(source, "a hop_length", int(hop[1][:20]))
-    bins = _size(source, "bins", frontend["bins"], BINS)
-    hop_length = _size(source, "a hop_length", source.frontend.get("hop_length", frontend["hop_length"]))
-    rate = _size(source, "a sample_rate", source.frontend.get("sample_rate", frontend["sample_rate"]))
+    frontend = dict(RELEASE.frontend) | {"bins": file.frontend.get("bins", 128), "hop_length": 320}
+    if hop := re.search(r"stfthop(\d+)", file.path.name):
+        frontend["hop_length"] = _size(file, "a hop_length", int(hop[1][:20]))
+    bins = _size(file, "bins", frontend["bins"], BINS)
+    hop_length = _size(file, "a hop_length", file.frontend.get("hop_length", frontend["hop_length"]))
+    rate = _size(file, "a sample_rate", file.frontend.get("sample_rate", frontend["sample_rate"]))
     # If several strides fit, the published ones come first: 10, and patches side by side
     strides = (
         each
         for each in (10, patch[1], *range(1, bins + 1))
         if bins // each == freqs == max(bins - patch[1], 0) // each + 1
     )
-    stride = source.network.get("stride")
+    stride = file.network.get("stride")
     if stride is None:
         stride = (next(strides, 0),) * 2
     elif not isinstance(stride, tuple) or len(stride) != 2:
-        raise ValueError(f"{source.path} takes a stride that is a tuple (frames, bins), got {line(repr(stride))}.")
+        raise ValueError(f"{file.path} takes a stride that is a tuple (frames, bins), got {line(repr(stride))}.")
     else:
-        stride = tuple(_size(source, "strides", each) for each in stride)
+        stride = tuple(_size(file, "strides", each) for each in stride)
     if stride[0] < 1:
         raise ValueError(
-            f"{source.path} has {freqs} positions over the bins, which no stride of patches of {patch[1]} makes of "
+            f"{file.path} has {freqs} positions over the bins, and no stride of patches of {patch[1]} makes them of "
             f'{bins} bins: give frontend={{"bins": ...}} or network={{"stride": (frames, bins)}} as it was trained.'
         )
-    window = math.ceil(2 * times * stride[0] * hop_length / rate) / 2 if source.window is None else source.window
+    window = math.ceil(2 * times * stride[0] * hop_length / rate) / 2 if file.window is None else file.window
     if not 0 < window <= WINDOW:
-        raise ValueError(f"{source.path} takes a window above 0 and up to {WINDOW:.0f} seconds, got {window}.")
+        raise ValueError(f"{file.path} takes a window above 0 and up to {WINDOW:.0f} seconds, got {window}.")
     frontend |= {"max_frames": max(round(window * rate / hop_length), 1)}
-    entry = like(PUBLISHED, shapes["head.1.weight"][0])
-    if width != 768 or source.count("blocks.{}.") != 12:
+    entry = like(RELEASE, shapes["head.1.weight"][0])
+    if width != 768 or file.count("blocks.{}.") != 12:
         entry = dataclasses.replace(entry, license=None, source=None)  # somebody else trained it
     network = {
         "type": "PaSST",
         "width": width,
-        "depth": source.count("blocks.{}."),
+        "depth": file.count("blocks.{}."),
         "heads": width // 64 if width % 64 == 0 else 4,
         "grid": (times, freqs),
         "patch": patch,
@@ -125,11 +118,11 @@ def recognise(source: Source) -> Recognised | None:
         "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
     }
     entry = dataclasses.replace(entry, frontend=frontend, network=network, window=window)
-    return Recognised(entry, RULES["passt_authors"])
+    return Recognition(entry, RULES["passt_authors"])
 
 
-def _size(source: Source, name: str, value: Any, largest: int = NUMBER) -> int:
+def _size(file: WeightFile, name: str, value: Any, largest: int = NUMBER) -> int:
     """The value, unchanged, of an option or in a file's name. Raises ValueError for a value that is no size."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise ValueError(f"{source.path} takes {name} from 1 to {largest}, a whole number, got {line(repr(value))}.")
+        raise ValueError(f"{file.path} takes {name} from 1 to {largest}, a whole number, got {line(repr(value))}.")
     return value

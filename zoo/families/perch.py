@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from .._entry import Checkpoint, Entry
-from .._foreign import ENCODER, Recognised, Shapes, Source
+from .._foreign import ENCODER, Recognition, Shapes, WeightFile
 from .._labels import read_labels
 from .._rules import Rule, flax_layer, flax_norm, under
 
@@ -79,7 +79,7 @@ RULES = {
 }
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises the SavedModel's `variables.index`, and the authors' Flax parameters of any size.
 
     The keys of Flax parameters are `params/Stem_0/Conv_0/kernel` and so on, with slashes or dots. The head consists of
@@ -89,42 +89,42 @@ def recognise(source: Source) -> Recognised | None:
     authors' code the owner gives `network={"activation": "relu"}`, `frontend={"framing": "center", "floor": 0.01}`. The
     labels of the released weights are in `assets/labels.csv`.
     """
-    paths = _paths(source.shapes)
+    paths = _paths(file.shapes)
     if "Stem_0/Conv_0/kernel" not in paths or "MBConv_0/DepthwiseConv/kernel" not in paths:
         return None
-    where = str(source.path)
-    names = _named(source.shapes, where)
-    shapes = {name: source.shapes[key] for name, key in names.items()}
+    where = str(file.path)
+    names = _named(file.shapes, where)
+    shapes = {name: file.shapes[key] for name, key in names.items()}
     depths, widths = _sizes(shapes, where)
-    published = (depths, widths) == (DEPTHS, WIDTHS)
+    is_release = (depths, widths) == (DEPTHS, WIDTHS)
     network = {"type": "EfficientNet", "depths": depths, "widths": widths, "padding": "same", "stem_padding": "valid"}
     network |= {"first_residual": False, "momentum": 0.01}
-    entry = dataclasses.replace(ENTRIES[0], network={"type": "perch_v2"} if published else network)
+    entry = dataclasses.replace(ENTRIES[0], network={"type": "perch_v2"} if is_release else network)
     if "head/prototypes" in shapes:
         classes, _, count = shapes["head/prototypes"]
         head, rules = {"model": {"type": "Classifier", "prototypes": count}, "classes": classes}, RULES["perch"]
-        published = published and (count, classes) == (4, ENTRIES[0].classes)
+        is_release = is_release and (count, classes) == (4, ENTRIES[0].classes)
     elif "head/Dense_0/kernel" in shapes:
         classes = shapes["head/Dense_0/kernel"][-1]
         head, rules = {"model": {"type": "Classifier"}, "classes": classes}, RULES["perch_dense_authors"]
-        published = False
+        is_release = False
     else:
         head, rules = ENCODER, RULES["perch"]
-    changes = {} if published else {"license": None, "source": None}  # somebody else trained it
-    list_of_labels = source.path.parent.parent / "assets" / "labels.csv"
-    if published and head is not ENCODER and source.format == "tensorflow" and list_of_labels.is_file():
+    changes = {} if is_release else {"license": None, "source": None}  # somebody else trained it
+    list_of_labels = file.path.parent.parent / "assets" / "labels.csv"
+    if is_release and head is not ENCODER and file.format == "tensorflow" and list_of_labels.is_file():
         changes |= {"labels": read_labels(list_of_labels)}
-    if not (published and head is not ENCODER):
+    if not (is_release and head is not ENCODER):
         changes |= {"checkpoint": None}
-    return Recognised(dataclasses.replace(entry, **head, **changes), rules, names=names)
+    return Recognition(dataclasses.replace(entry, **head, **changes), rules, names=names)
 
 
 def _released() -> list[str]:
     """The names of the SavedModel's arrays, in the order of the SavedModel."""
     layers, norms = ["Stem_0/Conv_0/kernel", "Head_0/Conv_0/kernel"], ["Stem_0/BatchNorm_0", "Head_0/BatchNorm_0"]
     for block in range(sum(DEPTHS)):
-        expanded = ("Expand",) if block >= DEPTHS[0] else ()  # in all stages except the first
-        for part in (*expanded, "Depthwise", "Project"):
+        expansion = ("Expand",) if block >= DEPTHS[0] else ()  # in all stages except the first
+        for part in (*expansion, "Depthwise", "Project"):
             layers.append(f"MBConv_{block}/{part}Conv/kernel")
             norms.append(f"MBConv_{block}/{part}BatchNorm")
         for part in ("Reduce", "Expand"):
@@ -168,8 +168,8 @@ def _named(shapes: Shapes, where: str = "the file") -> dict[str, str]:
             path = f"head/{match[2]}"
         names[path] = key
     if len(heads) > 1:
-        listed = ", ".join(sorted(map(str, heads)))
-        raise ValueError(f"{where} has {len(heads)} heads, {listed}, and a model of the zoo has one: leave one in it.")
+        listing = ", ".join(sorted(map(str, heads)))
+        raise ValueError(f"{where} has {len(heads)} heads, {listing}, and a model of the zoo has one: leave one in it.")
     return names
 
 
@@ -179,14 +179,14 @@ NAMES = {"perch": _named}
 def _places(paths: Mapping[str, str], shapes: Shapes) -> list[tuple[int, int]]:
     """The stage of each block and its index in the stage. A stage ends where expansion, kernel or channels change."""
     places: list[tuple[int, int]] = []
-    before = None
+    previous = None
     for index in range(len({path.split("/")[0] for path in paths if path.startswith("MBConv_")})):
         depthwise = shapes[paths[f"MBConv_{index}/DepthwiseConv/kernel"]]
         project = shapes[paths[f"MBConv_{index}/ProjectConv/kernel"]]
         kind = (f"MBConv_{index}/ExpandConv/kernel" in paths, depthwise[0], project[-1])
         stage, place = places[-1] if places else (0, -1)
-        places.append((stage, place + 1) if before in (None, kind) else (stage + 1, 0))
-        before = kind
+        places.append((stage, place + 1) if previous in (None, kind) else (stage + 1, 0))
+        previous = kind
     return places
 
 

@@ -82,7 +82,7 @@ ENTRIES = (
 
 PAIR = "(weight|bias)"
 BODY = r"(?:(?:wav2vec2|hubert|wavlm|data2vec_audio|unispeech_sat)\.)?"
-LEFT_OUT = "quantizer|project_q|project_hid|lm_head|speaker_proj|classifier"  # arrays that are not read
+OMISSIONS = "quantizer|project_q|project_hid|lm_head|speaker_proj|classifier"  # arrays that are not read
 
 
 def _table(network: str, *heads: Rule) -> tuple[Rule, ...]:
@@ -140,7 +140,7 @@ XVECTOR = (
     Rule(r"objective\.weight", drop),
 )
 RULES = {
-    "speech": _table("network.", Rule(rf"(?:{LEFT_OUT})\..*|layer_weights|label_embeddings_concat", drop)),
+    "speech": _table("network.", Rule(rf"(?:{OMISSIONS})\..*|layer_weights|label_embeddings_concat", drop)),
     "speech_classifier": _table("network.", *CLASSIFIER),
     "speech_classifier_weighted": _table("network.network.", *CLASSIFIER, Rule("layer_weights", "network.weights")),
     "speech_xvector": _table("network.network.", *XVECTOR),
@@ -204,25 +204,25 @@ def _check(name: str, config: Mapping[str, Any], extractor: Mapping[str, Any]) -
         "wavlm": "feat_extract_norm do_stable_layer_norm num_buckets max_bucket_distance",
         "data2vec-audio": "conv_pos_kernel_size",
     }.get(family, "feat_extract_norm do_stable_layer_norm")
-    known: dict[str, tuple] = {"add_adapter": (False,), "adapter_attn_dim": (None,), "conv_pos_batch_norm": (False,)}
-    known |= {"pruned_heads": ({},), "feat_proj_layer_norm": (True,)}
-    known |= {"feat_extract_norm": ("layer",), "do_stable_layer_norm": (False,)}
+    choices: dict[str, tuple] = {"add_adapter": (False,), "adapter_attn_dim": (None,), "conv_pos_batch_norm": (False,)}
+    choices |= {"pruned_heads": ({},), "feat_proj_layer_norm": (True,)}
+    choices |= {"feat_extract_norm": ("layer",), "do_stable_layer_norm": (False,)}
     refuse(
         name,
         config,
-        used=f"""{keys} conv_dim conv_kernel conv_stride conv_bias feat_extract_activation hidden_size num_hidden_layers
-        num_attention_heads intermediate_size hidden_act layer_norm_eps num_conv_pos_embeddings
+        sources=f"""{keys} conv_dim conv_kernel conv_stride conv_bias feat_extract_activation hidden_size
+        num_hidden_layers num_attention_heads intermediate_size hidden_act layer_norm_eps num_conv_pos_embeddings
         num_conv_pos_embedding_groups use_weighted_layer_sum classifier_proj_size tdnn_dim tdnn_kernel tdnn_dilation
         xvector_output_dim""",
-        unused=f"{BOOKKEEPING} {matching(f'{TRAINING}|{PRETRAINING}', config)}",
-        known={field: values for field, values in known.items() if field not in keys.split()},
+        extras=f"{BOOKKEEPING} {matching(f'{TRAINING}|{PRETRAINING}', config)}",
+        choices={field: values for field, values in choices.items() if field not in keys.split()},
     )
     refuse(
         name,
         extractor,
-        used="do_normalize sampling_rate",
-        unused=EXTRACTING,
-        known={"feature_size": (1,), "padding_value": (0, 0.0)},
+        sources="do_normalize sampling_rate",
+        extras=EXTRACTING,
+        choices={"feature_size": (1,), "padding_value": (0, 0.0)},
     )
 
 
@@ -283,8 +283,8 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     network, front = entry.network, entry.frontend
     vector = network if network["type"] == "XVector" else None
     inner = network if vector is None else vector["network"]
-    weighted = inner["type"] == "WeightedLayers"
-    body = inner["network"] if weighted else inner
+    is_weighted = inner["type"] == "WeightedLayers"
+    body = inner["network"] if is_weighted else inner
     if (front["type"], body["type"]) != ("Wav2Vec", "Wav2Vec2") or entry.model["type"] not in ("Classifier", "Encoder"):
         return None
     classifies = entry.model["type"] == "Classifier"
@@ -303,8 +303,8 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     elif vector is not None:
         require(entry.model, what, outputs=vector["width"])
         head, table = "ForXVector", "speech_xvector"
-    elif entry.model["outputs"] is not None or weighted:
-        raise ValueError(f"transformers has no {CLASSES[family]} with a linear map alone behind it: give it classes.")
+    elif entry.model["outputs"] is not None or is_weighted:
+        raise ValueError(f"transformers has no {CLASSES[family]} with only a linear map behind it: give it classes.")
     undo |= {"gru_rel_pos_const": lambda scale: scale.reshape(1, -1, 1, 1)}
     extractor = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": entry.sample_rate}
     extractor |= {"do_normalize": front["normalize"], "return_attention_mask": front["norm"] == "layer"}
@@ -326,7 +326,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "layer_norm_eps": body["eps"],
         "num_conv_pos_embeddings": body["position_layers"] if family == "data2vec-audio" else body["kernel"],
         "num_conv_pos_embedding_groups": body["groups"],
-        "use_weighted_layer_sum": weighted,
+        "use_weighted_layer_sum": is_weighted,
     }
     if family == "data2vec-audio":
         require(front, what, norm="layer")
@@ -343,6 +343,6 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     if vector is not None:
         tdnn = {"dim": vector["widths"], "kernel": vector["kernels"], "dilation": vector["dilations"]}
         config |= {"xvector_output_dim": vector["width"], **{f"tdnn_{name}": sizes for name, sizes in tdnn.items()}}
-    prefer = (f"pos_conv_embed.{'layers' if family == 'data2vec-audio' else 'conv'}.", "parametrizations")
-    prefer += () if head == "Model" else (family.replace("-", "_") + ".",)
-    return Layout(config, extractor, arrays, f"{table}_weighted" if weighted else table, prefer, undo)
+    preferences = (f"pos_conv_embed.{'layers' if family == 'data2vec-audio' else 'conv'}.", "parametrizations")
+    preferences += () if head == "Model" else (family.replace("-", "_") + ".",)
+    return Layout(config, extractor, arrays, f"{table}_weighted" if is_weighted else table, preferences, undo)

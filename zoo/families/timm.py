@@ -9,7 +9,7 @@ from typing import Any
 
 from .._entry import Checkpoint, Entry
 from .._files import line
-from .._foreign import Recognised, Source, page, refuse
+from .._foreign import Recognition, WeightFile, page, refuse
 from .._rules import COUNTER, NORM, Rule, dense, hwio, mono, under
 
 FRONTEND = {"type": "ast_fbank", "sample_rate": 16000, "frames": None}
@@ -150,9 +150,9 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     refuse(
         name,
         config,
-        used="architecture num_classes model_args",
-        unused=PICTURES,
-        known={"global_pool": ("avg", "fast")},
+        sources="architecture num_classes model_args",
+        extras=PICTURES,
+        choices={"global_pool": ("avg", "fast")},
     )
     inner = config.get("pretrained_cfg") or {}  # timm looks here first
     for field in {"global_pool", "num_classes"} & set(inner):
@@ -167,9 +167,9 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     refuse(
         name,
         config.get("model_args") or {},
-        used="in_chans",  # the first convolution is summed over these channels
-        unused="drop_rate drop_path_rate drop_block_rate",
-        known={"act_layer": (activation, None), "global_pool": ("avg", "fast")},
+        sources="in_chans",  # the first convolution is summed over these channels
+        extras="drop_rate drop_path_rate drop_block_rate",
+        choices={"act_layer": (activation, None), "global_pool": ("avg", "fast")},
     )
     network = {"type": config["architecture"]}
     if table == "timm_efficientnet":
@@ -186,42 +186,42 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     )
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises ResNets of timm and of torchvision, and timm's ConvNeXts, of any size.
 
     It does not recognise EfficientNet: the files that timm trained and those that it converted from TensorFlow have the
     same keys but different computations. Only their config.json distinguishes them.
     """
-    if {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"} <= source.shapes.keys():
-        return _resnet(source)
-    if {"stem.0.weight", "stages.0.blocks.0.conv_dw.weight", "head.fc.weight"} <= source.shapes.keys():
-        return _convnext(source)
+    if {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"} <= file.shapes.keys():
+        return _resnet(file)
+    if {"stem.0.weight", "stages.0.blocks.0.conv_dw.weight", "head.fc.weight"} <= file.shapes.keys():
+        return _convnext(file)
     return None
 
 
-def _resnet(source: Source) -> Recognised:
-    stages = range(1, source.count("layer{}.0.conv1.weight") + 1)
+def _resnet(file: WeightFile) -> Recognition:
+    stages = range(1, file.count("layer{}.0.conv1.weight") + 1)
     network = {
         "type": "ResNet",
-        "depths": tuple(source.count(f"layer{stage}.{{}}.conv1.weight") for stage in stages),
-        "widths": tuple(source.shapes[f"layer{stage}.0.conv1.weight"][0] for stage in stages),
-        "bottleneck": "layer1.0.conv3.weight" in source.shapes,
+        "depths": tuple(file.count(f"layer{stage}.{{}}.conv1.weight") for stage in stages),
+        "widths": tuple(file.shapes[f"layer{stage}.0.conv1.weight"][0] for stage in stages),
+        "bottleneck": "layer1.0.conv3.weight" in file.shapes,
     }
-    entry = _entry(source, network, source.shapes["fc.weight"][0], "https://arxiv.org/abs/1512.03385")
-    return Recognised(entry, RESNET)
+    entry = _entry(file, network, file.shapes["fc.weight"][0], "https://arxiv.org/abs/1512.03385")
+    return Recognition(entry, RESNET)
 
 
-def _convnext(source: Source) -> Recognised:
-    stages = range(source.count("stages.{}.blocks.0.conv_dw.weight"))
+def _convnext(file: WeightFile) -> Recognition:
+    stages = range(file.count("stages.{}.blocks.0.conv_dw.weight"))
     network = {
         "type": "ConvNeXt",
-        "depths": tuple(source.count(f"stages.{stage}.blocks.{{}}.conv_dw.weight") for stage in stages),
-        "widths": tuple(source.shapes[f"stages.{stage}.blocks.0.conv_dw.weight"][0] for stage in stages),
+        "depths": tuple(file.count(f"stages.{stage}.blocks.{{}}.conv_dw.weight") for stage in stages),
+        "widths": tuple(file.shapes[f"stages.{stage}.blocks.0.conv_dw.weight"][0] for stage in stages),
     }
-    entry = _entry(source, network, source.shapes["head.fc.weight"][0], "https://arxiv.org/abs/2201.03545")
-    return Recognised(entry, CONVNEXT)
+    entry = _entry(file, network, file.shapes["head.fc.weight"][0], "https://arxiv.org/abs/2201.03545")
+    return Recognition(entry, CONVNEXT)
 
 
-def _entry(source: Source, network: Mapping[str, Any], classes: int, paper: str) -> Entry:
-    frontend = FRONTEND | ({} if source.sample_rate is None else {"sample_rate": source.sample_rate})
-    return Entry(source.path.name, frontend, network, classes, task="multiclass", window=10.0, paper=paper)
+def _entry(file: WeightFile, network: Mapping[str, Any], classes: int, paper: str) -> Entry:
+    frontend = FRONTEND | ({} if file.sample_rate is None else {"sample_rate": file.sample_rate})
+    return Entry(file.path.name, frontend, network, classes, task="multiclass", window=10.0, paper=paper)

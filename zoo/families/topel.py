@@ -4,7 +4,7 @@ Weights: https://huggingface.co/topel/ConvNeXt-Tiny-AT (MIT).
 """
 
 from .._entry import Acceptance, Checkpoint, Entry
-from .._foreign import Recognised, Source, like
+from .._foreign import Recognition, WeightFile, like
 from .._rules import NORM, Rule, drop, hwio, under
 
 ENTRIES = (
@@ -78,8 +78,8 @@ RULES = {
 }
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises the file of the repo, and files that were fine-tuned from it with other classes."""
-    if not {"downsample_layers.0.0.weight", "head_audioset.weight"} <= source.shapes.keys():
+    if not {"downsample_layers.0.0.weight", "head_audioset.weight"} <= file.shapes.keys():
         return None
-    return Recognised(like(ENTRIES[0], source.shapes["head_audioset.weight"][0]), RULES["topel_convnext"])
+    return Recognition(like(ENTRIES[0], file.shapes["head_audioset.weight"][0]), RULES["topel_convnext"])

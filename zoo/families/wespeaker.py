@@ -12,7 +12,7 @@ import numpy as np
 
 from .._entry import Checkpoint, Entry
 from .._files import line
-from .._foreign import ENCODER, Recognised, Source, page, refuse
+from .._foreign import ENCODER, Recognition, WeightFile, page, refuse
 from .._rules import COUNTER, NORM, Rule, dense, drop, time_first, under
 
 FILE = "pytorch_model.bin"
@@ -155,9 +155,9 @@ def _frontend(name: str, settings: Mapping[str, Any], rate: int = 16000, bins: i
     refuse(
         name,
         settings,
-        used="sample_rate num_mel_bins frame_length frame_shift",
-        unused="task",
-        known={"num_channels": (1,), "dither": (0.0,), "use_energy": (False,), "round_to_power_of_two": (True,)}
+        sources="sample_rate num_mel_bins frame_length frame_shift",
+        extras="task",
+        choices={"num_channels": (1,), "dither": (0.0,), "use_energy": (False,), "round_to_power_of_two": (True,)}
         | {"snip_edges": (True,), "fbank_centering_span": (None,)}
         | {"window_type": ("hamming", "hanning", "povey", "rectangular", "blackman")},
     )
@@ -177,32 +177,32 @@ def _frontend(name: str, settings: Mapping[str, Any], rate: int = 16000, bins: i
     }
 
 
-def recognise(source: Source) -> Recognised | None:
+def recognise(file: WeightFile) -> Recognition | None:
     """Recognises pyannote's `pytorch_model.bin` and WeSpeaker's own file, of any depth and width.
 
     If a file has settings beside its arrays, they describe its features. Otherwise the number of bins is 80, and the
     arrays must agree with it.
     """
-    shapes = source.shapes
+    shapes = file.shapes
     prefix = next((each for each in ("state_dict.resnet.", "resnet.", "") if f"{each}seg_1.weight" in shapes), None)
     if prefix is None or f"{prefix}layer1.0.conv1.weight" not in shapes:
         return None
     if f"{prefix}seg_2.weight" in shapes:
-        raise ValueError(f"{source.path} has two layers behind its statistics, seg_1 and seg_2: the zoo has one.")
+        raise ValueError(f"{file.path} has two layers behind its statistics, seg_1 and seg_2: the zoo has one.")
     first, depths = shapes[f"{prefix}conv1.weight"], []
-    while depth := source.count(f"{prefix}layer{len(depths) + 1}.{{}}.conv1.weight"):
+    while depth := file.count(f"{prefix}layer{len(depths) + 1}.{{}}.conv1.weight"):
         depths.append(depth)
     width, statistics = shapes[f"{prefix}seg_1.weight"]
     bottleneck = f"{prefix}layer1.0.conv3.weight" in shapes
     outputs = first[0] * 2 ** (len(depths) - 1) * (4 if bottleneck else 1)
     bins = statistics // (2 * outputs) * 2 ** (len(depths) - 1)
-    parameters = source.settings.get("hyper_parameters")
+    parameters = file.settings.get("hyper_parameters")
     settings = parameters if isinstance(parameters, dict) else {}
-    frontend = _frontend(str(source.path), settings, source.sample_rate or 16000, bins)
+    frontend = _frontend(str(file.path), settings, file.sample_rate or 16000, bins)
     network = {"type": "WeSpeaker", "depths": tuple(depths), "width": width, "channels": first[0]}
     network |= {"bins": frontend["bins"], "bottleneck": bottleneck}
-    entry = Entry(source.path.name, frontend, network, window=WINDOW, paper=PAPER, **ENCODER)
-    published = ENTRIES[0]
+    entry = Entry(file.path.name, frontend, network, window=WINDOW, paper=PAPER, **ENCODER)
+    release = ENTRIES[0]
     if (network["depths"], width, first[0], bins) == (DEPTHS["34"], 256, 32, 80):
-        entry = entry.replace(license=published.license, source=published.source)
-    return Recognised(entry, RULES["wespeaker_authors"])
+        entry = entry.replace(license=release.license, source=release.source)
+    return Recognition(entry, RULES["wespeaker_authors"])

@@ -47,7 +47,7 @@ PAPER = "https://arxiv.org/abs/2212.04356"
 def _entry(size: str, network: str, precision: float | None) -> Entry:
     repo = f"openai/whisper-{size.replace('_en', '.en').replace('_', '-')}"
     source = "Whisper-AT, arXiv:2307.03183, by a head of its own on the frozen encoder"
-    measured = {"dataset": "AudioSet", "metric": "mAP", "value": precision, "source": source}
+    measurement = {"dataset": "AudioSet", "metric": "mAP", "value": precision, "source": source}
     return Entry(
         name=f"whisper_{size}",
         frontend={"type": "WhisperLogMel", "sample_rate": 16000, "bins": 128 if size == "large_v3" else 80},
@@ -57,12 +57,12 @@ def _entry(size: str, network: str, precision: float | None) -> Entry:
         license="Apache-2.0",
         source=f"https://huggingface.co/{repo}",
         paper=PAPER,
-        metrics=() if precision is None else (measured,),
+        metrics=() if precision is None else (measurement,),
         checkpoint=Checkpoint(repo=repo, table="whisper", label_file="config.json"),
     )
 
 
-ENTRIES = tuple(_entry(size, *known) for size, known in SIZES.items())
+ENTRIES = tuple(_entry(size, *facts) for size, facts in SIZES.items())
 
 PAIR = "(weight|bias)"
 
@@ -117,17 +117,17 @@ def describe(name: str, config: Mapping[str, Any], read: Callable[[str], Any]) -
     refuse(
         name,
         config,
-        used="""d_model encoder_layers encoder_attention_heads encoder_ffn_dim num_mel_bins max_source_positions
+        sources="""d_model encoder_layers encoder_attention_heads encoder_ffn_dim num_mel_bins max_source_positions
         activation_function use_weighted_layer_sum classifier_proj_size""",
-        unused=f"{BOOKKEEPING} {OTHERS} {matching(f'{TRAINING}|{DECODING}', config)}",
-        known={"scale_embedding": (False,), "pruned_heads": ({},)},
+        extras=f"{BOOKKEEPING} {OTHERS} {matching(f'{TRAINING}|{DECODING}', config)}",
+        choices={"scale_embedding": (False,), "pruned_heads": ({},)},
     )
     refuse(
         name,
         extractor,
-        used="sampling_rate feature_size hop_length chunk_length n_fft",
-        unused=f"{EXTRACTING} mel_filters n_samples nb_max_frames",  # derived from the fields above
-        known={"dither": (0, 0.0), "do_normalize": (False,)},
+        sources="sampling_rate feature_size hop_length chunk_length n_fft",
+        extras=f"{EXTRACTING} mel_filters n_samples nb_max_frames",  # derived from the fields above
+        choices={"dither": (0, 0.0), "do_normalize": (False,)},
     )
     rate, hop = extractor.get("sampling_rate", 16000), extractor.get("hop_length", 160)
     seconds, bins = extractor.get("chunk_length", 30), config.get("num_mel_bins", 80)
@@ -173,13 +173,13 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
 
     A head without a projection gets an identity.
     """
-    frontend, weighted = entry.frontend, entry.network["type"] == "WeightedLayers"
-    body = entry.network["network"] if weighted else entry.network
+    frontend, is_weighted = entry.frontend, entry.network["type"] == "WeightedLayers"
+    body = entry.network["network"] if is_weighted else entry.network
     if (frontend["type"], body["type"]) != ("WhisperLogMel", "Whisper"):
         return None
     if entry.model["type"] != "Classifier":
         raise ValueError(
-            "transformers has no Whisper without its decoder but the one that classifies: save the encoder without "
+            "transformers has no Whisper without a decoder except the one that classifies: save the encoder without "
             "layout, or give it classes."
         )
     require(body, "a Whisper that classifies", pool="all", bins=frontend["bins"])
@@ -188,7 +188,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     samples, rate = frontend["total_frames"] * frontend["hop_length"], entry.sample_rate
     if samples % rate:
         raise ValueError(
-            f"transformers' Whisper hears whole seconds, and this one {samples / rate:g}: save it without layout."
+            f"transformers' Whisper takes whole seconds, and this one {samples / rate:g} s: save it without layout."
         )
     config = {
         "model_type": "whisper",
@@ -200,7 +200,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "num_mel_bins": body["bins"],
         "max_source_positions": body["steps"],
         "activation_function": their_activation(body["activation"]),
-        "use_weighted_layer_sum": weighted,
+        "use_weighted_layer_sum": is_weighted,
         "classifier_proj_size": width,
         **labelled(entry),
     }
@@ -217,4 +217,4 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "padding_side": "right",
         "return_attention_mask": False,
     }
-    return Layout(config, extractor, arrays, "whisper_weighted" if weighted else "whisper")
+    return Layout(config, extractor, arrays, "whisper_weighted" if is_weighted else "whisper")
