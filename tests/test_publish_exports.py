@@ -1,4 +1,4 @@
-"""`audax-zoo publish` with --layout and --exports: the command's commits on the stand-in for the Hub (tests/hub.py)."""
+"""`audax-zoo publish` with --dtype, --layout and --exports: its commits on the stand-in for the Hub (tests/hub.py)."""
 
 import json
 import os
@@ -10,12 +10,13 @@ import hub as stand_in
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from small import NETWORKS
 
 import zoo
 from zoo import _publish
 from zoo.__main__ import main
-from zoo._files import FILES
+from zoo._files import FILES, WEIGHTS
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMANDS = """
@@ -42,6 +43,7 @@ def commits(ast, tmp_path_factory):
         ["resnet_fsdd", "me/exported", "--exports", "stablehlo"],
         [str(ast), "me/transformers", "--layout", "transformers"],
         [str(ast), "me/audax", "--layout", "audax"],
+        [str(ast), "me/half", "--dtype", "float16"],
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_HOME": str(tmp_path_factory.mktemp("home")), "HF_TOKEN": stand_in.TOKEN}
@@ -80,6 +82,14 @@ def test_the_command_writes_the_layout_of_transformers_and_keeps_the_card(commit
 def test_a_folder_that_has_the_layout_is_sent_unchanged(commits, ast):
     files, _ = commits
     assert {name: files["me/audax"][name] for name in FILES} == {name: (ast / name).read_bytes() for name in FILES}
+
+
+def test_the_command_writes_half_the_weights(commits, ast):
+    files, _ = commits
+    arrays, halves = safetensors.numpy.load_file(ast / WEIGHTS), safetensors.numpy.load(files["me/half"][WEIGHTS])
+    assert all(half.dtype == np.float16 for half in halves.values()) and halves.keys() == arrays.keys()
+    for name, half in halves.items():
+        np.testing.assert_array_equal(half, arrays[name].astype(np.float16))
 
 
 def test_a_dry_run_lists_the_exported_files(capsys, monkeypatch):

@@ -49,16 +49,19 @@ def fill(model: Model, state: eqx.nn.State, values: Callable[[str], np.ndarray])
 
 
 def check(
-    found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str, faults: Sequence[str] = ()
+    shapes: Mapping[str, tuple[int, ...]],
+    model_shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+    faults: Sequence[str] = (),
 ) -> None:
-    """Raises one ValueError that lists the first misshapen arrays of `where`, `faults`, missing and surplus arrays."""
-    misshapen = [
-        f"{name} is {tuple(found[name])} instead of {tuple(shape)}"
-        for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+    """Raises one ValueError that lists the first wrong shapes in `where`, then `faults`, missing and surplus arrays."""
+    mismatches = [
+        f"{name} is {tuple(shapes[name])} instead of {tuple(shape)}"
+        for name, shape in model_shapes.items()
+        if name in shapes and tuple(shapes[name]) != tuple(shape)
     ]
-    faults = [*misshapen, *faults, *(f"{name} is missing" for name in wanted if name not in found)]
-    faults += [f"{name} is surplus" for name in found if name not in wanted]
+    faults = [*mismatches, *faults, *(f"{name} is missing" for name in model_shapes if name not in shapes)]
+    faults += [f"{name} is surplus" for name in shapes if name not in model_shapes]
     if faults:
         more = f"; and {len(faults) - FAULTS} more" if len(faults) > FAULTS else ""
         raise ValueError(f"{where} does not fit the model: {'; '.join(map(line, faults[:FAULTS]))}{more}.")

@@ -49,7 +49,7 @@ def publish(
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         save(folder, model, state, entry, dtype=dtype, layout=layout)
-        paths = _paths(folder) | _exported(folder, folder, exports)
+        paths = _paths(folder) | _export_all(folder, folder, exports)
         return _send(repo, paths, entry.name, private, revision, dry_run)[0]
 
 
@@ -59,13 +59,15 @@ def republish(
     *,
     private: bool = False,
     revision: str | None = None,
+    dtype: Literal["float32", "float16"] | None = None,
     layout: Literal["audax", "transformers"] | None = None,
     exports: Sequence[str] = (),
     dry_run: bool = False,
 ) -> str:
     """Uploads any model that `load` takes, and returns a message for the user.
 
-    A complete folder is sent unchanged unless it has another `layout`. The other options are those of `publish`.
+    A complete folder is sent unchanged, unless there is a `dtype` or another `layout`, for which it is saved anew. The
+    other options are those of `publish`.
     """
     _check(repo, exports)
     folder = source_of(os.fspath(name)).folder
@@ -74,12 +76,13 @@ def republish(
     folder_layout = "audax" if clip.entry.checkpoint is None else "transformers"
     with tempfile.TemporaryDirectory() as temporary:
         target = pathlib.Path(temporary)
-        if folder is None or not is_complete or layout not in (None, folder_layout):
+        if folder is None or not is_complete or dtype is not None or layout not in (None, folder_layout):
             if folder is not None and clip.entry.checkpoint is None and (folder / CARD).exists():
                 (target / CARD).write_bytes(existing(folder, CARD).read_bytes())
-            save(target, clip.model, clip.state, clip.entry, layout=layout or "audax")
+            layout = layout or (folder_layout if is_complete else "audax")
+            save(target, clip.model, clip.state, clip.entry, dtype=dtype or "float32", layout=layout)
             folder = target
-        paths = _paths(folder) | _exported(folder, target, exports)
+        paths = _paths(folder) | _export_all(folder, target, exports)
         url, new = _send(repo, paths, clip.entry.name, private, revision, dry_run)
     return url if new else f"{repo} has this model already: {url}"
 
@@ -90,7 +93,7 @@ def _paths(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return {file: existing(folder, file) for file in files}
 
 
-def _exported(folder: pathlib.Path, target: pathlib.Path, formats: Sequence[str]) -> dict[str, pathlib.Path]:
+def _export_all(folder: pathlib.Path, target: pathlib.Path, formats: Sequence[str]) -> dict[str, pathlib.Path]:
     """The paths in `target` of the model in `folder`, exported in each of the formats."""
     paths = {f"model.{format}": target / f"model.{format}" for format in formats}
     for path in paths.values():

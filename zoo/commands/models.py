@@ -49,6 +49,11 @@ def add(command: Callable[..., argparse.ArgumentParser]) -> None:
     publication.add_argument("--private", action="store_true", help="create it as a private repo")
     publication.add_argument("--revision", metavar="R", help="the branch, created if it does not exist")
     publication.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        help="the type of the weights (default: that of a folder that zoo.save wrote, float32 for other models)",
+    )
+    publication.add_argument(
         "--layout",
         choices=("audax", "transformers"),
         help="the layout of the files (default: that of a folder that zoo.save wrote, audax for other models)",
@@ -129,7 +134,7 @@ def convert(options: argparse.Namespace) -> int:
 def publish(options: argparse.Namespace) -> int:
     from .._publish import republish  # needs JAX
 
-    names = ("private", "revision", "layout", "exports", "dry_run")
+    names = ("private", "revision", "dtype", "layout", "exports", "dry_run")
     settings = {name: getattr(options, name) for name in names}
     print(republish(options.name, options.repo, **settings))
     return 0
