@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from layers import batch_norm, apply_batch, error, noise
+from layers import apply_batch, batch_norm, error, noise
 
 
 @functools.cache

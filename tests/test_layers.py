@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from layers import KEY, batch_norm, apply_batch, error, noise, with_bias
+from layers import KEY, apply_batch, batch_norm, error, noise, with_bias
 
 from audax_eqx.layers import Conv, Depthwise, DropPath, LayerNorm, Linear, Patchify, SqueezeExcite, pointwise
 
