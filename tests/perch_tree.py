@@ -13,8 +13,8 @@ def golden():
         return dict(arrays)
 
 
-def tree(name, head):
-    """A network's arrays by Flax's paths, seeded as golden/perch.py seeds them."""
+def tree(name, head, depth=9):
+    """A network's arrays by Flax's paths, seeded as golden/perch.py seeds them, with at most `depth` blocks a stage."""
     stem, stages, _, _ = NETWORKS[name]
     arrays = {}
 
@@ -30,7 +30,7 @@ def tree(name, head):
     conv_norm("Stem_0/Conv_0", "Stem_0/BatchNorm_0", (3, 3, 1, stem))
     inputs, block = stem, 0
     for count, width, kernel, _, expansion in stages:
-        for _ in range(count):
+        for _ in range(min(count, depth)):
             path, inner = f"MBConv_{block}", expansion * inputs
             if expansion > 1:
                 conv_norm(f"{path}/ExpandConv", f"{path}/ExpandBatchNorm", (1, 1, inputs, inner))

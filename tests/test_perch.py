@@ -16,6 +16,9 @@ from audax_eqx.frontends import PerchLogMel
 from audax_eqx.layers import Prototypes
 from audax_eqx.models import Classifier
 from audax_eqx.networks import EfficientNet
+from zoo._create import skeleton
+from zoo._leaves import named_leaves
+from zoo.families import perch
 
 PARAMETERS = {"perch_v2": 10_695_512}  # of the authors' EfficientNet-B3
 
@@ -104,6 +107,13 @@ def converted(tmp_path, arrays, **options):
     return zoo.convert(tmp_path / "perch.safetensors", tmp_path / "made", window=0.2, **options)
 
 
+@eqx.filter_jit
+def outputs(model, x, state):
+    """The map, the embedding and the logits; compiled together, because XLA shares what they have in common."""
+    maps, _ = model.network.features(x, state)
+    return maps, model.network.pool_map(maps), model.classify(x, state)[0]
+
+
 @pytest.mark.parametrize("head", ["prototypes", "dense"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_maps_embeddings_and_logits_are_the_authors(tmp_path, name, head):
@@ -113,15 +123,15 @@ def test_maps_embeddings_and_logits_are_the_authors(tmp_path, name, head):
         arrays = {key.replace("/", "."): array for key, array in arrays.items()}
     clip = zoo.load(converted(tmp_path, arrays, network={"activation": activation}))
     x = jnp.asarray(uniform("x", (1, *size, 1))[0, :, :, 0], jnp.float32)
-    maps, _ = eqx.filter_jit(clip.model.network.features)(x, clip.state)
+    maps, embedding, logits = outputs(clip.model, x, clip.state)
     assert error(maps, golden()[f"{name}/map"]) < 1e-5
-    assert error(clip.model.network.pool_map(maps), golden()[f"{name}/map"].mean(axis=(0, 1))) < 1e-5
-    assert error(clip.model.classify(x, clip.state)[0], golden()[f"{name}/{head}"]) < 1e-5
+    assert error(embedding, golden()[f"{name}/map"].mean(axis=(0, 1))) < 1e-5
+    assert error(logits, golden()[f"{name}/{head}"]) < 1e-5
     assert (clip.entry.license, clip.entry.source) == (None, None)  # nobody knows who trained it
 
 
 def test_a_network_without_a_head_is_an_encoder(tmp_path):
-    clip = zoo.load(converted(tmp_path, tree("released", "none")))
+    clip = zoo.load(converted(tmp_path, tree("released", "none", depth=1)))
     assert clip.entry.task == "embedding" and clip(np.ones(6400, np.float32)).shape == (80,)
 
 
@@ -182,7 +192,7 @@ def test_prototypes_and_parts_of_an_embedding_are_refused():
 
 
 def test_recordings_and_their_steps_are_scored(tmp_path):
-    clip = zoo.load(converted(tmp_path, tree("released", "prototypes"), labels=tuple("abcdefg")))
+    clip = zoo.load(converted(tmp_path, tree("released", "prototypes", depth=1), labels=tuple("abcdefg")))
     wave = np.asarray(uniform("wave", (16000,)), np.float32)  # two windows and a half
     (whole,) = zoo.tag(clip, [(wave, 32000)])
     (steps,) = zoo.tag(clip, [(wave, 32000)], each="frame")
@@ -193,3 +203,16 @@ def test_recordings_and_their_steps_are_scored(tmp_path):
     thawed = clip.thaw(classes=3, key=KEY)
     zoo.save(tmp_path / "thawed", *thawed, thawed.entry)
     assert isinstance(thawed[0].head, Prototypes) and zoo.load(tmp_path / "thawed").model.head.outputs == 3
+
+
+def test_the_released_model_has_the_published_number_of_arrays_and_parameters():
+    model, state = skeleton(perch.ENTRIES[0])
+    sizes = [np.prod(leaf.shape, dtype=int) for leaf in named_leaves(model, state).values()]
+    assert (len(sizes), sum(sizes)) == (497, 101_757_263)
+    assert model.network.width == 1536
+    parameters = jax.tree.leaves(eqx.filter(model.network, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)))
+    assert sum(leaf.size for leaf in parameters) == PARAMETERS["perch_v2"]
+    shape = eqx.filter_eval_shape(eqx.nn.inference_mode(model), jax.ShapeDtypeStruct((160_000,), jnp.float32), state)[
+        0
+    ].shape
+    assert shape == (14795,)
