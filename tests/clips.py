@@ -27,6 +27,11 @@ def make(folder, lengths, labels):
     return folder / "out", clips
 
 
+def make_six(folder):
+    """A dataset of six clips that a test may break."""
+    return make(folder, [900] * 6, ["a"] * 6)[0]
+
+
 def same(ours, theirs):
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):

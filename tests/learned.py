@@ -24,6 +24,20 @@ def same(samples, kernel, stride):
     return total // 2, total - total // 2
 
 
+def settings(bins):
+    """Sample rates, bins, samples and options in milliseconds; the windows that do not touch have so many bins."""
+    return [
+        (16000, 5, 4000, {}),
+        (8000, 2, 4001, {}),
+        (22050, 3, 2205, {}),  # 552 samples, an even window
+        (44100, 2, 5000, {}),
+        (16000, bins, 4000, {"window_ms": 5.0, "stride_ms": 10.0}),  # windows that do not touch
+        (16000, 4, 3999, {"window_ms": 19.9375, "stride_ms": 5.0}),  # 320 samples, four whole strides
+        (2000, 3, 1, {}),
+        (2000, 3, 21, {}),
+    ]
+
+
 @eqx.filter_jit
 def run(frontend, wave):
     return frontend(wave)

@@ -12,7 +12,7 @@ import weakref
 import jax
 import numpy as np
 import pytest
-from clips import LABELS, LENGTHS, flip, make, same
+from clips import LABELS, LENGTHS, flip, make, make_six, same
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from train.data import Batch, Dataset, Sampler, balanced_weights, crops, to_devices, train_batches
@@ -30,13 +30,8 @@ def dataset(prepared):
     return Dataset(prepared[0])
 
 
-@pytest.fixture
-def own(tmp_path):
-    """A dataset of six clips that a test may break."""
-    return make(tmp_path, [900] * 6, ["a"] * 6)[0]
-
-
-def test_a_corrupt_record_raises_in_a_stream_when_it_is_reached(own):
+def test_a_corrupt_record_raises_in_a_stream_when_it_is_reached(tmp_path):
+    own = make_six(tmp_path)
     flip(own, 5, 0.5)
     dataset = Dataset(own)
     batches = train_batches(dataset, Sampler(np.arange(6), 6, seed=0), samples=100, threads=4)
@@ -211,8 +206,8 @@ def test_a_closed_stream_gives_up_its_threads(dataset):
         time.sleep(0.05)
 
 
-def test_a_closed_stream_gives_up_its_memory(own):
-    dataset = Dataset(own)
+def test_a_closed_stream_gives_up_its_memory(tmp_path):
+    dataset = Dataset(make_six(tmp_path))
     batches = train_batches(dataset, Sampler(np.arange(6), 4, seed=0), samples=800)
     next(batches)
     batches.close()

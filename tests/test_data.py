@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from clips import LABELS, LENGTHS, flip, make
+from clips import LABELS, LENGTHS, flip, make, make_six
 
 from train.data import Dataset
 
@@ -22,8 +22,7 @@ def dataset(prepared):
 
 @pytest.fixture
 def own(tmp_path):
-    """A dataset of six clips that a test may break."""
-    return make(tmp_path, [900] * 6, ["a"] * 6)[0]
+    return make_six(tmp_path)
 
 
 def test_a_dataset_is_what_was_prepared(prepared, dataset):

@@ -22,6 +22,7 @@ from learned import (
     noise,
     run,
     same,
+    settings,
 )
 
 from audax_eqx.frontends import LEAF
@@ -99,19 +100,7 @@ def test_leaf_is_audax(shared):
     assert error(eqx.filter_jit(eqx.filter_vmap(leaf))(waves), frontend) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("sample_rate", "bins", "samples", "milliseconds"),
-    [
-        (16000, 5, 4000, {}),
-        (8000, 2, 4001, {}),
-        (22050, 3, 2205, {}),  # 552 samples, an even window
-        (44100, 2, 5000, {}),
-        (16000, 1, 4000, {"window_ms": 5.0, "stride_ms": 10.0}),  # windows that do not touch
-        (16000, 4, 3999, {"window_ms": 19.9375, "stride_ms": 5.0}),  # 320 samples, four whole strides
-        (2000, 3, 1, {}),
-        (2000, 3, 21, {}),
-    ],
-)
+@pytest.mark.parametrize(("sample_rate", "bins", "samples", "milliseconds"), settings(1))
 def test_leaf_is_its_definition(sample_rate, bins, samples, milliseconds):
     leaf = varied(LEAF(sample_rate, bins, max_freq=0.45 * sample_rate, key=KEY, **milliseconds))
     wave = noise(samples, seed=samples)
