@@ -46,11 +46,11 @@ def noise(*shape, seed=0):
 
 def tokenizer():
     """One word, one token, as RoBERTa's tokenizer puts them between <s> and </s>."""
-    made = tokenizers.Tokenizer(
+    result = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     )
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    made.normalizer = tokenizers.normalizers.Lowercase()
-    made.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    made.enable_padding(pad_id=1, pad_token="<pad>")
-    return made
+    result.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    result.normalizer = tokenizers.normalizers.Lowercase()
+    result.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    result.enable_padding(pad_id=1, pad_token="<pad>")
+    return result

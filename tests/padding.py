@@ -9,16 +9,16 @@ from arrays import error, noise
 
 @eqx.filter_jit
 def outputs(model, state, wave, length=None):
-    x, known = model.listen(wave, length=length), model.valid(wave.size, length)
-    return x, *model.network.layers(x, state, **known)[0], model(wave, state, length=length)[0]
+    x, options = model.listen(wave, length=length), model.valid(wave.size, length)
+    return x, *model.network.layers(x, state, **options)[0], model(wave, state, length=length)[0]
 
 
 def assert_padding_has_no_part(model, state, samples):
     """Features, layers and output of so many samples are the same with loud noise behind them."""
     assert model.takes_length
     wave = noise(4000) * jnp.where(jnp.arange(4000) < samples, 0.1, 100.0)  # loud in the padding
-    alone, padded = outputs(model, state, wave[:samples]), outputs(model, state, wave, jnp.asarray(samples))
-    for ours, theirs in zip(padded, alone, strict=True):
+    alone, longer = outputs(model, state, wave[:samples]), outputs(model, state, wave, jnp.asarray(samples))
+    for ours, theirs in zip(longer, alone, strict=True):
         scale = np.abs(theirs).max() + 1e-3
         np.testing.assert_allclose(ours[: len(theirs)] / scale, theirs / scale, atol=1e-5)
     assert error(outputs(model, state, wave, jnp.asarray(4000))[-1], alone[-1]) > 1e-2

@@ -15,7 +15,7 @@ OURS = {"voxceleb_ecapa", "esc10", "fsdd", "cola_small", "simclr_small", "linear
 
 
 @functools.cache
-def built(name):
+def build(name):
     """The entry of the recipe's model and its skeleton."""
     entry = recipe.find(name)[0].entry(LABELS)
     return entry, skeleton(entry)[0]

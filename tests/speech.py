@@ -13,10 +13,10 @@ from audax_eqx.networks import Wav2Vec2, Whisper, XVector
 @eqx.filter_jit
 def outputs(model, state, wave, length=None):
     """Everything that a model makes of a wave: features, layers, feature map, embedding and output."""
-    x, known = model.listen(wave, length=length), model.valid(wave.size, length)
-    layers = [each[:, 0] for each in model.network.layers(x, state, **known)[0]]
-    last = model.network.features(x, state, **known)[0]
-    embedding = model.network.pool_map(last, **known)
+    x, options = model.listen(wave, length=length), model.valid(wave.size, length)
+    layers = [each[:, 0] for each in model.network.layers(x, state, **options)[0]]
+    last = model.network.features(x, state, **options)[0]
+    embedding = model.network.pool_map(last, **options)
     output = model.logits(embedding) if isinstance(model, Classifier) else model(wave, state, length=length)[0]
     return x, layers, last[:, 0], embedding, output
 

@@ -35,7 +35,7 @@ TABLE = f"""{RAVEN}\tAnnotation
 
 
 def test_tables_of_raven_and_labels_of_audacity_belong_to_recordings_by_name(field, capsys):
-    found = annotate(
+    examples = annotate(
         field,
         {
             "notes/dawn.Table.1.selections.txt": TABLE,
@@ -44,7 +44,7 @@ def test_tables_of_raven_and_labels_of_audacity_belong_to_recordings_by_name(fie
             "notes/README.txt": "What these are.\n",
         },
     )
-    assert found == [
+    assert examples == [
         ("dawn.wav", 1.5, 2.5, "robin"),
         ("dawn.wav", 2.25, 4.0, 'wren "large"'),
         ("dusk.wav", 0.5, 0.501, "crow"),
@@ -57,8 +57,8 @@ def test_tables_of_raven_and_labels_of_audacity_belong_to_recordings_by_name(fie
 
 
 def test_an_empty_table_says_that_nothing_is_there(field):
-    found = annotate(field, {"notes/night.txt": "", "notes/dusk.txt": "1\t9.5\tx\n"}, negatives=4.0)
-    assert found == [("dusk.wav", 1.0, 9.5, "x"), ("night.flac", 0.0, 4.0, ""), ("night.flac", 4.0, 8.0, "")]
+    examples = annotate(field, {"notes/night.txt": "", "notes/dusk.txt": "1\t9.5\tx\n"}, negatives=4.0)
+    assert examples == [("dusk.wav", 1.0, 9.5, "x"), ("night.flac", 0.0, 4.0, ""), ("night.flac", 4.0, 8.0, "")]
 
 
 def test_recordings_of_one_name_are_told_apart_by_their_folders(field):
@@ -72,11 +72,13 @@ def test_recordings_of_one_name_are_told_apart_by_their_folders(field):
 
 def test_annotations_beside_the_recordings_and_of_one_alone(field):
     texts = {"recordings/dusk.txt": "1\t2\trobin\n", "recordings/dusk.wav.txt": "3\t4\twren\n"}
-    found = annotate(field, texts, annotations=field / "recordings")
-    assert found == [("dusk.wav", 1, 2, "robin"), ("dusk.wav", 3, 4, "wren")]
+    examples = annotate(field, texts, annotations=field / "recordings")
+    assert examples == [("dusk.wav", 1, 2, "robin"), ("dusk.wav", 3, 4, "wren")]
     (field / "one.csv").write_text("files,split\nrecordings/dawn.wav,test\n")
-    found = annotate(field, {"labels.txt": "1\t2\tx\n"}, manifest=field / "one.csv", annotations=field / "labels.txt")
-    assert found == [("recordings/dawn.wav", 1, 2, "x")]
+    examples = annotate(
+        field, {"labels.txt": "1\t2\tx\n"}, manifest=field / "one.csv", annotations=field / "labels.txt"
+    )
+    assert examples == [("recordings/dawn.wav", 1, 2, "x")]
     assert Dataset(field / "out").columns["split"].tolist() == ["test"]
 
 
@@ -85,8 +87,8 @@ def test_a_table_of_many_recordings_counts_from_the_start_of_each(field):
     rows = "1\tSpectrogram 1\t1\t1\t2\t0\t500\t/data/dawn.wav\t1\tx\t0.9\n"
     rows += "2\tSpectrogram 1\t1\t13\t14\t0\t500\tC:\\a\\dusk.wav\t3\ty\t1"
     (field / "recordings/site/dawn.wav").unlink()
-    found = annotate(field, {"all.selections.txt": f"{head}\n{rows}\n"}, annotations=field / "all.selections.txt")
-    assert found == [("dawn.wav", 1, 2, "x"), ("dusk.wav", 3, 4, "y")]
+    examples = annotate(field, {"all.selections.txt": f"{head}\n{rows}\n"}, annotations=field / "all.selections.txt")
+    assert examples == [("dawn.wav", 1, 2, "x"), ("dusk.wav", 3, 4, "y")]
     for old, new, sentence in (
         ("dusk.wav", "dust.wav", r"has a selection of C:\\a\\dust\.wav, which is none of the 3 recordings"),
         ("File Offset (s)", "Delta Time (s)", r"of several recordings and no column File Offset \(s\)"),
@@ -102,8 +104,8 @@ def test_the_column_of_the_labels(field):
         ValueError, match="and none with a usual name for labels: name the column that has the labels, --label-c"
     ):
         annotate(field, {"notes/dusk.txt": table})
-    found = annotate(field, {"notes/dusk.txt": table}, label_column="call type")
-    assert [label for *_, label in found] == ["robin", 'wren "large"']
+    examples = annotate(field, {"notes/dusk.txt": table}, label_column="call type")
+    assert [label for *_, label in examples] == ["robin", 'wren "large"']
     with pytest.raises(ValueError, match="and none named Species: name"):
         annotate(field, {"notes/dusk.txt": table}, label_column="Species")
 

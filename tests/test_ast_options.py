@@ -49,11 +49,11 @@ def test_positions_are_the_centres_of_the_frames_that_a_step_sees(options):
     length = network.patchify.weight.shape[0]
     x = noise(40, 24)
     batch = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.features(x, state)[0], in_axes=(None, 0)))
-    moved = batch(
+    changes = batch(
         network, np.concatenate([x[None], x[None].repeat(40, 0) + 3 * np.eye(40, dtype=np.float32)[:, :, None]])
     )
-    rest, moved = moved[0], moved[1:]
-    change = np.abs(moved - rest[None]).max(axis=(2, 3)) > 1e-3  # frame x step
+    rest, changes = changes[0], changes[1:]
+    change = np.abs(changes - rest[None]).max(axis=(2, 3)) > 1e-3  # frame x step
     centres = network.positions(len(rest))
     for frame in range(40):
         seen = np.abs(centres - frame) < length / 2

@@ -78,9 +78,9 @@ def test_gradients_are_finite_at_silence(name):
     ],
 )
 def test_bad_input_gets_one_sentence(error, message, call):
-    with pytest.raises(error, match=message) as caught:
+    with pytest.raises(error, match=message) as raised:
         call(noise(9))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(raised.value)
 
 
 # Shift and crop -------------------------------------------------------------------------------------------------------

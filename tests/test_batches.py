@@ -45,11 +45,11 @@ def stream(dataset, sampler, **settings):
 
 def test_training_crops_and_pads_the_examples_of_its_step(prepared, dataset):
     sampler = Sampler(np.arange(13), 4, seed=3)
-    for step, found in enumerate(stream(dataset, sampler)):
-        assert found.waves.shape == (1, 4, 1, 800) and found.lengths.shape == (1, 4, 1)
-        assert found.rows[0].tolist() == sampler.rows_of(step).tolist()
-        np.testing.assert_array_equal(found.targets[0], dataset.targets[found.rows[0]])
-        for row, length, wave in zip(found.rows[0], found.lengths[0, :, 0], found.waves[0, :, 0], strict=True):
+    for step, batch in enumerate(stream(dataset, sampler)):
+        assert batch.waves.shape == (1, 4, 1, 800) and batch.lengths.shape == (1, 4, 1)
+        assert batch.rows[0].tolist() == sampler.rows_of(step).tolist()
+        np.testing.assert_array_equal(batch.targets[0], dataset.targets[batch.rows[0]])
+        for row, length, wave in zip(batch.rows[0], batch.lengths[0, :, 0], batch.waves[0, :, 0], strict=True):
             clip = prepared[1][row]
             assert length == min(800, len(clip))
             assert wave[:length].tobytes() in clip.tobytes() and not wave[length:].any()
@@ -67,8 +67,8 @@ def test_each_epoch_has_each_row_once_in_another_order(dataset):
 
 
 def test_a_batch_larger_than_an_epoch_spans_several():
-    found = Sampler(np.array([5, 6]), 8, seed=0).rows_of(3)
-    assert np.sort(found.reshape(4, 2), axis=1).tolist() == [[5, 6]] * 4
+    rows = Sampler(np.array([5, 6]), 8, seed=0).rows_of(3)
+    assert np.sort(rows.reshape(4, 2), axis=1).tolist() == [[5, 6]] * 4
 
 
 @pytest.mark.parametrize("start", [1, 3, 6])
@@ -100,7 +100,7 @@ def test_accumulation_only_reshapes(dataset):
     sampler = Sampler(np.arange(13), 36, seed=5)  # more than a thread decodes at a time
     one, three = stream(dataset, sampler, stop=3), stream(dataset, sampler, stop=3, accumulate=3)
     assert three[0].waves.shape == (3, 12, 1, 800)
-    same([Batch(*(leaf.reshape(1, 36, *leaf.shape[2:]) for leaf in found)) for found in three], one)
+    same([Batch(*(leaf.reshape(1, 36, *leaf.shape[2:]) for leaf in batch)) for batch in three], one)
 
 
 @pytest.mark.parametrize("threads", [1, 5])
@@ -112,7 +112,7 @@ def test_threads_change_nothing(dataset, threads):
 def test_every_offset_is_reached_and_views_and_visits_differ(prepared, dataset):
     clip, window = prepared[1][3], 800  # 803 samples
     sampler = Sampler(np.array([3]), 50, seed=0)
-    waves = np.concatenate([found.waves[0] for found in stream(dataset, sampler, stop=2, views=2)])
+    waves = np.concatenate([batch.waves[0] for batch in stream(dataset, sampler, stop=2, views=2)])
     offsets = np.array(
         [[next(k for k in range(4) if np.array_equal(wave, clip[k : k + window])) for wave in pair] for pair in waves]
     )
@@ -135,10 +135,10 @@ def test_balanced_weights_without_labels_raise():
 def test_balanced_sampling_draws_by_weight_anew_in_each_epoch():
     targets = np.repeat(np.eye(2, dtype=np.float32), [90, 10], axis=0)
     sampler = Sampler(np.arange(100) + 7, 100, seed=0, weights=balanced_weights(targets))
-    drawn = np.array([sampler.rows_of(step) for step in range(100)]) - 7
-    assert abs(np.mean(drawn >= 90) - 0.5) < 0.02  # four standard deviations
-    assert len({tuple(epoch) for epoch in drawn.tolist()}) == 100
-    np.testing.assert_array_equal(drawn[9], sampler.rows_of(9) - 7)
+    draws = np.array([sampler.rows_of(step) for step in range(100)]) - 7
+    assert abs(np.mean(draws >= 90) - 0.5) < 0.02  # four standard deviations
+    assert len({tuple(epoch) for epoch in draws.tolist()}) == 100
+    np.testing.assert_array_equal(draws[9], sampler.rows_of(9) - 7)
 
 
 @pytest.mark.parametrize(
@@ -168,22 +168,22 @@ def test_batches_on_devices_are_the_same_batches(dataset):
     sampler = Sampler(np.arange(13), 16, seed=5)
     sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec(None, "data"))
     expected = stream(dataset, sampler, accumulate=2)
-    found = list(to_devices(iter(expected), sharding))
-    assert all(leaf.sharding == sharding and len(leaf.addressable_shards) == 8 for leaf in found[0])
-    same([Batch(*map(np.asarray, batch)) for batch in found], expected)
+    batches = list(to_devices(iter(expected), sharding))
+    assert all(leaf.sharding == sharding and len(leaf.addressable_shards) == 8 for leaf in batches[0])
+    same([Batch(*map(np.asarray, batch)) for batch in batches], expected)
 
 
 def test_devices_are_fed_ahead(dataset):
-    taken = []
+    batches_read = []
 
     def source():
         for batch in stream(dataset, Sampler(np.arange(13), 2, seed=5)):
-            taken.append(batch)
+            batches_read.append(batch)
             yield batch
 
     batches = to_devices(source(), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     next(batches)
-    assert len(taken) == 3
+    assert len(batches_read) == 3
     assert len(list(batches)) == 6
 
 
@@ -211,10 +211,10 @@ def test_a_closed_stream_gives_up_its_memory(tmp_path):
     batches = train_batches(dataset, Sampler(np.arange(6), 4, seed=0), samples=800)
     next(batches)
     batches.close()
-    held = weakref.ref(dataset)
+    reference = weakref.ref(dataset)
     del dataset, batches
     deadline = time.monotonic() + 20
-    while held() is not None:  # until the thread that decoded last is done
+    while reference() is not None:  # until the thread that decoded last is done
         assert time.monotonic() < deadline
         time.sleep(0.05)
         gc.collect()
@@ -250,8 +250,8 @@ for stream in streams:
 
 
 def test_a_process_ends_well_with_streams_that_are_open(prepared):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", ABANDONED, prepared[0]], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr and "Fatal" not in done.stderr
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr and "Fatal" not in process.stderr

@@ -73,9 +73,9 @@ def test_a_short_clip_is_filled_up(fill, samples):
     options = {name: value for name, value in FRONTEND.items() if name not in ("type", "seconds")}
     frontend = CLAPLogMel(**options, seconds=SECONDS, fill=fill)
     wave, size = noise(samples), 3200
-    filled = np.tile(wave, {"repeatpad": size // samples, "repeat": size, "pad": 1}[fill])[:size]
+    whole = np.tile(wave, {"repeatpad": size // samples, "repeat": size, "pad": 1}[fill])[:size]
     expected = LogMel(**options, mel_scale="slaney", norm="slaney", f_min=50.0)(
-        jnp.asarray(np.pad(filled, (0, size - len(filled))))
+        jnp.asarray(np.pad(whole, (0, size - len(whole))))
     )
     assert expected.shape == (41, 16)
     np.testing.assert_array_equal(frontend(jnp.asarray(wave)), expected)
@@ -130,10 +130,10 @@ def test_positions_say_which_frame_a_step_is_made_of():
     run = eqx.filter_jit(eqx.filter_vmap(lambda network, x: network.layers(x, state)[0][0], in_axes=(None, 0)))
     x = noise(41, 16)
     maps = run(network, x[None] + np.eye(41, 42, dtype=np.float32).T[:, :, None])
-    moved = np.abs(np.asarray(maps)[:-1] - np.asarray(maps)[-1]).sum(axis=(2, 3))  # frame raised x step
+    changes = np.abs(np.asarray(maps)[:-1] - np.asarray(maps)[-1]).sum(axis=(2, 3))  # frame raised x step
     positions = network.positions(32, 0)
-    assert moved.shape == (41, 32)
-    assert np.abs(positions[moved.argmax(axis=1)] - np.arange(41)).max() <= 1.0
+    assert changes.shape == (41, 32)
+    assert np.abs(positions[changes.argmax(axis=1)] - np.arange(41)).max() <= 1.0
     assert [len(network.positions(each, layer)) for layer, each in ((0, 32), (1, 16), (2, 16), (-1, 16))] == [
         32,
         16,
@@ -153,13 +153,13 @@ def test_shifted_windows_do_not_reach_around_the_image():
     )
     x = jnp.asarray(noise(8, 8, 4))
     run = eqx.filter_jit(block)
-    moved = np.abs(run(x.at[7, 7, 0].add(1.0)) - run(x)).max(axis=2) > 0
+    changes = np.abs(run(x.at[7, 7, 0].add(1.0)) - run(x)).max(axis=2) > 0
     expected = np.zeros((8, 8), bool)
     expected[6:, 6:] = True  # what is left of the last window, of which the rest lies at the other ends
-    np.testing.assert_array_equal(moved, expected)
-    moved = np.abs(run(x.at[3, 3, 0].add(1.0)) - run(x)).max(axis=2) > 0
-    np.testing.assert_array_equal(np.argwhere(moved).min(axis=0), [2, 2])
-    np.testing.assert_array_equal(np.argwhere(moved).max(axis=0), [5, 5])
+    np.testing.assert_array_equal(changes, expected)
+    changes = np.abs(run(x.at[3, 3, 0].add(1.0)) - run(x)).max(axis=2) > 0
+    np.testing.assert_array_equal(np.argwhere(changes).min(axis=0), [2, 2])
+    np.testing.assert_array_equal(np.argwhere(changes).max(axis=0), [5, 5])
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_padding_has_no_part_in_a_text():
     tokens = jnp.asarray([0, 5, 6, 4, 2], jnp.int32)
     alone = run(text, tokens, None)
     for behind in (1, 7):
-        padded = jnp.concatenate([tokens, jnp.full(6, behind, jnp.int32)])
-        np.testing.assert_allclose(run(text, padded, jnp.asarray(5)), alone, atol=1e-6)
+        longer = jnp.concatenate([tokens, jnp.full(6, behind, jnp.int32)])
+        np.testing.assert_allclose(run(text, longer, jnp.asarray(5)), alone, atol=1e-6)
     assert error(run(text, tokens[jnp.asarray([0, 6, 5, 4, 2]) % 5], None), alone) > 1e-3
     assert text.most_tokens == 38 and text.width == 6
     with pytest.raises(ValueError, match="1 to 38 tokens, got 39"):

@@ -70,9 +70,9 @@ def test_failures_are_a_table_and_are_tried_again(capsys, here, model):
     pathlib.Path("data/001.wav").write_text("no sound")
     pathlib.Path("list").write_text("data/000.wav\ndata/001.wav\ndata/none.wav\r\ndata/002.wav")
     assert embed("--from", "list", "-o", "out", model=model) == 1
-    captured = capsys.readouterr()
-    assert "2 of 4 files could not be read" in captured.err
-    assert captured.out == "out: 2 recordings, 2 of them new, 2 cannot be read (out/_failures.csv)\n"
+    output = capsys.readouterr()
+    assert "2 of 4 files could not be read" in output.err
+    assert output.out == "out: 2 recordings, 2 of them new, 2 cannot be read (out/_failures.csv)\n"
     lines = pathlib.Path("out/_failures.csv").read_text().splitlines()
     assert lines[0] == "files,errors" and lines[2] == "data/none.wav,data/none.wav is not a file."
     assert lines[1].startswith("data/001.wav,data/001.wav cannot be read as sound")

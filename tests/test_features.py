@@ -74,8 +74,8 @@ def test_phase_vocoder_agrees_with_torchaudio_s_formula_in_float64(rate, frames)
     x = np.asarray(features.stft(noise(16000), 512, 128)).astype(np.complex128)
     advance = np.linspace(0, np.pi * 128, 257)
     times = np.arange(0, len(x), rate)
-    padded = np.pad(x, ((0, 2), (0, 0)))
-    now, later, fraction = padded[times.astype(int)], padded[times.astype(int) + 1], (times % 1)[:, None]
+    longer = np.pad(x, ((0, 2), (0, 0)))
+    now, later, fraction = longer[times.astype(int)], longer[times.astype(int) + 1], (times % 1)[:, None]
     turn = np.angle(later) - np.angle(now) - advance
     turn = turn - 2 * np.pi * np.round(turn / (2 * np.pi)) + advance
     phase = np.cumsum(np.concatenate([np.angle(x[:1]), turn[:-1]]), axis=0)
@@ -106,8 +106,8 @@ def test_stft_is_the_fourier_transform_of_centred_windows(n_fft, win_length, one
     x, hop = noise(1000), 77
     window = np.zeros(n_fft)
     window[(n_fft - win_length) // 2 :][:win_length] = np.hanning(win_length + 1)[:-1]
-    padded = np.pad(x.astype(np.float64), n_fft // 2, mode="reflect")
-    frames = np.stack([padded[t : t + n_fft] for t in range(0, len(padded) - n_fft + 1, hop)]) * window
+    longer = np.pad(x.astype(np.float64), n_fft // 2, mode="reflect")
+    frames = np.stack([longer[t : t + n_fft] for t in range(0, len(longer) - n_fft + 1, hop)]) * window
     expected = np.fft.rfft(frames) if onesided else np.fft.fft(frames)
     assert error(features.stft(x, n_fft, hop, win_length, onesided=onesided), expected) < 1e-6
 

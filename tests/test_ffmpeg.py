@@ -85,9 +85,11 @@ def test_a_film_is_heard_whatever_comes_first(tmp_path):
 def test_of_several_streams_the_default_one_is_read_and_told():
     for default, number in ((None, 1), (0, 1), (1, 2)):
         data = encoded("matroska", "flac", chirp(), streams=2, default=default)
-        with pytest.warns(UserWarning, match=rf"The sound holds 2 streams of sound, .* number {number} alone") as told:
+        with pytest.warns(
+            UserWarning, match=rf"The sound holds 2 streams of sound, .* number {number} alone"
+        ) as record:
             wave = zoo.read(data, RATE)
-        assert len(told) == 1 and told[0].filename == __file__
+        assert len(record) == 1 and record[0].filename == __file__
         np.testing.assert_allclose(wave, chirp()[:, 0] / number, atol=1e-4)
 
 
@@ -143,13 +145,13 @@ def test_a_pipe_is_read(files, tmp_path):
 
 def test_blocks_come_while_the_file_is_read_and_are_bounded():
     file = Bare(encoded("matroska", "pcm_s16le", chirp(8 * BLOCK)))
-    for wanted in (RATE, 4 * RATE):
+    for rate in (RATE, 4 * RATE):
         file.count = 0
-        pieces = blocks(file, wanted)
+        pieces = blocks(file, rate)
         first, _ = next(pieces)
         assert file.count < 4 * BLOCK  # of 16 bytes a sample of a block
         sizes = [len(first), *(len(block) for block, _ in pieces)]
-        assert sum(sizes) == 8 * BLOCK and max(sizes) * wanted // RATE <= BLOCK
+        assert sum(sizes) == 8 * BLOCK and max(sizes) * rate // RATE <= BLOCK
         assert min(sizes[:-1]) == max(sizes)
 
 
@@ -196,19 +198,19 @@ def test_without_the_extra_a_sentence_names_it(files, tmp_path, tmp_path_factory
     names = ["aac.m4a", "opus.webm", "pcm.avi", "a.ac3", "wma.wav"]
     for name in names:
         (tmp_path / name).write_bytes(files[name])
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-I", "-S", "-c", ALONE, site, pages.ROOT, *names],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    *told, found = done.stdout.splitlines()
+    *sentences, names_of_sounds = process.stdout.splitlines()
     titles = ["MPEG-4 or QuickTime", "Matroska or WebM", "AVI", "AC-3", "WAV of an encoding that is compressed"]
-    for name, title, sentence in zip(names, titles, told, strict=True):
+    for name, title, sentence in zip(names, titles, sentences, strict=True):
         assert sentence == f'{name} is a file of {title}, which FFmpeg reads: pip install "audax-eqx[ffmpeg]".'
-    assert found == "['wma.wav']"
-    assert done.stderr.startswith("audax-zoo: . holds other files, which are left out: 1 .")
-    assert done.stderr.endswith(' FFmpeg reads .ac3, .avi, .m4a, .webm: pip install "audax-eqx[ffmpeg]".\n')
+    assert names_of_sounds == "['wma.wav']"
+    assert process.stderr.startswith("audax-zoo: . holds other files, which are left out: 1 .")
+    assert process.stderr.endswith(' FFmpeg reads .ac3, .avi, .m4a, .webm: pip install "audax-eqx[ffmpeg]".\n')
 
 
 def test_with_the_extra_a_folder_search_takes_them(files, tmp_path, capfd):

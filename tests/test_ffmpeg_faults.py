@@ -30,9 +30,9 @@ TELLING += ["aac.aac", "latm.aac", "ac3.rm", "a.wv", "a.tta"]
 def test_a_file_cut_short_is_told(files, tmp_path, name, share):
     path = tmp_path / name
     path.write_bytes(files[name][: int(share * len(files[name]))])
-    for wanted in (RATE, 16000):
+    for rate in (RATE, 16000):
         with pytest.raises(SoundError, match=rf"{name} is cut short.*: copy or record it again\.$"):
-            zoo.read(path, wanted)
+            zoo.read(path, rate)
 
 
 def test_an_mp4_with_its_index_in_front_that_is_cut_says_what_is_left():

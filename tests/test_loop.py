@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import pathlib
 import re
 import signal
 import socket
@@ -16,6 +15,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from lives import ROOT, fork
 from runs import LABELS, changed, fill, lines, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -28,8 +28,6 @@ from train.recipe import find
 from train.signals import Stopped
 from train.step import mesh
 from zoo._lock import locked
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +85,12 @@ def test_a_run_compiles_its_step_and_its_evaluation_once(done):
 
 def test_the_log_has_every_step_once(done):
     run, *_ = done
-    logged = lines(run)
-    assert [line["step"] for line in logged if "loss" in line] == list(range(1, 91))
-    losses = [line["loss"] for line in logged if "loss" in line]
+    log = lines(run)
+    assert [line["step"] for line in log if "loss" in line] == list(range(1, 91))
+    losses = [line["loss"] for line in log if "loss" in line]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
-    assert {"learning_rate", "gradient_norm", "clips_per_second", "epoch"} <= set(logged[0])
-    assert [line["step"] for line in logged if "evaluation/loss" in line] == [*range(9, 90, 9), 90]
+    assert {"learning_rate", "gradient_norm", "clips_per_second", "epoch"} <= set(log[0])
+    assert [line["step"] for line in log if "evaluation/loss" in line] == [*range(9, 90, 9), 90]
     assert any((run / "tensorboard").iterdir())
 
 
@@ -100,28 +98,28 @@ def test_evaluation_has_every_clip_once_in_batches_of_any_size(done, folder):
     """The mean over each clip's windows, weighted by their samples, computed here clip by clip."""
     dataset, clip = Dataset(folder / "data"), zoo.load(done[0] / "model")
     rows = np.arange(len(dataset))
-    found = []
+    outputs = []
     for devices, batch in ((1, 7), (2, 4), (8, 64)):
         scorer = Scorer(clip.entry, dataset, rows, mesh(devices), batch)
-        found.append(scorer.outputs(clip.model, clip.state))
-        assert len(found[-1]) == len(rows)
-    np.testing.assert_allclose(found[1], found[0], atol=1e-5)
-    np.testing.assert_allclose(found[2], found[0], atol=1e-5)
+        outputs.append(scorer.outputs(clip.model, clip.state))
+        assert len(outputs[-1]) == len(rows)
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-5)
+    np.testing.assert_allclose(outputs[2], outputs[0], atol=1e-5)
     row = int(np.argmax(dataset.samples))  # three windows, the last of them shorter
     wave = dataset.read(row)
     windows = [np.pad(wave[start : start + 2000], (0, max(0, start + 2000 - len(wave)))) for start in (0, 2000, 4000)]
     sizes = [2000, 2000, len(wave) - 4000]
     assert sizes[-1] > 0
     expected = np.average([np.asarray(clip.probabilities(window)) for window in windows], axis=0, weights=sizes)
-    np.testing.assert_allclose(found[0][row], expected, atol=1e-5)
+    np.testing.assert_allclose(outputs[0][row], expected, atol=1e-5)
 
 
-def start(folder, out, **environment):
-    command = [sys.executable, "-m", "train", str(folder / "tiny.py"), str(folder / "data"), str(out)]
-    compiled = {"AUDAX_CACHE": "", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, env=os.environ | compiled | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def words(folder, out):
+    return [str(folder / "tiny.py"), str(folder / "data"), str(out)]
+
+
+def variables(folder):
+    return {"AUDAX_CACHE": "", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
 
 
 def steps_logged(out):
@@ -141,29 +139,32 @@ def writing(out):
     return any(out.glob("checkpoints/*tmp*"))
 
 
-def wait(process, condition):
+def wait(process, log, condition):
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), log.read_text()
         time.sleep(0.002)
 
 
 def test_a_run_that_is_killed_ends_with_the_same_weights(done, folder):
-    out = folder / "killed"
+    out, log, environment = folder / "killed", folder / "killed.txt", variables(folder)
     for condition in (lambda: steps_logged(out) >= 12, lambda: steps_logged(out) >= 30 and writing(out)):
-        process = start(folder, out)
-        wait(process, condition)
+        process = fork(words(folder, out), environment, log)
+        wait(process, log, condition)
         process.kill()
-        process.communicate()
+        process.join()
         assert scalars(out)[-1] >= steps_logged(out)
-    process = start(folder, out)
-    wait(process, lambda: steps_logged(out) >= 60)
-    process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM, text
+    process = fork(words(folder, out), environment, log)
+    wait(process, log, lambda: steps_logged(out) >= 60)
+    process.terminate()  # SIGTERM
+    process.join()
+    text = log.read_text()
+    assert process.exitcode == 128 + signal.SIGTERM, text
     assert "SIGTERM: a checkpoint is written after the step under way" in text and "the same command goes on" in text
-    process = start(folder, out)
-    text, _ = process.communicate()
-    assert process.returncode == 0, text
+    last = subprocess.run(
+        [sys.executable, "-m", "train", *words(folder, out)],
+        env=os.environ | environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert last.returncode == 0, last.stderr
     assert weights(out) == weights(done[0])
     assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, 91))
     assert scalars(out) == list(range(1, 91))
@@ -175,11 +176,15 @@ def test_two_processes_are_one(done, folder):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=4")
-    hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": flags}
-    processes = [start(folder, folder / "hosts", JAX_PROCESS_ID=str(number), **hosts) for number in range(2)]
-    for process in processes:
-        text, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, text
+    hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": flags} | variables(folder)
+    logs = [folder / f"host-{number}.txt" for number in range(2)]
+    processes = [
+        fork(words(folder, folder / "hosts"), hosts | {"JAX_PROCESS_ID": str(number)}, log)
+        for number, log in enumerate(logs)
+    ]
+    for process, log in zip(processes, logs, strict=True):
+        process.join(300)
+        assert process.exitcode == 0, log.read_text()
     one, two = (zoo.load(run / "model") for run in (done[0], folder / "hosts"))
     for a, b in zip(
         *(jax.tree.leaves(eqx.filter((clip.model, clip.state), eqx.is_array)) for clip in (one, two)), strict=True
@@ -190,9 +195,9 @@ def test_two_processes_are_one(done, folder):
     # What two hosts made of their shares of the clips is what one makes of all
     dataset = Dataset(folder / "data")
     score = Scorer(two.entry, dataset, dataset.rows("fold", ["4"], held_out=True), mesh(1), 16)
-    logged = lines(folder / "hosts")[-1]
+    log = lines(folder / "hosts")[-1]
     assert {f"evaluation/{name}": value for name, value in score(two.model, two.state).items()} == pytest.approx(
-        {name: value for name, value in logged.items() if name.startswith("evaluation/")}, rel=1e-6
+        {name: value for name, value in log.items() if name.startswith("evaluation/")}, rel=1e-6
     )
 
 
@@ -255,8 +260,8 @@ def test_a_second_process_leaves_the_first_alone(done, folder, capsys):
     with locked(run):
         assert main([str(folder / "tiny.py"), str(folder / "data"), str(run)]) == 2
         assert main(["cross-validate", str(folder / "tiny.py"), str(folder / "data"), str(run)]) == 2
-    captured = capsys.readouterr().err
-    assert captured.count(f"audax-train: {run} is in use by another process: wait until it ends, or choose") == 2
+    output = capsys.readouterr().err
+    assert output.count(f"audax-train: {run} is in use by another process: wait until it ends, or choose") == 2
     assert weights(run) == before
 
 

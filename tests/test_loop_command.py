@@ -66,9 +66,9 @@ def test_the_command_prepares_trains_evaluates_and_saves(folder, tmp_path, capsy
     assert main([str(folder / "tiny.py"), data, run, *few]) == 0
     assert main(["evaluate", run, data]) == 0
     assert main(["save", run, model, "--dtype", "float16"]) == 0
-    printed = capsys.readouterr().out
-    (trained,) = {line.partition(": ")[2] for line in printed.splitlines() if "accuracy" in line and "model:" in line}
-    assert f"{trained}" in printed and "3 classes" in printed
+    output = capsys.readouterr().out
+    (metrics,) = {line.partition(": ")[2] for line in output.splitlines() if "accuracy" in line and "model:" in line}
+    assert f"{metrics}" in output and "3 classes" in output
     assert zoo.load(model).entry.name == "model"
     assert main(["fsdd", data, str(tmp_path / "other")]) == 2
     assert main(["no_such_recipe", data, run]) == 2
@@ -82,8 +82,8 @@ def test_cross_validation_holds_each_fold_out_and_then_none(folder, tmp_path, ca
     out = tmp_path / "folds"
     few = ["--run.steps", "4", "--run.evaluate", "100"]
     assert main(["cross-validate", str(folder / "tiny.py"), str(folder / "data"), str(out), *few]) == 0
-    held = [json.loads((out / f"fold-{fold}" / "recipe.json").read_text())["data"]["held_out"] for fold in "1234"]
-    assert held == [["1"], ["2"], ["3"], ["4"]]
+    folds = [json.loads((out / f"fold-{fold}" / "recipe.json").read_text())["data"]["held_out"] for fold in "1234"]
+    assert folds == [["1"], ["2"], ["3"], ["4"]]
     values = [zoo.load(out / f"fold-{fold}" / "model").entry.metrics[0]["value"] for fold in "1234"]
     (note,) = zoo.load(out / "model").entry.metrics
     assert note["value"] == pytest.approx(np.mean(values), abs=1e-4)

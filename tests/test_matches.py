@@ -134,21 +134,21 @@ def test_a_large_part_is_read_piece_by_piece(tmp_path, monkeypatch):
 
 
 def test_few_pieces_are_read_ahead_and_large_ones_not_at_all():
-    begun, read = [], []
+    starts, numbers = [], []
 
     def blocks(number):
-        read.append(number)
+        numbers.append(number)
         yield np.full((1, 1), number, np.float32)
 
     def pieces():
         for number in range(50):
-            begun.append(number)
+            starts.append(number)
             yield Piece(1 << 40 if number == 2 else 1, blocks(number))
 
     values = ahead(pieces())
     assert [next(values).item() for _ in range(2)] == [0, 1]
-    assert len(begun) <= 2 + THREADS and 2 not in read
-    assert [block.item() for block in values] == list(range(2, 50)) and sorted(read) == begun
+    assert len(starts) <= 2 + THREADS and 2 not in numbers
+    assert [block.item() for block in values] == list(range(2, 50)) and sorted(numbers) == starts
 
 
 def test_an_npz_is_read_piece_by_piece(tmp_path, monkeypatch):

@@ -135,5 +135,5 @@ def test_a_table_with_wrong_bytes_never_fails_otherwise(tmp_path):
 def test_a_flax_train_state_of_perch_is_not_taken_for_another(tmp_path):
     shapes = {key.split("/", 1)[1]: array.shape for key, array in tree("released", "dense").items()}
     source = Source(tmp_path, "flax", {}, shapes)
-    (found,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
-    assert found.entry.network["first_residual"] is False and flat({"a": {"b": 1}}) == {"a/b": 1}
+    (recognised,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
+    assert recognised.entry.network["first_residual"] is False and flat({"a": {"b": 1}}) == {"a/b": 1}

@@ -5,7 +5,7 @@ import dataclasses
 import equinox as eqx
 import jax
 import pytest
-from recipes import LABELS, NAMES, OURS, built, size
+from recipes import LABELS, NAMES, OURS, build, size
 
 import zoo
 from audax_eqx import tree
@@ -53,7 +53,7 @@ def test_all_recipes_are_there():
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_model_is_the_one_it_is_named_after(name):
     frontend, network, head = EXPECTED[name]
-    entry, model = built(name)
+    entry, model = build(name)
     parameters, width = NETWORKS[network]
     heads = {
         "Classifier": 35 * width + 35,
@@ -69,7 +69,7 @@ def test_the_model_is_the_one_it_is_named_after(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_frontend_makes_frames_of_its_crops(name):
-    chosen, (entry, model) = recipe.find(name)[0], built(name)
+    chosen, (entry, model) = recipe.find(name)[0], build(name)
     assert entry.window == chosen.data.seconds
     wave = jax.ShapeDtypeStruct((round(chosen.data.seconds * entry.sample_rate),), "float32")
     frames, bins = eqx.filter_eval_shape(lambda frontend, wave: frontend(wave), model.frontend, wave).shape
@@ -78,7 +78,7 @@ def test_every_frontend_makes_frames_of_its_crops(name):
 
 @pytest.mark.parametrize("name", ["speech_commands_resnet18", "cola_convnext_tiny", "simclr_efficientnet_b0"])
 def test_networks_take_the_shortest_crops(name):
-    entry, model = built(name)
+    entry, model = build(name)
     state = skeleton(entry)[1]
     wave = jax.ShapeDtypeStruct((round(entry.window * entry.sample_rate),), "float32")
     outputs, _ = eqx.filter_eval_shape(lambda *given: given[0](*given[1:]), eqx.nn.inference_mode(model), wave, state)
@@ -87,7 +87,7 @@ def test_networks_take_the_shortest_crops(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_objective_head_and_metric_fit_each_other(name):
-    chosen, (entry, model) = recipe.find(name)[0], built(name)
+    chosen, (entry, model) = recipe.find(name)[0], build(name)
     assert type(chosen.objective) is OBJECTIVES[type(model).__name__]
     assert entry.task == chosen.objective.task
     assert entry.labels == (() if entry.task == "contrastive" else LABELS)
@@ -102,19 +102,19 @@ def test_objective_head_and_metric_fit_each_other(name):
 
 
 def test_log_mel_is_audaxs_but_for_its_framing():
-    _, model = built("audioset_resnet18")
+    _, model = build("audioset_resnet18")
     ours = {field.name: getattr(model.frontend, field.name) for field in dataclasses.fields(model.frontend)}
-    wanted = {"sample_rate": 16000, "bins": 64, "n_fft": 1024, "win_length": 400, "hop_length": 160, "power": 2.0}
-    wanted |= {"f_min": 60.0, "f_max": 7800.0, "mel_scale": "htk", "norm": None, "log": "natural", "floor": 1e-8}
-    assert ours | wanted | {"framing": "center"} == ours
+    expected = {"sample_rate": 16000, "bins": 64, "n_fft": 1024, "win_length": 400, "hop_length": 160, "power": 2.0}
+    expected |= {"f_min": 60.0, "f_max": 7800.0, "mel_scale": "htk", "norm": None, "log": "natural", "floor": 1e-8}
+    assert ours | expected | {"framing": "center"} == ours
 
 
 @pytest.mark.parametrize("name", [*AUDIOSET, *SPEECH_COMMANDS, *CONTRASTIVE, "voxceleb"])
 def test_all_at_16_khz_hear_64_bins(name):
-    entry, model = built(name)
+    entry, model = build(name)
     assert entry.sample_rate == 16000 and model.frontend.bins == 64
     if entry.frontend["type"] == "LogMel":
-        assert entry.frontend == built("audioset_resnet18")[0].frontend
+        assert entry.frontend == build("audioset_resnet18")[0].frontend
     else:
         assert entry.frontend == {"type": EXPECTED[name][0], "sample_rate": 16000, "bins": 64}
 
@@ -131,7 +131,7 @@ def test_audiosets_numbers_are_audaxs(name):
     assert (objective.task, objective.mixup, objective.label_smoothing) == ("multilabel", 0.8, 0)
     assert (masks.bins, masks.frames, masks.masks) == (8, 50, 2)
     assert (chosen.model.dropout, chosen.data.seconds, chosen.run.epochs) == (0.4, 5.0, 50)
-    assert built(name)[1].dropout.p == 0.4
+    assert build(name)[1].dropout.p == 0.4
     assert (chosen.data.hold_out, chosen.data.held_out) == ("split", ("eval",))
 
 
@@ -145,7 +145,7 @@ def test_speech_commands_numbers_are_audaxs(name):
 
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_contrastive_numbers_are_audaxs(name):
-    chosen, (_, model) = recipe.find(name)[0], built(name)
+    chosen, (_, model) = recipe.find(name)[0], build(name)
     masks = chosen.objective.augment
     assert (chosen.optimizer.learning_rate, chosen.data.seconds, chosen.run.epochs) == (1e-3, 0.96, 50)
     assert (masks.bins, masks.frames, masks.masks) == (10, 10, 2)
@@ -168,8 +168,8 @@ def test_the_rate_grows_with_the_batch_then_linearly_then_falls_as_a_cosine(name
     rate = step.schedule(chosen, 20 * chosen.data.batch)  # 20 steps an epoch
     warmup, total = 20 * warmup, 20 * 50
     assert chosen.total_steps(20 * chosen.data.batch) == total
-    wanted = {0: 0, warmup // 2: peak / 2, warmup: peak, (warmup + total) // 2: peak / 2, total: 0}
-    assert {at: float(rate(at)) for at in wanted} == pytest.approx(wanted, abs=1e-8)
+    expected = {0: 0, warmup // 2: peak / 2, warmup: peak, (warmup + total) // 2: peak / 2, total: 0}
+    assert {at: float(rate(at)) for at in expected} == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize("family", ["audioset", "speech_commands", "cola", "simclr"])
@@ -179,8 +179,8 @@ def test_recipes_of_a_family_differ_in_the_model_alone(family):
     assert others
     for other in others:
         decay = first.optimizer.weight_decay
-        alike = dataclasses.replace(other.optimizer, weight_decay=decay)
-        assert dataclasses.replace(other, name=first.name, model=first.model, optimizer=alike) == first
+        optimizer = dataclasses.replace(other.optimizer, weight_decay=decay)
+        assert dataclasses.replace(other, name=first.name, model=first.model, optimizer=optimizer) == first
         assert (other.optimizer.weight_decay == decay) == (other.model.frontend["type"] == "LogMel")
 
 
@@ -193,7 +193,7 @@ def test_pretrained_recipes_start_from_a_packaged_model_at_its_native_length(nam
     start = zoo.info(chosen.model.start)
     assert chosen.model.start in zoo.list_models() and start.checkpoint is None
     assert chosen.data.seconds == start.window
-    entry, model = built(name)
+    entry, model = build(name)
     assert (entry.frontend, entry.network) == (start.frontend, start.network) and model.head.outputs == len(LABELS)
 
 

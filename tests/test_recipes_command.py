@@ -31,7 +31,7 @@ def trained(monkeypatch):
     """What the command line would train, instead of training it: (recipe, data, out) each."""
     calls = []
     for function in ("train", "cross_validate"):
-        monkeypatch.setattr(command, function, lambda *given: calls.append(given) or 0)
+        monkeypatch.setattr(command, function, lambda *lines: calls.append(lines) or 0)
     return calls
 
 
@@ -40,18 +40,18 @@ def trained(monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_docstring_prepares_and_trains(name, trained, monkeypatch):
-    rates, given = set(), commands(name)
+    rates, lines = set(), commands(name)
 
     def prepare(manifest, out, *, sample_rate, **_):
         rates.add((str(out), sample_rate))
         return {"examples": 0, "seconds": 0.0, "labels": []}
 
     monkeypatch.setattr(command.records, "prepare", prepare)
-    for words in given:
+    for words in lines:
         if words[1] not in ("save", "evaluate"):
             assert command.main(words[1:]) == 0
-    assert [words[1] for words in given][:1] == ["prepare"]
-    assert trained and all(words[1] in ("prepare", "cross-validate", "save", name) for words in given)
+    assert [words[1] for words in lines][:1] == ["prepare"]
+    assert trained and all(words[1] in ("prepare", "cross-validate", "save", name) for words in lines)
     for chosen, data, out in trained:
         assert out.parts[0] == "runs"
         if chosen.model.start is None or chosen.model.start in zoo.list_models():  # a run's folder is not here
@@ -82,12 +82,17 @@ def options(value, path=""):
 def test_help_lists_every_field(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main([name, "--help"])
-    shown = set(re.findall(r"--[a-z0-9.-]+", capsys.readouterr().out))
-    known = set(options(recipe.find(name)[0]))
-    assert {"--optimizer.learning-rate", "--model.dropout", "--run.seed", "--objective.augment.frames"} < known
+    of_help = set(re.findall(r"--[a-z0-9.-]+", capsys.readouterr().out))
+    of_fields = set(options(recipe.find(name)[0]))
+    assert {
+        "--optimizer.learning-rate",
+        "--model.dropout",
+        "--run.seed",
+        "--objective.augment.frames",
+    } < of_fields
     chosen = recipe.find(name)[0].model
     empty = {f"--model.{each}" for each in ("frontend", "network") if not getattr(chosen, each)}  # of what starts
-    assert known - empty <= shown
+    assert of_fields - empty <= of_help
 
 
 def test_options_change_what_is_trained_and_nothing_else(trained):
@@ -174,17 +179,17 @@ def test_an_unknown_name_gets_all_names(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (["--data.batch", "0"], "batch"),
         (["--data.held-out"], "by their column 'index' and by no value of it"),
         (["--data.seconds", "0"], "crops of some seconds"),
     ],
 )
-def test_numbers_that_make_no_sense_get_one_sentence(words, said, trained, capsys):
+def test_numbers_that_make_no_sense_get_one_sentence(words, sentence, trained, capsys):
     try:
         code = command.main(["fsdd", "data", "out", *words])
     except SystemExit as exit:  # tyro's own
         code = exit.code
     assert code == 2 and not trained
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert sentence in " ".join(capsys.readouterr().err.split())

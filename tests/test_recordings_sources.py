@@ -54,16 +54,16 @@ def test_a_fault_of_another_kind_stops_the_run_and_leaves_no_thread(clip, monkey
 
 
 def test_recordings_without_end_are_read_a_few_ahead(clip):
-    given = []
+    numbers = []
 
     def endless():
         for number in itertools.count():
-            given.append(number)
+            numbers.append(number)
             yield noise(4000 + number, number), RATE
 
     results = zoo.embed(clip, endless(), workers=2, batch=8)
     assert len(list(itertools.islice(results, 20))) == 20
-    assert len(given) < 20 + 3 * 8 + 2 * 2 + 8  # batches under way, recordings begun, a batch to fill
+    assert len(numbers) < 20 + 3 * 8 + 2 * 2 + 8  # batches under way, recordings begun, a batch to fill
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("recordings")]
 
@@ -180,25 +180,25 @@ raise RuntimeError("a fault of the caller")
 def test_a_process_ends_though_somebody_has_an_unfinished_iterator(tmp_path):
     """The recordings have no end, and an error of the caller leaves threads that read them."""
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", LONG], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "a fault of the caller" in done.stderr and int(done.stdout) == 3
+    process = subprocess.run([sys.executable, "-c", LONG], env=environment, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 1 and "a fault of the caller" in process.stderr and int(process.stdout) == 3
 
 
 def test_closing_waits_for_no_recording_to_end(clip, monkeypatch):
-    closed = []
+    sources_closed = []
 
     def stream(source, *_):
         try:
             yield from [noise(10)] if source == "short" else itertools.repeat(noise(SIZE))
         finally:
-            closed.append(source)
+            sources_closed.append(source)
 
     monkeypatch.setattr(_recordings, "stream", stream)
     before = threading.active_count()
     results = zoo.embed(clip, ["short", "long", "long", "long"], workers=2)
     next(results)
     results.close()
-    assert threading.active_count() == before and closed.count("long") >= 1
+    assert threading.active_count() == before and sources_closed.count("long") >= 1
 
 
 def test_one_recording_in_place_of_a_list_is_a_sentence(clip, tmp_path):

@@ -19,20 +19,20 @@ from audax_eqx.augment import (
 def masked(x, *, fill="mean", **options):
     """COUNT draws: where each differs from `x`; all that differs must be the mean of the valid frames, or 0."""
     y = draws(spec_augment, x, fill=fill, **options)
-    changed = ~((y == np.asarray(x)[None]) | (np.isnan(y) & np.isnan(x)[None]))
+    changes = ~((y == np.asarray(x)[None]) | (np.isnan(y) & np.isnan(x)[None]))
     value = np.mean(x[: options.get("length")]) if fill == "mean" else 0
-    np.testing.assert_allclose(y[changed], value, atol=1e-6)
-    return changed
+    np.testing.assert_allclose(y[changes], value, atol=1e-6)
+    return changes
 
 
 def bands(size, widest):
     """Each band within `size` positions, as a tuple of what it covers, and its probability."""
-    found = collections.Counter()
+    probabilities = collections.Counter()
     for width in range(widest + 1):
         for start in range(size - width + 1):
             band = tuple(int(start <= index < start + width) for index in range(size))
-            found[band] += 1 / (widest + 1) / (size - width + 1)
-    return found
+            probabilities[band] += 1 / (widest + 1) / (size - width + 1)
+    return probabilities
 
 
 def unions(size, widest, masks):
@@ -60,37 +60,37 @@ def test_masks_of_frames_follow_their_closed_form(masks):
     x = noise(8, 3)
     run = jit(jax.vmap(lambda n, key: spec_augment(x, time=4, freq=0, masks=masks, length=n, key=key), (None, 0)))
     for length in (8, 6, 3):
-        changed = np.asarray(run(length, KEYS)) != x[None]
-        np.testing.assert_array_equal(changed, np.broadcast_to(changed[:, :, :1], changed.shape))  # whole frames
-        assert not changed[:, length:].any()
-        assert_unions(changed[:, :length, 0], min(length, 4), masks)
+        changes = np.asarray(run(length, KEYS)) != x[None]
+        np.testing.assert_array_equal(changes, np.broadcast_to(changes[:, :, :1], changes.shape))  # whole frames
+        assert not changes[:, length:].any()
+        assert_unions(changes[:, :length, 0], min(length, 4), masks)
 
 
 @pytest.mark.parametrize(("freq", "widest"), [(3, 3), (100, 7)])
 def test_masks_of_bins_follow_their_closed_form(freq, widest):
-    changed = masked(noise(5, 7), time=0, freq=freq, max_share=0.1, length=4)
-    np.testing.assert_array_equal(changed[:, :4], np.broadcast_to(changed[:, :1], (COUNT, 4, 7)))  # whole bins
-    assert not changed[:, 4:].any()
-    assert_unions(changed[:, 0], widest, 2)
+    changes = masked(noise(5, 7), time=0, freq=freq, max_share=0.1, length=4)
+    np.testing.assert_array_equal(changes[:, :4], np.broadcast_to(changes[:, :1], (COUNT, 4, 7)))  # whole bins
+    assert not changes[:, 4:].any()
+    assert_unions(changes[:, 0], widest, 2)
 
 
 def test_a_mask_of_frames_covers_at_most_a_share_of_them():
-    changed = masked(noise(8, 3), time=4, freq=0, max_share=0.34, length=6)
-    assert_unions(changed[:, :6, 0], 2, 2)
+    changes = masked(noise(8, 3), time=4, freq=0, max_share=0.34, length=6)
+    assert_unions(changes[:, :6, 0], 2, 2)
 
 
 def test_masks_cover_each_position_as_often_as_they_should():
-    changed = masked(noise(40, 9), time=15, freq=3, length=31, fill="zero")
-    for hits, size, widest in ((changed[:, :31].all(axis=2), 31, 15), (changed[:, :31].all(axis=1), 9, 3)):
+    changes = masked(noise(40, 9), time=15, freq=3, length=31, fill="zero")
+    for hits, size, widest in ((changes[:, :31].all(axis=2), 31, 15), (changes[:, :31].all(axis=1), 9, 3)):
         one = sum(chance * np.array(band) for band, chance in bands(size, widest).items())
         expected = 1 - (1 - one) ** 2
         assert np.all(abs(hits.mean(axis=0) - expected) < 4.5 * np.sqrt(expected * (1 - expected) / COUNT))
 
 
 def test_frames_bins_and_examples_are_masked_independently():
-    changed = masked(noise(9, 8), time=3, freq=3, masks=1)
-    frames, bins = changed.all(axis=2), changed.all(axis=1)
-    np.testing.assert_array_equal(changed, frames[:, :, None] | bins[:, None, :])
+    changes = masked(noise(9, 8), time=3, freq=3, masks=1)
+    frames, bins = changes.all(axis=2), changes.all(axis=1)
+    np.testing.assert_array_equal(changes, frames[:, :, None] | bins[:, None, :])
     for pattern in (frames, bins):
         assert_independent(number(pattern[::2, :6]), number(pattern[1::2, :6]))
         assert_independent(pattern[::2].sum(axis=1), pattern[1::2].argmax(axis=1))
@@ -103,10 +103,10 @@ def test_each_example_has_its_own_length():
     run = jit(jax.vmap(lambda length, key: spec_augment(x, time=12, freq=2, length=length, key=key)))
     y = np.asarray(run(lengths, KEYS))
     for length in range(13):
-        changed = y[lengths == length] != x[None]
-        assert not changed[:, length:].any()
-        assert length == 0 or changed[:, :length].any(axis=(0, 2)).all()
-        np.testing.assert_allclose(y[lengths == length][changed], np.mean(x[:length]) if length else 0, atol=1e-6)
+        changes = y[lengths == length] != x[None]
+        assert not changes[:, length:].any()
+        assert length == 0 or changes[:, :length].any(axis=(0, 2)).all()
+        np.testing.assert_allclose(y[lengths == length][changes], np.mean(x[:length]) if length else 0, atol=1e-6)
 
 
 def test_padding_takes_no_part_in_the_mean():

@@ -52,15 +52,15 @@ def noise_behind(samples):
 @pytest.mark.parametrize("name", FOLDERS)
 def test_speech_models_are_transformers(shared, name):
     ours, golden = oracle(shared / "oracles" / name)
-    for clip, padded in (("b", False), ("a", True), ("c", True)):  # padding is one more way to the same numbers
+    for clip, longer in (("b", False), ("a", True), ("c", True)):  # padding is one more way to the same numbers
         wave, length = golden[f"wave_{clip}"], None
-        if padded:
+        if longer:
             length = jnp.asarray(wave.size)
             wave = np.concatenate([wave, noise_behind(40000 - wave.size)])
         _, layers, last, embedding, output = outputs(ours.model, ours.state, jnp.asarray(wave), length)
         for index, layer in enumerate(layers):
             theirs = golden[f"hidden_{clip}_{index}"]
-            assert padded or len(theirs) == len(layer)
+            assert longer or len(theirs) == len(layer)
             assert error(layer[: len(theirs)], theirs) < 1e-5
         assert f"hidden_{clip}_{len(layers)}" not in golden
         if f"last_{clip}" in golden:
@@ -117,8 +117,8 @@ def test_padding_has_no_part_in_a_result(name):
     model, state = seeded(name)
     assert model.takes_length
     whole = noise(6000, seed=1) * jnp.where(jnp.arange(6000) < 3333, 0.1, 100.0)  # loud in the padding
-    alone, padded = outputs(model, state, whole[:3333]), outputs(model, state, whole, jnp.asarray(3333))
-    for ours, theirs in zip(*map(jax.tree.leaves, (padded, alone)), strict=True):
+    alone, longer = outputs(model, state, whole[:3333]), outputs(model, state, whole, jnp.asarray(3333))
+    for ours, theirs in zip(*map(jax.tree.leaves, (longer, alone)), strict=True):
         assert error(ours[: len(theirs)], theirs) < 1e-5
     assert error(outputs(model, state, whole, jnp.asarray(6000))[4], alone[4]) > 1e-2
 

@@ -23,16 +23,16 @@ def ten(tmp_path):
 def test_a_recording_is_stored_once_and_has_an_example_for_each_part(ten):
     folder, samples = ten
     record(folder / "b.wav", 2, seed=1)
-    found = prepared(folder, "a.wav,4,4.5,wren", "b.wav,,,robin", "a.wav,1.5,2.25,robin", "a.wav,8,9,")
-    assert list(parts(found)) == [
+    data = prepared(folder, "a.wav,4,4.5,wren", "b.wav,,,robin", "a.wav,1.5,2.25,robin", "a.wav,8,9,")
+    assert list(parts(data)) == [
         ("a.wav", 1.5, 2.25, "robin"),
         ("a.wav", 4.0, 4.5, "wren"),
         ("a.wav", 8.0, 9.0, ""),
         ("b.wav", 0.0, 2.0, "robin"),
     ]
-    assert found.timed and not found.multilabel and found.samples.tolist() == [10000] * 3 + [2000]
-    np.testing.assert_array_equal(found.read(0) * 32768, samples[1500:2250])
-    np.testing.assert_array_equal(found.read(1, 0, 10) * 32768, samples[:10])
+    assert data.timed and not data.multilabel and data.samples.tolist() == [10000] * 3 + [2000]
+    np.testing.assert_array_equal(data.read(0) * 32768, samples[1500:2250])
+    np.testing.assert_array_equal(data.read(1, 0, 10) * 32768, samples[:10])
     about = json.loads((folder / "out/dataset.json").read_text())
     assert (about["version"], about["examples"], about["recordings"], about["seconds"]) == (3, 4, 2, 12.0)
     index = json.loads(next((folder / "out").glob("shard-*.json")).read_text())
@@ -54,9 +54,9 @@ def test_a_dataset_of_whole_recordings_is_what_it_was(ten):
     about = prepare(path, folder / "out", sample_rate=RATE, processes=1)
     (example,) = json.loads(next((folder / "out").glob("shard-*.json")).read_text())["examples"]
     assert about["version"] == 2 and list(example) == ["id", "labels", "samples", "offset", "size", "columns"]
-    found = Dataset(folder / "out")
-    assert not found.timed and found.spans.tolist() == [[0, 10000]]
-    np.testing.assert_array_equal(found.read(0) * 32768, samples)
+    data = Dataset(folder / "out")
+    assert not data.timed and data.spans.tolist() == [[0, 10000]]
+    np.testing.assert_array_equal(data.read(0) * 32768, samples)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_times_take_both_columns_and_a_file_is_listed_whole_or_by_parts(tmp_path
 
 def test_parts_end_with_their_recording_or_are_left_out_behind_it(ten, capsys):
     rows = ("a.wav,9,12,robin", "a.wav,10,11,wren", "a.wav,1,1,point")
-    found = prepared(ten[0], *rows)
-    assert list(parts(found)) == [("a.wav", 1.0, 1.001, "point"), ("a.wav", 9.0, 10.0, "robin")]
+    data = prepared(ten[0], *rows)
+    assert list(parts(data)) == [("a.wav", 1.0, 1.001, "point"), ("a.wav", 9.0, 10.0, "robin")]
     printed = capsys.readouterr()
     assert "Ending with their recording, which is shorter: 1 example." in printed.out
     assert "a.wav: a part starts at 10 s, and the recording has 10 s." in printed.err
@@ -97,47 +97,50 @@ def test_parts_end_with_their_recording_or_are_left_out_behind_it(ten, capsys):
 
 
 def test_labels_that_overlap_by_half_of_the_shorter_are_heard_together(ten):
-    found = prepared(
-        ten[0], "a.wav,1,3,robin", "a.wav,2,4,wren", "a.wav,3.5,8,crow", "a.wav,1,3,robin", "a.wav,1,3,owl"
-    )
-    assert list(parts(found)) == [
+    data = prepared(ten[0], "a.wav,1,3,robin", "a.wav,2,4,wren", "a.wav,3.5,8,crow", "a.wav,1,3,robin", "a.wav,1,3,owl")
+    assert list(parts(data)) == [
         ("a.wav", 1.0, 3.0, "owl;robin;wren"),
         ("a.wav", 2.0, 4.0, "owl;robin;wren"),
         ("a.wav", 3.5, 8.0, "crow"),
     ]
-    assert found.multilabel
+    assert data.multilabel
 
 
 def test_parts_that_hardly_touch_have_one_label_each(ten):
-    found = prepared(ten[0], "a.wav,1,3,robin", "a.wav,2.99,5,wren")
-    assert found.targets.sum(axis=1).tolist() == [1, 1] and not found.multilabel
+    data = prepared(ten[0], "a.wav,1,3,robin", "a.wav,2.99,5,wren")
+    assert data.targets.sum(axis=1).tolist() == [1, 1] and not data.multilabel
 
 
 def test_short_parts_lie_inside_of_their_crops_and_crops_inside_of_long_parts(ten):
-    found = prepared(ten[0], "a.wav,0.2,0.5,x", "a.wav,5,5.5,x", "a.wav,2,4.5,x", "a.wav,9.5,10,x")
+    data = prepared(ten[0], "a.wav,0.2,0.5,x", "a.wav,5,5.5,x", "a.wav,2,4.5,x", "a.wav,9.5,10,x")
     rows, numbers = np.repeat(np.arange(4), 2000), np.arange(8000)
-    starts = crops(found, rows, 1000, 1, 0, numbers)[:, 0].reshape(4, 2000)
-    order = [(start, end) for start, end in found.spans.tolist()]
+    starts = crops(data, rows, 1000, 1, 0, numbers)[:, 0].reshape(4, 2000)
+    order = [(start, end) for start, end in data.spans.tolist()]
     assert order == [(200, 500), (2000, 4500), (5000, 5500), (9500, 10000)]
     limits = [(0, 200), (2000, 3500), (4500, 5000), (9000, 9000)]
     for each, (low, high) in zip(starts, limits, strict=True):
         assert each.min() == low and each.max() >= high - 10 and each.max() <= high
         assert abs(each.mean() - (low + high) / 2) <= 0.05 * (high - low)
-    assert crops(found, np.array([1]), 20000, 1, 0, np.array([5])).tolist() == [[0]]
+    assert crops(data, np.array([1]), 20000, 1, 0, np.array([5])).tolist() == [[0]]
 
 
 def test_what_is_evaluated_is_the_part_or_what_lies_around_its_middle(ten):
-    found = prepared(ten[0], "a.wav,0.2,0.4,x", "a.wav,2,4.5,x", "a.wav,5,5.5,x", "a.wav,9.5,10,x")
-    assert windows_of(found, np.arange(4), 1000).tolist() == [[0, 1000], [2000, 4500], [4750, 5750], [9000, 10000]]
-    assert windows_of(found, np.array([1]), 20000).tolist() == [[0, 10000]]
+    data = prepared(ten[0], "a.wav,0.2,0.4,x", "a.wav,2,4.5,x", "a.wav,5,5.5,x", "a.wav,9.5,10,x")
+    assert windows_of(data, np.arange(4), 1000).tolist() == [
+        [0, 1000],
+        [2000, 4500],
+        [4750, 5750],
+        [9000, 10000],
+    ]
+    assert windows_of(data, np.array([1]), 20000).tolist() == [[0, 10000]]
 
 
 def test_a_stream_of_parts_is_a_function_of_seed_and_step(ten):
     folder, samples = ten
-    found = prepared(folder, "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren", "a.wav,7,9,crow")
+    data = prepared(folder, "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren", "a.wav,7,9,crow")
 
     def stream(**settings):
-        return list(train_batches(found, Sampler(np.arange(3), 24, 5), samples=1000, stop=4, heard=True, **settings))
+        return list(train_batches(data, Sampler(np.arange(3), 24, 5), samples=1000, stop=4, heard=True, **settings))
 
     batches = stream()
     for one, other in ((batches, stream(threads=1)), (batches[2:], stream(start=2))):
@@ -152,13 +155,13 @@ def test_a_stream_of_parts_is_a_function_of_seed_and_step(ten):
             assert wren == (row == 1 or (row == 0 and start >= 1750))
             both += bool(robin and wren)
     assert both > 0
-    (single,) = train_batches(found, Sampler(np.arange(3), 24, 5), samples=1000, stop=1)
-    np.testing.assert_array_equal(single.targets[0], found.targets[single.rows[0]])
+    (single,) = train_batches(data, Sampler(np.arange(3), 24, 5), samples=1000, stop=1)
+    np.testing.assert_array_equal(single.targets[0], data.targets[single.rows[0]])
     np.testing.assert_array_equal(single.waves, batches[0].waves)
 
 
 def test_a_multilabel_model_is_measured_by_all_that_is_heard(ten):
-    found = prepared(ten[0], "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren")
+    data = prepared(ten[0], "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren")
     frontend = {"type": "LogMel", "sample_rate": RATE, "bins": 8}
     for window, task, targets in (
         (1.5, "multilabel", [[1, 1], [1, 1]]),
@@ -166,15 +169,15 @@ def test_a_multilabel_model_is_measured_by_all_that_is_heard(ten):
         (0.3, "multilabel", [[1, 0], [0, 1]]),
     ):
         entry = Entry("m", frontend, {"type": "resnet18"}, 2, labels=("robin", "wren"), window=window, task=task)
-        assert matched(entry, found, np.arange(2)).tolist() == targets
+        assert matched(entry, data, np.arange(2)).tolist() == targets
 
 
 def test_negatives_are_pieces_of_what_is_not_labelled(ten):
     record(ten[0] / "whole.wav", 5)
     rows = ("a.wav,2.5,3,robin", "a.wav,2.9,6,", "whole.wav,,,wren")
-    found = prepared(ten[0], *rows, negatives=1.2)
+    data = prepared(ten[0], *rows, negatives=1.2)
     pieces = [(0.0, 1.2), (1.2, 2.4), (6.0, 7.2), (7.2, 8.4), (8.4, 9.6)]
-    assert [(start, end) for _, start, end, label in parts(found) if not label] == [
+    assert [(start, end) for _, start, end, label in parts(data) if not label] == [
         *pieces[:2],
         (2.9, 6.0),
         *pieces[2:],
@@ -210,13 +213,13 @@ def test_of_a_long_recording_only_a_part_is_read(ten, monkeypatch):
     sizes = []
     (folder / "large").mkdir()
     long = record(folder / "large/b.wav", 200, seed=3)
-    found = prepared(folder, "large/b.wav,4,5,x", "large/b.wav,150,151,y", "a.wav,4,5,x")
+    data = prepared(folder, "large/b.wav,4,5,x", "large/b.wav,150,151,y", "a.wav,4,5,x")
     pread = dataset.os.pread
     monkeypatch.setattr(dataset.os, "pread", lambda *arguments: sizes.append(arguments[1]) or pread(*arguments))
-    np.testing.assert_array_equal(found.read(1) * 32768, long[150000:151000])
+    np.testing.assert_array_equal(data.read(1) * 32768, long[150000:151000])
     assert 0 < sum(sizes) < 0.2 * long.nbytes
-    np.testing.assert_array_equal(found.read(0, 0, 200000) * 32768, long)
-    np.testing.assert_array_equal(found.read(2) * 32768, samples[4000:5000])
+    np.testing.assert_array_equal(data.read(0, 0, 200000) * 32768, long)
+    np.testing.assert_array_equal(data.read(2) * 32768, samples[4000:5000])
     index = next((folder / "out").glob("shard-*.json"))
     content = json.loads(index.read_text())
     content["examples"][0] |= {key: content["examples"][2][key] for key in ("offset", "size", "audio")}
