@@ -25,7 +25,7 @@ recipe = Recipe(
     data=Data(seconds=0.25, batch=16, hold_out="fold", held_out=("4",), threads=2),
     optimizer=Optimizer(learning_rate=0.3, ema=0.8),
     objective=Supervised(mixup=0.2, augment=Augment(frames=3, bins=3)),
-    run=Run(steps=90, evaluate=4.0, checkpoint=4.0, log=1),
+    run=Run(steps=90, evaluate=8.0, checkpoint=8.0, log=1),
 )
 '''
 LABELS = ("buzz", "hiss", "hum")

@@ -195,7 +195,7 @@ def test_it_is_thawed_as_it_is_or_as_a_classifier(clip):
     model, state = clip.thaw(labels=("dog", "rain"), key=jax.random.key(0))
     assert isinstance(model, Classifier) and model.network.width == 6
     waves = jnp.asarray(noise(2, 3200))
-    logits, _ = jax.vmap(model, (0, None), (0, None), axis_name="batch")(waves, state)
+    logits, _ = jax.jit(jax.vmap(model, (0, None), (0, None), axis_name="batch"))(waves, state)
     assert logits.shape == (2, 2)
 
 
