@@ -171,7 +171,9 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(done, folder):
     assert len(list(folder.glob("cache/jit_step-*-cache"))) == 1  # of four processes
 
 
-def test_two_processes_are_one(done, folder):
+def test_two_processes_are_one(folder, recipe):
+    """In 24 steps, with an evaluation and a checkpoint among them."""
+    loop.fit(changed(recipe, run={"steps": 24}), folder / "data", folder / "one")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -179,18 +181,20 @@ def test_two_processes_are_one(done, folder):
     hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": flags} | variables(folder)
     logs = [folder / f"host-{number}.txt" for number in range(2)]
     processes = [
-        fork(words(folder, folder / "hosts"), hosts | {"JAX_PROCESS_ID": str(number)}, log)
+        fork([*words(folder, folder / "hosts"), "--run.steps", "24"], hosts | {"JAX_PROCESS_ID": str(number)}, log)
         for number, log in enumerate(logs)
     ]
     for process, log in zip(processes, logs, strict=True):
         process.join(300)
         assert process.exitcode == 0, log.read_text()
-    one, two = (zoo.load(run / "model") for run in (done[0], folder / "hosts"))
+    one, two = (zoo.load(run / "model") for run in (folder / "one", folder / "hosts"))
     for a, b in zip(
         *(jax.tree.leaves(eqx.filter((clip.model, clip.state), eqx.is_array)) for clip in (one, two)), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-3)
-    losses = [np.array([line["loss"] for line in lines(run) if "loss" in line]) for run in (done[0], folder / "hosts")]
+    losses = [
+        np.array([line["loss"] for line in lines(run) if "loss" in line]) for run in (folder / "one", folder / "hosts")
+    ]
     np.testing.assert_allclose(losses[1][:20], losses[0][:20], rtol=1e-4)
     # What two hosts made of their shares of the clips is what one makes of all
     dataset = Dataset(folder / "data")
