@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints, read without TensorFlow: whole, cut off, or asking for more memory than they have bytes."""
+"""TensorFlow's tables that ask for more memory than they have bytes, and the types of their arrays."""
 
 import struct
 import tracemalloc
@@ -6,11 +6,7 @@ import tracemalloc
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.perch import CHECKPOINT
-from golden.seeded import uniform
-from test_perch import golden
 
-import zoo
 from zoo._bundle import MAGIC, bundle_file
 
 HEADER = b"\x08\x01"  # one file of arrays
@@ -88,47 +84,3 @@ def test_a_table_takes_no_more_memory_than_a_multiple_of_its_size(tmp_path):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 24 * path.stat().st_size
-
-
-def checkpoint(folder, index=None, data=None):
-    for part, suffix, content in (("index", ".index", index), ("data", ".data-00000-of-00001", data)):
-        content = golden()[f"checkpoint/{part}"].tobytes() if content is None else content
-        (folder / f"variables{suffix}").write_bytes(content)
-    return folder / "variables.index"
-
-
-def test_tensorflows_checkpoint_is_read_without_it(tmp_path):
-    arrays = zoo.arrays(checkpoint(tmp_path))
-    assert set(arrays) == {f"_tf_var_leaves/{index}/.ATTRIBUTES/VARIABLE_VALUE" for index in range(len(CHECKPOINT))}
-    for index, shape in enumerate(CHECKPOINT):
-        array = arrays[f"_tf_var_leaves/{index}/.ATTRIBUTES/VARIABLE_VALUE"]
-        np.testing.assert_array_equal(array, uniform(str(index), shape).astype(np.float32))
-
-
-def test_a_checkpoint_that_is_not_whole_is_refused(tmp_path):
-    content = golden()["checkpoint/index"].tobytes()
-    for size in range(0, len(content), 7):
-        with pytest.raises(ValueError, match="is not the whole table of a TensorFlow checkpoint"):
-            bundle_file(checkpoint(tmp_path, index=content[:size]))
-    with pytest.raises(ValueError, match="lie behind the end of the file"):
-        bundle_file(checkpoint(tmp_path, data=b"\0" * 10))
-    path = checkpoint(tmp_path)
-    path.with_name("variables.data-00000-of-00001").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lie in variables\.data-00000-of-00001 beside it"):
-        bundle_file(path)
-
-
-def test_a_table_with_wrong_bytes_never_fails_otherwise(tmp_path):
-    content = golden()["checkpoint/index"].tobytes()
-    size = len(golden()["checkpoint/data"])
-    for place in range(len(content)):
-        broken = bytearray(content)
-        broken[place] ^= 0x55
-        try:
-            leaves = bundle_file(checkpoint(tmp_path, index=bytes(broken)))
-        except ValueError as error:
-            assert "variables.index" in str(error) and len(str(error)) < 500
-        except FileNotFoundError as error:
-            assert "beside it" in str(error)
-        else:
-            assert all(4 * np.prod(leaf.shape, dtype=int) <= 8 * size for leaf in leaves.values())

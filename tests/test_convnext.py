@@ -10,22 +10,12 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from arrays import KEY, error, noise
 
 from audax_eqx import networks
 from audax_eqx.networks import ConvNeXt
 
-KEY = jax.random.key(0)
 DEPTHS, WIDTHS = (1, 1, 2, 1), (8, 16, 24, 32)
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 def convnext(depths=DEPTHS, widths=WIDTHS, **options):

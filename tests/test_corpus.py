@@ -1,48 +1,29 @@
-"""`audax-zoo embed -o OUT/`: a corpus in Parquet parts, however often and wherever its processes were stopped."""
+"""`audax-zoo embed` into a folder: rows, failures, shares, options and names."""
 
-import contextlib
 import io
 import json
 import os
 import pathlib
-import resource
-import signal
-import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
-import soundfile
+from corpora import embed, record, rows, same
+from tiny_resnet import ENTRY, save
 
 import zoo
-from zoo import _corpus
 from zoo.__main__ import main
 from zoo._corpus import Shard
 from zoo._lock import locked
 from zoo._rows import utf8
 
-ROOT = pathlib.Path(__file__).parents[1]
-RATE = 8000
-ENTRY = zoo.Entry(
-    name="tiny",
-    frontend={"type": "LogMel", "sample_rate": RATE, "bins": 16, "n_fft": 256, "hop_length": 80},
-    network={"type": "ResNet", "depths": (1,), "widths": (8,)},
-    classes=3,
-    labels=("a", "b", "c"),
-    task="multiclass",
-    window=0.5,
-)
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """The folder of a model."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    zoo.save(folder, *zoo.create(ENTRY, key=jax.random.key(0)), ENTRY)
-    return str(folder)
+    return save(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
@@ -50,35 +31,6 @@ def here(tmp_path, monkeypatch):
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def record(folder, count, seconds=(0.2, 0.9)):
-    """Writes recordings of noise, of different lengths, and gives their names."""
-    rng = np.random.default_rng(0)
-    pathlib.Path(folder).mkdir(exist_ok=True)
-    names = [f"{folder}/{index:03}.wav" for index in range(count)]
-    for name in names:
-        soundfile.write(name, rng.uniform(-0.5, 0.5, round(rng.uniform(*seconds) * RATE)), RATE)
-    return names
-
-
-def rows(folder):
-    """All rows of a corpus, as tuples, sorted; each part can be read by itself and all of them at once."""
-    table = pyarrow.parquet.read_table(folder)
-    assert table.num_rows == sum(pyarrow.parquet.read_table(part).num_rows for part in folder.glob("part*.parquet"))
-    columns = table.to_pydict()
-    values = zip(*(columns[name] for name in ("files", "starts", "ends", "embeddings")), strict=True)
-    return sorted((file, start, end, tuple(np.float32(row))) for file, start, end, row in values)
-
-
-def same(ours, theirs):
-    """The same rows; the batches in which they were computed differ, and so may the last bits."""
-    assert [row[:3] for row in ours] == [row[:3] for row in theirs]
-    np.testing.assert_allclose(*(np.array([row[3] for row in each]) for each in (ours, theirs)), rtol=1e-5, atol=1e-6)
-
-
-def embed(*arguments, model):
-    return main(["embed", *arguments, "--model", model])
 
 
 def test_a_corpus_holds_what_one_file_does(capsys, here, model):
@@ -118,9 +70,9 @@ def test_failures_are_a_table_and_are_tried_again(capsys, here, model):
     pathlib.Path("data/001.wav").write_text("no sound")
     pathlib.Path("list").write_text("data/000.wav\ndata/001.wav\ndata/none.wav\r\ndata/002.wav")
     assert embed("--from", "list", "-o", "out", model=model) == 1
-    captured = capsys.readouterr()
-    assert "2 of 4 files could not be read" in captured.err
-    assert captured.out == "out: 2 recordings, 2 of them new, 2 cannot be read (out/_failures.csv)\n"
+    output = capsys.readouterr()
+    assert "2 of 4 files could not be read" in output.err
+    assert output.out == "out: 2 recordings, 2 of them new, 2 cannot be read (out/_failures.csv)\n"
     lines = pathlib.Path("out/_failures.csv").read_text().splitlines()
     assert lines[0] == "files,errors" and lines[2] == "data/none.wav,data/none.wav is not a file."
     assert lines[1].startswith("data/001.wav,data/001.wav cannot be read as sound")
@@ -128,35 +80,6 @@ def test_failures_are_a_table_and_are_tried_again(capsys, here, model):
     assert embed("--from", "list", "-o", "out", model=model) == 1
     assert [row[0] for row in rows(here / "out")] == ["data/000.wav", "data/001.wav", "data/002.wav"]
     assert pathlib.Path("out/_failures.csv").read_text().splitlines() == [lines[0], lines[2]]
-
-
-SCRIPT = """
-import sys
-from zoo import _corpus
-from zoo.__main__ import main
-_corpus.SECONDS = 0.02
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_killed_again_and_again_it_ends_with_the_rows_of_one_run(here, model):
-    record("data", 20)
-    for index in range(20, 900):
-        pathlib.Path(f"data/{index:03}.wav").symlink_to(f"{index % 20:03}.wav")
-    for parts in (1, 4):
-        process = start("-o", "out", "--model", model)
-        while process.poll() is None and len(list(here.glob("out/part*"))) < parts:
-            time.sleep(0.01)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    killed = {row[0] for row in rows(here / "out")}
-    assert 0 < len(killed) < 900
-    (here / "out" / ".part-000099.1.parquet").write_text("half")  # as a killed process leaves it
-    assert embed("data", "-o", "out", model=model) == 0
-    assert embed("data", "-o", "whole", model=model) == 0
-    same(rows(here / "out"), rows(here / "whole"))
-    assert not list(here.glob("out/.part*"))
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -244,24 +167,6 @@ def test_two_processes_in_one_folder_are_refused(capsys, here, model):
         assert embed(*names, "-o", "out", "--shard", "1/2", model=model) == 2
 
 
-def test_a_full_disk_is_a_sentence_and_costs_nothing(capsys, here, model):
-    names = record("data", 300, (0.1, 0.2))
-    assert embed(*names[:5], "-o", "out", model=model) == 0
-    capsys.readouterr()
-    before, limits = rows(here / "out"), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # a write beyond fails, as on a full disk
-    try:
-        code = embed("data", "-o", "out", model=model)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 2
-    error = capsys.readouterr().err
-    assert "audax-zoo: out cannot be written: File too large. It holds whole rows of 5 recordings: make room" in error
-    assert rows(here / "out") == before and not list(here.glob("out/.part*"))
-    assert embed("data", "-o", "out", model=model) == 0
-    assert [row[0] for row in rows(here / "out")] == names
-
-
 def test_names_of_all_kinds_have_rows_once(here, model):
     (source,) = record("data", 1)
     names = [b"caf\xe9.wav", "\u9ce5 \U0001f426.wav".encode(), b"a\nb.wav", b"$x$ [1].wav", b" "]
@@ -292,18 +197,6 @@ def test_a_note_that_is_none_is_a_sentence(capsys, here, model):
         assert fault in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("output", ["out.npz", "out.parquet"])
-def test_a_full_disk_is_a_sentence_for_one_file_too(capsys, here, model, output):
-    names, limits = record("data", 200, (0.1, 0.2)), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
-    try:
-        code = embed(*names, "-o", output, model=model)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 2 and os.listdir(here) == ["data"]
-    assert f"audax-zoo: {output} cannot be written: File too large. Nothing is kept" in capsys.readouterr().err
-
-
 def test_an_empty_share_is_no_fault(capsys, here, model):
     (name,) = record("data", 1)
     empty = next(index for index in range(2) if not Shard(index, 2).has(name))
@@ -328,67 +221,3 @@ def test_no_recordings_are_a_sentence(capsys, here, model):
     assert embed("-o", "out", model=model) == 2
     assert "No recordings: name files or folders, or a list of them, --from LIST." in capsys.readouterr().err
     assert not os.path.exists("out")
-
-
-def test_parts_grow_with_the_time(here, monkeypatch):
-    """Parts are closed after two seconds at first, and after a fiftieth of the time later on."""
-    seconds = iter(np.arange(0.0, 10000.0, 1.0))
-    monkeypatch.setattr(_corpus.time, "monotonic", lambda: next(seconds))
-    with _corpus.opened(here / "out", {}, Shard()) as corpus:
-        value = {"starts": np.zeros(1), "ends": np.ones(1), "embeddings": np.zeros((1, 2), np.float32)}
-        corpus.write(_corpus.Part(f"{index}.wav", value) for index in range(2000))
-    sizes = [pyarrow.parquet.read_metadata(part).num_rows for part in sorted((here / "out").glob("part*"))]
-    assert sum(sizes) == 2000 and sizes[0] <= 2 and 30 <= max(sizes) <= 40
-
-
-def links(count):
-    """One recording under many names."""
-    record("data", 1)
-    for index in range(1, count):
-        pathlib.Path(f"data/{index:03}.wav").symlink_to("000.wav")
-
-
-def start(*arguments):
-    """A process of the command, which closes parts all the time."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "embed", "data", *arguments],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="open files are read from Linux's /proc")
-def test_an_interruption_ends_a_file_with_the_rows_so_far(here, model):
-    links(5000)
-    process = start("-o", "out.npz", "--model", model)
-    while not waiting(process, here):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
-    assert process.returncode == 130 and "audax-zoo: interrupted\n" in error
-    with np.load("out.npz") as columns:
-        assert 0 < len(columns["files"]) == len(columns["embeddings"]) < 5000
-        assert f"out.npz has the first {len(columns['files'])} recordings: write a folder, -o out/, to go on" in error
-
-
-def waiting(process, folder):
-    """Bytes in the process's open files of the folder that have no name, and become arrays of the .npz."""
-    size = 0
-    for descriptor in pathlib.Path(f"/proc/{process.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            target = os.readlink(descriptor)
-            if target.startswith(str(folder)) and target.endswith("(deleted)"):
-                size += descriptor.stat().st_size
-    return size
-
-
-def test_a_signal_closes_the_part(here, model):
-    links(5000)
-    process = start("-o", "out", "--model", model)
-    while not list(here.glob("out/part*")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    output, error = process.communicate()
-    assert error == "audax-zoo: interrupted\n" and process.returncode == 128 + signal.SIGTERM
-    count = len(rows(here / "out"))
-    assert 0 < count < 5000 and output == f"out: {count} recordings, {count} of them new\n"

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import error
 from golden.seeded import fill, values
+from padding import assert_padding_has_no_gradient, assert_padding_has_no_part
 from safetensors.numpy import save_file
 
 import zoo
@@ -99,12 +101,6 @@ classifier: !new:speechbrain.lobes.models.ECAPA_TDNN.Classifier
 """
 
 
-def difference(ours, theirs):
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
 def wave_of(samples):
     from golden.seeded import uniform
 
@@ -140,12 +136,12 @@ def test_the_oracle_by_its_files(shared, tmp_path):
     for letter, clip in zip("ab", clips, strict=True):
         wave, embedding = jnp.asarray(golden[f"wave_{letter}"]), golden[f"embedding_{letter}"]
         cosines = weight @ embedding / np.linalg.norm(weight, axis=1) / np.linalg.norm(embedding)
-        assert difference(clip.embed(wave), embedding) < 2e-6
-        assert difference(clip(wave), 30 * cosines) < 2e-6
+        assert error(clip.embed(wave), embedding) < 2e-6
+        assert error(clip(wave), 30 * cosines) < 2e-6
         # theirs, too, is so far from numbers in float64, in bins 75 dB below the loudest
-        assert difference(clip.model.frontend(wave), golden[f"normalised_{letter}"]) < 5e-5
+        assert error(clip.model.frontend(wave), golden[f"normalised_{letter}"]) < 5e-5
         raw = eqx.filter_jit(SpeechBrainFbank(centred=False))(wave)
-        assert difference(raw, golden[f"fbank_{letter}"]) < 5e-5
+        assert error(raw, golden[f"fbank_{letter}"]) < 5e-5
 
 
 @pytest.mark.parametrize("case", ["language", "shallow"])
@@ -154,11 +150,11 @@ def test_other_sizes_and_classifiers_are_speechbrains(tmp_path, case):
     for samples in (4000, 7777):
         golden = {part: GOLDEN[f"{case}/{samples}/{part}"] for part in ("features", "embedding", "logits")}
         wave = wave_of(samples)
-        assert difference(eqx.filter_jit(clip.model.frontend)(wave), golden["features"]) < 1e-5
-        assert difference(clip.embed(wave), golden["embedding"]) < 1e-5
+        assert error(eqx.filter_jit(clip.model.frontend)(wave), golden["features"]) < 1e-5
+        assert error(clip.embed(wave), golden["embedding"]) < 1e-5
         logits = clip(wave)
         ours = jax.nn.log_softmax(logits) if case == "language" else logits / 30.0
-        assert difference(ours, golden["logits"]) < 1e-5
+        assert error(ours, golden["logits"]) < 1e-5
     converted = zoo.load(
         zoo.convert(tmp_path / "embedding_model.ckpt", tmp_path / "ours", sample_rate=clip.sample_rate)
     )
@@ -220,12 +216,6 @@ def seeded(name):
     return eqx.nn.inference_mode(model), state
 
 
-@eqx.filter_jit
-def outputs(model, state, wave, length=None):
-    x, known = model.listen(wave, length=length), model.valid(wave.size, length)
-    return x, *model.network.layers(x, state, **known)[0], model(wave, state, length=length)[0]
-
-
 CASES = (("encoder", 1), ("encoder", 300), ("cosines", 2345), ("hidden layers", 2345))  # 1, 4 and 30 frames
 
 
@@ -234,21 +224,12 @@ CASES = (("encoder", 1), ("encoder", 300), ("cosines", 2345), ("hidden layers", 
 )
 def test_padding_has_no_part_in_a_result(name, samples):
     model, state = seeded(name)
-    assert model.takes_length
-    noise = jnp.asarray(np.random.default_rng(0).standard_normal(4000), jnp.float32)
-    wave = noise * jnp.where(jnp.arange(4000) < samples, 0.1, 100.0)  # loud in the padding
-    alone, padded = outputs(model, state, wave[:samples]), outputs(model, state, wave, jnp.asarray(samples))
-    for ours, theirs in zip(padded, alone, strict=True):
-        scale = np.abs(theirs).max() + 1e-3
-        np.testing.assert_allclose(ours[: len(theirs)] / scale, theirs / scale, atol=1e-5)
-    assert difference(outputs(model, state, wave, jnp.asarray(4000))[-1], alone[-1]) > 1e-2
+    assert_padding_has_no_part(model, state, samples)
 
 
 def test_padding_has_no_gradient():
     model, state = seeded("encoder")
-    wave = jnp.asarray(np.random.default_rng(0).standard_normal(2000), jnp.float32)
-    slope = eqx.filter_jit(jax.grad(lambda wave: jnp.sum(model(wave, state, length=1500)[0])))(wave)
-    assert np.all(np.isfinite(slope)) and np.any(slope[:1500]) and not np.any(slope[1500:])
+    assert_padding_has_no_gradient(model, state, 1500)
 
 
 @pytest.mark.parametrize("size, count", [(7, 3), (4, 3), (3, 5), (2, 4), (1, 3)])

@@ -26,6 +26,7 @@ import test_perch
 import test_resnet
 import test_speech
 import test_wespeaker
+from arrays import error, noise
 from golden.seeded import fill
 
 from audax_eqx import AbstractNetwork, networks
@@ -113,16 +114,6 @@ DROPS_NOTHING += ("wespeaker", "wespeaker bottleneck", "xvector")
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
 @functools.cache
 def seeded(name):
     """The small network in inference mode, and its State."""
@@ -148,8 +139,8 @@ def train(network, state, x, keys):
     def loss(pair):
         network, x = pair
         run = jax.vmap(lambda x, key: network(x, state, key=key), out_axes=(0, None), axis_name="batch")
-        y, moved = run(x, keys)
-        return jnp.sum(y * noise(*y.shape, seed=1)), moved
+        y, state_after = run(x, keys)
+        return jnp.sum(y * noise(*y.shape, seed=1)), state_after
 
     return eqx.filter_grad(loss, has_aux=True)((network, x))
 
@@ -182,17 +173,16 @@ def test_layers_are_the_maps_on_the_way_to_the_last(name):
 
     @eqx.filter_jit
     def run(network, state, x):
-        (layers, state_of_layers), (features, state_of_map) = network.layers(x, state), network.features(x, state)
-        last = layers[-1] if name not in NORMS else network.norm(layers[-1])
-        return layers, features, last, state_of_layers, state_of_map
+        (layers, after), (features, state_of_features) = network.layers(x, state), network.features(x, state)
+        return layers, features, layers[-1] if name not in NORMS else network.norm(layers[-1]), after, state_of_features
 
-    layers, features, last, *states = run(network, state, x)
+    layers, features, last, after, state_of_features = run(network, state, x)
     assert len(layers) == LAYERS[name.split()[0]]
     if name == "speech weighted":
         last = np.tensordot(jax.nn.softmax(network.weights), np.stack(layers), 1)
     if name != "xvector":  # whose map is made of the last layer
         np.testing.assert_allclose(features, last, rtol=1e-5, atol=1e-6)
-    assert all(map(np.array_equal, *map(jax.tree.leaves, states)))
+    assert all(map(np.array_equal, jax.tree.leaves(after), jax.tree.leaves(state_of_features)))
     times = [len(network.positions(len(each), layer)) for layer, each in enumerate(layers)]
     assert times == [len(each) for each in layers] == sorted(times, reverse=True)
     for before, each in itertools.pairwise(layers):
@@ -244,9 +234,9 @@ def test_inference_ignores_the_key_and_keeps_the_statistics(name):
     x = noise(33, BINS)
     first, _ = embed(network, state, x)
     for key in jax.random.split(jax.random.key(1), 8):
-        y, after = embed(network, state, x, key)
+        y, state_after = embed(network, state, x, key)
         np.testing.assert_array_equal(y, first)
-        assert all(map(np.array_equal, jax.tree.leaves(after), jax.tree.leaves(state)))
+        assert all(map(np.array_equal, jax.tree.leaves(state_after), jax.tree.leaves(state)))
 
 
 @every_network
@@ -269,20 +259,20 @@ def test_training_has_finite_gradients_and_moves_the_state(name):
     network = eqx.nn.inference_mode(network, value=False)
     shape, keys = (8, 33, BINS), jax.random.split(jax.random.key(2), 8)
     for x in (jnp.full(shape, -100.0), jnp.zeros(shape), 100.0 * noise(*shape)):
-        gradient, moved = train(network, state, x, keys)
-        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((gradient, moved)))
+        gradient, state_after = train(network, state, x, keys)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((gradient, state_after)))
     names = [jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(gradient) if not np.any(leaf)]
     assert not names  # every parameter learns something from noise, and so would the input
 
-    before, after = jax.tree.leaves(state), jax.tree.leaves(moved)
+    before, after = jax.tree.leaves(state), jax.tree.leaves(state_after)
     assert (name.split()[0] in STATELESS) == (len(before) == 0)
     for old, new in zip(before, after, strict=True):
         assert old.shape == new.shape and new.dtype == jnp.float32
         assert name == "dymn" or not np.any(old == new)  # the ranges and starts of its ReLUs stay as they are
 
     again, _ = train(network, state, x, jax.random.split(jax.random.key(5), 8))
-    changed = any(not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (gradient, again)), strict=True))
-    assert changed == (name not in DROPS_NOTHING)
+    differs = any(not np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (gradient, again)), strict=True))
+    assert differs == (name not in DROPS_NOTHING)
 
 
 # The registry ---------------------------------------------------------------------------------------------------------

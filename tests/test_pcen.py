@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from arrays import error
+from learned import noise
 
 from audax_eqx import features
 from audax_eqx.features._time import running_mean_parallel, running_mean_scan
@@ -23,16 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* mel filters are empty")
 def energies(*shape, seed=0):
     """From 1e-8 to 1e4."""
     return (10.0 ** np.random.default_rng(seed).uniform(-8, 4, shape)).astype(np.float32)
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32))
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 def direct(x, alpha=0.98, delta=2.0, root=2.0, smooth=0.025, floor=1e-6):

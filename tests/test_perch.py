@@ -1,30 +1,28 @@
-"""Perch against its authors' Flax code, closed forms, files of TensorFlow, and bad input."""
-
-import functools
-import pathlib
+"""Perch against its authors' Flax code and closed forms, and bad input."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.perch import FRONTENDS, NETWORKS, flat, prepared, seeded, sounds
+from arrays import KEY, error
+from golden.perch import FRONTENDS, NETWORKS, prepared, sounds
 from golden.seeded import uniform
+from perch_tree import golden, tree
 from safetensors.numpy import save_file
 
 import zoo
 from audax_eqx.frontends import PerchLogMel
 from audax_eqx.layers import Prototypes
-from zoo import families
+from audax_eqx.models import Classifier
+from audax_eqx.networks import EfficientNet
 from zoo._create import skeleton
-from zoo._foreign import WeightFile
-from zoo._labels import read_labels
 from zoo._leaves import named_leaves
-from zoo._load import fit
 from zoo.families import perch
 
 PARAMETERS = {"perch_v2": 10_695_512}  # of the authors' EfficientNet-B3
-KEY = jax.random.key(0)
+
+
 OPTIONS = {
     "released": {},
     "code": {"framing": "center", "floor": 1e-2},
@@ -40,18 +38,6 @@ OPTIONS = {
     },
 }
 SEVEN = {"depths": (1,) * 7, "widths": (4, 4, 4, 4, 4, 8, 8, 8)}
-
-
-@functools.cache
-def golden():
-    with np.load(pathlib.Path(__file__).parent / "golden" / "perch.npz") as arrays:
-        return dict(arrays)
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 # The frontend ---------------------------------------------------------------------------------------------------------
@@ -115,41 +101,6 @@ def test_an_empty_wave_is_refused():
 # The network, by the names of Flax ------------------------------------------------------------------------------------
 
 
-def tree(name, head):
-    """A network's arrays by Flax's paths, seeded as golden/perch.py seeds them."""
-    stem, stages, _, _ = NETWORKS[name]
-    arrays = {}
-
-    def add(path, **shapes):
-        for leaf, shape in shapes.items():
-            kind = "batch_stats" if leaf in ("mean", "var") else "params"
-            arrays[f"{kind}/embedding_model/backbone/{path}/{leaf}"] = seeded(f"{path}/{leaf}", shape)
-
-    def conv_norm(conv, norm, shape):
-        add(conv, kernel=shape)
-        add(norm, **dict.fromkeys(("scale", "bias", "mean", "var"), shape[-1:]))
-
-    conv_norm("Stem_0/Conv_0", "Stem_0/BatchNorm_0", (3, 3, 1, stem))
-    inputs, block = stem, 0
-    for count, width, kernel, _, expansion in stages:
-        for _ in range(count):
-            path, inner = f"MBConv_{block}", expansion * inputs
-            if expansion > 1:
-                conv_norm(f"{path}/ExpandConv", f"{path}/ExpandBatchNorm", (1, 1, inputs, inner))
-            conv_norm(f"{path}/DepthwiseConv", f"{path}/DepthwiseBatchNorm", (kernel, kernel, 1, inner))
-            for part, shape in (("Reduce", (inner, inputs // 4)), ("Expand", (inputs // 4, inner))):
-                add(f"{path}/SqueezeAndExcitation_0/{part}", kernel=shape, bias=shape[1:])
-            conv_norm(f"{path}/ProjectConv", f"{path}/ProjectBatchNorm", (1, 1, inner, width))
-            inputs, block = width, block + 1
-    conv_norm("Head_0/Conv_0", "Head_0/BatchNorm_0", (1, 1, inputs, 4 * inputs))
-    heads = {
-        "prototypes": {"prototypes": (7, 4 * inputs, 3), "protop_kernel": (7, 3), "bias": (7,)},
-        "dense": {"Dense_0/kernel": (4 * inputs, 5), "Dense_0/bias": (5,)},
-        "none": {},
-    }
-    return arrays | {f"params/heads_label/{path}": seeded(path, shape) for path, shape in heads[head].items()}
-
-
 def converted(tmp_path, arrays, **options):
     arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     save_file(arrays, tmp_path / "perch.safetensors")
@@ -157,8 +108,8 @@ def converted(tmp_path, arrays, **options):
 
 
 @eqx.filter_jit
-def outputs(model, state, x):
-    """The feature map, the embedding and the logits."""
+def outputs(model, x, state):
+    """The map, the embedding and the logits; compiled together, because XLA shares what they have in common."""
     maps, _ = model.network.features(x, state)
     return maps, model.network.pool_map(maps), model.classify(x, state)[0]
 
@@ -172,7 +123,7 @@ def test_maps_embeddings_and_logits_are_the_authors(tmp_path, name, head):
         arrays = {key.replace("/", "."): array for key, array in arrays.items()}
     clip = zoo.load(converted(tmp_path, arrays, network={"activation": activation}))
     x = jnp.asarray(uniform("x", (1, *size, 1))[0, :, :, 0], jnp.float32)
-    maps, embedding, logits = outputs(clip.model, clip.state, x)
+    maps, embedding, logits = outputs(clip.model, x, clip.state)
     assert error(maps, golden()[f"{name}/map"]) < 1e-5
     assert error(embedding, golden()[f"{name}/map"].mean(axis=(0, 1))) < 1e-5
     assert error(logits, golden()[f"{name}/{head}"]) < 1e-5
@@ -180,7 +131,7 @@ def test_maps_embeddings_and_logits_are_the_authors(tmp_path, name, head):
 
 
 def test_a_network_without_a_head_is_an_encoder(tmp_path):
-    clip = zoo.load(converted(tmp_path, tree("released", "none")))
+    clip = zoo.load(converted(tmp_path, tree("released", "none", depth=1)))
     assert clip.entry.task == "embedding" and clip(np.ones(6400, np.float32)).shape == (80,)
 
 
@@ -202,8 +153,46 @@ def test_a_file_that_is_not_whole_is_told(tmp_path, change, fault):
         converted(tmp_path, change(tree("code", "dense")))
 
 
+# The head -------------------------------------------------------------------------------------------------------------
+
+
+def test_prototypes_are_their_equation_and_hear_the_first_steps_alone():
+    head = Prototypes(6, 4, 2, key=KEY)
+    x = uniform("map", (5, 3, 6)).astype(np.float32)
+    x[0, 0] = 0.0
+    scale = uniform("scale", (4, 2)).astype(np.float32)
+    head = eqx.tree_at(lambda head: head.scale, head, jnp.asarray(scale))
+    weight = np.asarray(head.weight)
+    unit = [each / (np.linalg.norm(each, axis=-1, keepdims=True) + 1e-5) for each in (x, weight)]
+    cosines = np.einsum("tfd,cpd->tfcp", *unit)
+    expected = np.sum(np.maximum(scale, 0) * cosines.max(axis=(0, 1)), axis=-1) - 2
+    assert error(head(jnp.asarray(x)), expected) < 1e-6
+    loud = jnp.asarray(x).at[3:].set(weight[0, 0])
+    assert error(head(loud, length=3), head(jnp.asarray(x[:3]))) < 1e-6
+    assert error(head(loud), head(jnp.asarray(x[:3]))) > 1e-2
+
+
+def test_prototypes_have_gradients_and_compute_in_bfloat16():
+    head = Prototypes(6, 4, 2, key=KEY)
+    x = jnp.asarray(uniform("map", (5, 3, 6)), jnp.float32)
+    gradients = jax.grad(lambda head: jnp.sum(head(x.at[0].set(0.0))))(head)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    small = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), head)
+    logits = small(x.astype(jnp.bfloat16))
+    assert logits.dtype == jnp.float32 and error(logits, head(x)) < 2e-2
+
+
+def test_prototypes_and_parts_of_an_embedding_are_refused():
+    network = EfficientNet(**SEVEN, key=KEY)
+    for options in ({"cosine": 30.0}, {"projection": 4}, {"hidden": (4,)}, {"norm": 1e-5}):
+        with pytest.raises(ValueError, match="reads the feature map: leave norm, projection, hidden and cosine out"):
+            Classifier(PerchLogMel(), network, 3, prototypes=2, **options, key=KEY)
+    with pytest.raises(ValueError, match="at least 1 prototype"):
+        Prototypes(4, 3, 0, key=KEY)
+
+
 def test_recordings_and_their_steps_are_scored(tmp_path):
-    clip = zoo.load(converted(tmp_path, tree("released", "prototypes"), labels=tuple("abcdefg")))
+    clip = zoo.load(converted(tmp_path, tree("released", "prototypes", depth=1), labels=tuple("abcdefg")))
     wave = np.asarray(uniform("wave", (16000,)), np.float32)  # two windows and a half
     (whole,) = zoo.tag(clip, [(wave, 32000)])
     (steps,) = zoo.tag(clip, [(wave, 32000)], each="frame")
@@ -214,40 +203,6 @@ def test_recordings_and_their_steps_are_scored(tmp_path):
     thawed = clip.thaw(classes=3, key=KEY)
     zoo.save(tmp_path / "thawed", *thawed, thawed.entry)
     assert isinstance(thawed[0].head, Prototypes) and zoo.load(tmp_path / "thawed").model.head.outputs == 3
-
-
-# The released files ---------------------------------------------------------------------------------------------------
-
-
-def released_shapes():
-    """The SavedModel's arrays by their keys, from the shapes that the entry asks for and the names' order."""
-    leaves = {name: leaf.shape for name, leaf in named_leaves(*skeleton(perch.ENTRIES[0])).items()}
-    linear = (".expand.weight", ".reduce.weight", ".project.weight", ".end.weight")
-    places = [(stage, block) for stage, depth in enumerate(perch.DEPTHS) for block in range(depth)]
-    ours = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-    shapes = {}
-    for index, path in enumerate(perch._released()):
-        *parts, leaf = path.split("/")
-        if parts == ["head"]:
-            name = {"prototypes": "head.weight", "protop_kernel": "head.scale", "bias": "head.bias"}[leaf]
-        else:
-            layer = parts[-1].removesuffix("Conv").removesuffix("BatchNorm").lower()
-            norm = "_norm" if "BatchNorm" in parts[-1] else ""
-            if parts[0].startswith("MBConv"):
-                stage, block = places[int(parts[0].removeprefix("MBConv_"))]
-                excite = "excite." if len(parts) == 3 else ""
-                name = f"network.stages.{stage}.{block}.{excite}{layer}{norm}.{ours.get(leaf, leaf)}"
-            else:
-                name = f"network.{ {'Stem_0': 'stem', 'Head_0': 'end'}[parts[0]] }{norm}.{ours.get(leaf, leaf)}"
-                name = name.replace("_0", "")
-        shape = leaves.pop(name)
-        if name.endswith(linear):
-            shape = shape[::-1] if "excite" in name else (1, 1, *shape[::-1])
-        if name == "head.weight":
-            shape = (shape[0], shape[2], shape[1])
-        shapes[f"_tf_var_leaves/{index}/.ATTRIBUTES/VARIABLE_VALUE"] = shape
-    assert not leaves
-    return shapes
 
 
 def test_the_released_model_has_the_published_number_of_arrays_and_parameters():
@@ -261,48 +216,3 @@ def test_the_released_model_has_the_published_number_of_arrays_and_parameters():
         0
     ].shape
     assert shape == (14795,)
-
-
-def test_the_released_names_are_in_the_savedmodels_order():
-    names = perch._released()
-    assert len(names) == 497
-    for index, name in {  # of github.com/Benedict-Carling/perch2-int8, research/src/perch2_leaf_mapping.json
-        0: "Head_0/BatchNorm_0/mean",
-        10: "MBConv_10/DepthwiseBatchNorm/mean",
-        155: "Stem_0/BatchNorm_0/var",
-        158: "Head_0/Conv_0/kernel",
-        168: "MBConv_0/SqueezeAndExcitation_0/Reduce/kernel",
-        184: "MBConv_10/ExpandConv/kernel",
-        302: "MBConv_19/ProjectBatchNorm/bias",
-        493: "Stem_0/Conv_0/kernel",
-        496: "head/prototypes",
-    }.items():
-        assert names[index] == name
-
-
-def test_the_released_file_is_recognised_and_fits(tmp_path):
-    shapes = released_shapes()
-    source = WeightFile(tmp_path / "variables" / "variables.index", "tensorflow", {}, shapes)
-    recognised = perch.recognise(source)
-    assert recognised.entry == perch.ENTRIES[0]
-    for names in (recognised.names, perch.NAMES["perch"](shapes | {"save_counter/.ATTRIBUTES/VARIABLE_VALUE": ()})):
-        fit(recognised.entry, {name: shapes[key] for name, key in names.items()}, "file", recognised.rules)
-    (tmp_path / "assets").mkdir()
-    labels = ["inat2024_fsd50k", *(f"species {index}" for index in range(14795))]
-    (tmp_path / "assets" / "labels.csv").write_text("\n".join(labels) + "\n")
-    assert perch.recognise(source).entry.labels == tuple(labels[1:])
-
-
-def test_labels_may_stand_one_a_row(tmp_path):
-    (tmp_path / "labels.csv").write_text('inat2024_fsd50k\nRana temporaria\n"Bell, large"\n')
-    assert read_labels(tmp_path / "labels.csv") == ("Rana temporaria", "Bell, large")
-    (tmp_path / "labels.csv").write_text("inat2024_fsd50k\n")
-    with pytest.raises(ValueError, match="is not a table"):
-        read_labels(tmp_path / "labels.csv")
-
-
-def test_a_flax_train_state_of_perch_is_not_taken_for_another(tmp_path):
-    shapes = {key.split("/", 1)[1]: array.shape for key, array in tree("released", "dense").items()}
-    source = WeightFile(tmp_path, "flax", {}, shapes)
-    (found,) = filter(None, (family.recognise(source) for family in families.having("recognise")))
-    assert found.entry.network["first_residual"] is False and flat({"a": {"b": 1}}) == {"a/b": 1}

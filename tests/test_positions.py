@@ -1,4 +1,4 @@
-"""The positions of a convolutional network are the centres of what each step of its maps sees."""
+"""The places of a network's steps are the centres of what they see."""
 
 import functools
 
@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from golden.seeded import fill
 
-from audax_eqx.networks import CNN, EfficientNet, MobileNetV2, MobileNetV3, PANNsResNet, ResNet, WeSpeaker
+from audax_eqx.networks import (
+    CNN,
+    EfficientNet,
+    MobileNetV2,
+    MobileNetV3,
+    PANNsResNet,
+    ResNet,
+    WeSpeaker,
+)
+
+SEVEN = ((1, 1, 1, 1, 1, 1, 1), (4, 4, 4, 4, 4, 4, 4, 4))
 
 
 def averaging(build):
@@ -38,7 +48,7 @@ def averaging(build):
 
 CENTRED = {  # a step each 32 frames
     "resnet": functools.partial(ResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
-    "efficientnet": functools.partial(EfficientNet, (1,) * 7, (4,) * 8),
+    "efficientnet": functools.partial(EfficientNet, *SEVEN),
     "cnn": functools.partial(CNN, (2, 2, 2, 2, 2, 2), (2, 2, 2, 2, 2, 1)),
     "panns": functools.partial(PANNsResNet, (1, 1, 1, 1), (2, 2, 2, 2)),
     "mobilenet": functools.partial(MobileNetV2, (1,) * 7, (2, 2, 2, 2, 2, 2, 4, 2), embedding=2),

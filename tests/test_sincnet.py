@@ -6,23 +6,28 @@ import re
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
+from arrays import error
+from learned import (
+    LOUD,
+    assert_a_batch_is_a_loop,
+    assert_any_floats_give_float32,
+    assert_bad_waves_raise,
+    assert_gradients_are,
+    assert_gradients_are_bounded,
+    assert_half_precision_computes_in_float32,
+    audax_parameters,
+    distance,
+    noise,
+    run,
+    same,
+    settings,
+)
 
 from audax_eqx.frontends import SincNet
 
 SMALL = {"sample_rate": 2000, "bins": 3}  # windows of 51 samples every 20
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32))
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 def arrays(sincnet):
@@ -38,24 +43,6 @@ def varied(sincnet, seed=0):
 
 def with_bands(sincnet, bands):
     return eqx.tree_at(lambda sincnet: sincnet.bands, sincnet, jnp.asarray(bands, jnp.float32))
-
-
-@eqx.filter_jit
-def run(sincnet, wave):
-    return sincnet(wave)
-
-
-@eqx.filter_jit
-def distance(sincnet, wave, aim):
-    """Squared distance of the features from an aim, and its gradients by the frontend and the wave."""
-    loss = lambda both: jnp.sum((both[0](both[1]) - aim) ** 2)  # noqa: E731
-    return eqx.filter_value_and_grad(loss)((sincnet, wave))
-
-
-def same(samples, kernel, stride):
-    """Zeros before and after for "SAME" padding."""
-    total = max((math.ceil(samples / stride) - 1) * stride + kernel - samples, 0)
-    return total // 2, total - total // 2
 
 
 def edges(sincnet, sample_rate):
@@ -84,18 +71,6 @@ def direct(sincnet, wave, sample_rate, window_ms=25.0, stride_ms=10.0):
 # The same numbers -----------------------------------------------------------------------------------------------------
 
 
-def audax_parameters(path):
-    """The `frontend` of a Flax checkpoint."""
-    msgpack = pytest.importorskip("msgpack")
-
-    def array(code, data):
-        shape, dtype, values = msgpack.unpackb(data)
-        return np.frombuffer(values, dtype).reshape(shape)
-
-    hook = lambda code, data: array(code, data) if code == 1 else data  # noqa: E731
-    return msgpack.unpackb(path.read_bytes(), ext_hook=hook, strict_map_key=False)["params"]["frontend"]
-
-
 def test_sincnet_is_audax(shared):
     folder = shared / "oracles" / "audax"
     theirs = audax_parameters(folder / "sincnet_convnext.checkpoint")
@@ -108,19 +83,7 @@ def test_sincnet_is_audax(shared):
     assert error(eqx.filter_jit(eqx.filter_vmap(sincnet))(waves), frontend) < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("sample_rate", "bins", "samples", "milliseconds"),
-    [
-        (16000, 5, 4000, {}),
-        (8000, 2, 4001, {}),
-        (22050, 3, 2205, {}),  # 552 samples, an even window
-        (44100, 2, 5000, {}),
-        (16000, 4, 4000, {"window_ms": 5.0, "stride_ms": 10.0}),  # windows that do not touch
-        (16000, 4, 3999, {"window_ms": 19.9375, "stride_ms": 5.0}),  # 320 samples, four whole strides
-        (2000, 3, 1, {}),
-        (2000, 3, 21, {}),
-    ],
-)
+@pytest.mark.parametrize(("sample_rate", "bins", "samples", "milliseconds"), settings(4))
 def test_sincnet_is_its_definition(sample_rate, bins, samples, milliseconds):
     sincnet = varied(SincNet(sample_rate, bins, **milliseconds))
     wave = noise(samples, seed=samples)
@@ -168,12 +131,9 @@ def test_gradients_are_those_of_the_convolution():
         y = jax.lax.reduce_window(jax.nn.leaky_relu(y, 0.2), -jnp.inf, jax.lax.max, (51, 1), (20, 1), "SAME")
         return jnp.sum((sincnet.norm(jnp.maximum(y, 1e-5)) - aim) ** 2)
 
-    ours, theirs = distance(sincnet, wave, aim)[1], eqx.filter_jit(eqx.filter_grad(plain))((sincnet, wave))
-    for our, their in zip((*arrays(ours[0]), ours[1]), (*arrays(theirs[0]), theirs[1]), strict=True):
-        assert np.any(their) and error(our, their) < 1e-4
+    assert_gradients_are(sincnet, plain, wave, aim, arrays)
 
 
-LOUD = {"silence": jnp.zeros(400), "noise": noise(400), "square": jnp.sign(noise(400)), "faint": 1e-20 * noise(400)}
 BANDS = {
     "start": SincNet(**SMALL).bands,
     "zero": np.zeros((3, 2)),
@@ -185,10 +145,7 @@ BANDS = {
 @pytest.mark.parametrize("bands", BANDS)
 @pytest.mark.parametrize("loud", LOUD)
 def test_gradients_are_finite_and_bounded(loud, bands):
-    value, gradients = distance(with_bands(SincNet(**SMALL), BANDS[bands]), LOUD[loud], jnp.ones((20, 3)))
-    assert np.isfinite(value)
-    for gradient in jax.tree.leaves(gradients):
-        assert np.all(np.abs(gradient) < 1e6)  # which holds for no NaN
+    assert_gradients_are_bounded(with_bands(SincNet(**SMALL), BANDS[bands]), LOUD[loud], jnp.ones((20, 3)))
 
 
 @pytest.mark.parametrize(
@@ -212,29 +169,16 @@ def test_gradients_out_of_bounds_and_on_them_lead_back(inside, outside, column):
 
 
 def test_a_batch_is_a_loop_and_a_gradient_of_a_batch_a_sum():
-    sincnet, waves, aim = varied(SincNet(**SMALL)), noise(4, 400), noise(20, 3, seed=1)
-    batch = lambda sincnet: (y := eqx.filter_vmap(sincnet)(waves), jnp.sum((y - aim[None]) ** 2))[::-1]  # noqa: E731
-    gradients, y = eqx.filter_jit(eqx.filter_grad(batch, has_aux=True))(sincnet)
-    assert error(y, np.stack([run(sincnet, wave) for wave in waves])) < 1e-5
-    loop = [arrays(distance(sincnet, wave, aim)[1][0]) for wave in waves]
-    for ours, theirs in zip(arrays(gradients), zip(*loop, strict=True), strict=True):
-        assert error(ours, np.sum(np.asarray(theirs, np.float64), axis=0)) < 1e-5
+    assert_a_batch_is_a_loop(varied(SincNet(**SMALL)), arrays)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_any_floats_give_float32(dtype):
-    sincnet = SincNet(**SMALL)
-    with jax.enable_x64(True):
-        wave = noise(400).astype(dtype)
-        y = run(sincnet, wave)
-    assert y.dtype == jnp.float32 and error(y, run(sincnet, wave.astype(jnp.float32))) < 1e-6
+    assert_any_floats_give_float32(SincNet(**SMALL), dtype)
 
 
 def test_bfloat16_parameters_compute_in_float32():
-    half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), varied(SincNet(**SMALL)))
-    wide = jax.tree.map(lambda array: array.astype(jnp.float32), half)
-    y = run(half, noise(400))
-    assert y.dtype == jnp.float32 and error(y, run(wide, noise(400))) < 1e-6
+    assert_half_precision_computes_in_float32(varied(SincNet(**SMALL)))
 
 
 @pytest.mark.parametrize("window_ms", [25.0, 5.0])
@@ -276,9 +220,4 @@ def test_bad_options_raise_a_sentence(message, options):
 
 
 def test_bad_waves_raise():
-    sincnet = SincNet(**SMALL)
-    with pytest.raises(ValueError, match="at least 1 sample, got 0"):
-        sincnet(jnp.zeros(0))
-    with pytest.raises(jaxtyping.TypeCheckError, match=r"f32\[2,200\][\s\S]*'samples'"):
-        sincnet(noise(2, 200))
-    assert sincnet.min_samples == 1
+    assert_bad_waves_raise(SincNet(**SMALL))

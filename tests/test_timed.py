@@ -1,46 +1,17 @@
-"""Labels of parts of recordings: from manifests, Raven and Audacity to the crops that are drawn around them."""
+"""Labels of parts of recordings: from manifests to the crops that are drawn around them."""
 
 import json
 
 import numpy as np
 import pytest
-import soundfile
+from spans import RATE, manifest, parts, prepared, record
 
 from train import dataset, events, records
-from train.__main__ import main
 from train.data import Dataset, Sampler, crops, train_batches, windows_of
 from train.manifest import read_manifest
 from train.metrics import match_targets
 from train.records import prepare
 from zoo import Entry
-
-RATE = 1000
-RAVEN = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
-
-
-def record(path, seconds, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = np.random.default_rng(seed).integers(-20000, 20000, round(seconds * RATE), dtype=np.int16)
-    soundfile.write(path, samples, RATE)
-    return samples
-
-
-def manifest(folder, *rows, head="files,start,end,labels"):
-    (folder / "manifest.csv").write_text("\n".join([head, *rows]) + "\n")
-    return folder / "manifest.csv"
-
-
-def prepared(folder, *rows, **settings):
-    out = folder / "out"
-    prepare(manifest(folder, *rows), out, sample_rate=RATE, processes=1, **settings)
-    return Dataset(out)
-
-
-def parts(dataset):
-    """(file, start, end, labels) of each example, in seconds."""
-    for name, span, target in zip(dataset.ids, dataset.spans / RATE, dataset.targets, strict=True):
-        labels = ";".join(label for label, there in zip(dataset.labels, target, strict=True) if there)
-        yield name, *span.tolist(), labels
 
 
 @pytest.fixture
@@ -52,16 +23,16 @@ def ten(tmp_path):
 def test_a_recording_is_stored_once_and_has_an_example_for_each_part(ten):
     folder, samples = ten
     record(folder / "b.wav", 2, seed=1)
-    found = prepared(folder, "a.wav,4,4.5,wren", "b.wav,,,robin", "a.wav,1.5,2.25,robin", "a.wav,8,9,")
-    assert list(parts(found)) == [
+    data = prepared(folder, "a.wav,4,4.5,wren", "b.wav,,,robin", "a.wav,1.5,2.25,robin", "a.wav,8,9,")
+    assert list(parts(data)) == [
         ("a.wav", 1.5, 2.25, "robin"),
         ("a.wav", 4.0, 4.5, "wren"),
         ("a.wav", 8.0, 9.0, ""),
         ("b.wav", 0.0, 2.0, "robin"),
     ]
-    assert found.timed and not found.multilabel and found.samples.tolist() == [10000] * 3 + [2000]
-    np.testing.assert_array_equal(found.read(0) * 32768, samples[1500:2250])
-    np.testing.assert_array_equal(found.read(1, 0, 10) * 32768, samples[:10])
+    assert data.timed and not data.multilabel and data.samples.tolist() == [10000] * 3 + [2000]
+    np.testing.assert_array_equal(data.read(0) * 32768, samples[1500:2250])
+    np.testing.assert_array_equal(data.read(1, 0, 10) * 32768, samples[:10])
     about = json.loads((folder / "out/dataset.json").read_text())
     assert (about["version"], about["examples"], about["recordings"], about["seconds"]) == (3, 4, 2, 12.0)
     index = json.loads(next((folder / "out").glob("shard-*.json")).read_text())
@@ -83,9 +54,9 @@ def test_a_dataset_of_whole_recordings_is_what_it_was(ten):
     about = prepare(path, folder / "out", sample_rate=RATE, processes=1)
     (example,) = json.loads(next((folder / "out").glob("shard-*.json")).read_text())["examples"]
     assert about["version"] == 2 and list(example) == ["id", "labels", "samples", "offset", "size", "columns"]
-    found = Dataset(folder / "out")
-    assert not found.timed and found.spans.tolist() == [[0, 10000]]
-    np.testing.assert_array_equal(found.read(0) * 32768, samples)
+    data = Dataset(folder / "out")
+    assert not data.timed and data.spans.tolist() == [[0, 10000]]
+    np.testing.assert_array_equal(data.read(0) * 32768, samples)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +87,8 @@ def test_times_take_both_columns_and_a_file_is_listed_whole_or_by_parts(tmp_path
 
 def test_parts_end_with_their_recording_or_are_left_out_behind_it(ten, capsys):
     rows = ("a.wav,9,12,robin", "a.wav,10,11,wren", "a.wav,1,1,point")
-    found = prepared(ten[0], *rows)
-    assert list(parts(found)) == [("a.wav", 1.0, 1.001, "point"), ("a.wav", 9.0, 10.0, "robin")]
+    data = prepared(ten[0], *rows)
+    assert list(parts(data)) == [("a.wav", 1.0, 1.001, "point"), ("a.wav", 9.0, 10.0, "robin")]
     printed = capsys.readouterr()
     assert "Ending with their recording, which is shorter: 1 example." in printed.out
     assert "a.wav: a part starts at 10 s, and the recording has 10 s." in printed.err
@@ -126,48 +97,51 @@ def test_parts_end_with_their_recording_or_are_left_out_behind_it(ten, capsys):
 
 
 def test_labels_that_overlap_by_half_of_the_shorter_are_heard_together(ten):
-    found = prepared(
-        ten[0], "a.wav,1,3,robin", "a.wav,2,4,wren", "a.wav,3.5,8,crow", "a.wav,1,3,robin", "a.wav,1,3,owl"
-    )
-    assert list(parts(found)) == [
+    data = prepared(ten[0], "a.wav,1,3,robin", "a.wav,2,4,wren", "a.wav,3.5,8,crow", "a.wav,1,3,robin", "a.wav,1,3,owl")
+    assert list(parts(data)) == [
         ("a.wav", 1.0, 3.0, "owl;robin;wren"),
         ("a.wav", 2.0, 4.0, "owl;robin;wren"),
         ("a.wav", 3.5, 8.0, "crow"),
     ]
-    assert found.multilabel
+    assert data.multilabel
 
 
 def test_parts_that_hardly_touch_have_one_label_each(ten):
-    found = prepared(ten[0], "a.wav,1,3,robin", "a.wav,2.99,5,wren")
-    assert found.targets.sum(axis=1).tolist() == [1, 1] and not found.multilabel
+    data = prepared(ten[0], "a.wav,1,3,robin", "a.wav,2.99,5,wren")
+    assert data.targets.sum(axis=1).tolist() == [1, 1] and not data.multilabel
 
 
 def test_short_parts_lie_inside_of_their_crops_and_crops_inside_of_long_parts(ten):
-    found = prepared(ten[0], "a.wav,0.2,0.5,x", "a.wav,5,5.5,x", "a.wav,2,4.5,x", "a.wav,9.5,10,x")
+    data = prepared(ten[0], "a.wav,0.2,0.5,x", "a.wav,5,5.5,x", "a.wav,2,4.5,x", "a.wav,9.5,10,x")
     rows, numbers = np.repeat(np.arange(4), 2000), np.arange(8000)
-    starts = crops(found, rows, 1000, 1, 0, numbers)[:, 0].reshape(4, 2000)
-    order = [(start, end) for start, end in found.spans.tolist()]
+    starts = crops(data, rows, 1000, 1, 0, numbers)[:, 0].reshape(4, 2000)
+    order = [(start, end) for start, end in data.spans.tolist()]
     assert order == [(200, 500), (2000, 4500), (5000, 5500), (9500, 10000)]
     limits = [(0, 200), (2000, 3500), (4500, 5000), (9000, 9000)]
     for each, (low, high) in zip(starts, limits, strict=True):
         assert each.min() == low and each.max() >= high - 10 and each.max() <= high
         assert abs(each.mean() - (low + high) / 2) <= 0.05 * (high - low)
-    assert crops(found, np.array([1]), 20000, 1, 0, np.array([5])).tolist() == [[0]]
+    assert crops(data, np.array([1]), 20000, 1, 0, np.array([5])).tolist() == [[0]]
 
 
 def test_what_is_evaluated_is_the_part_or_what_lies_around_its_middle(ten):
-    found = prepared(ten[0], "a.wav,0.2,0.4,x", "a.wav,2,4.5,x", "a.wav,5,5.5,x", "a.wav,9.5,10,x")
-    assert windows_of(found, np.arange(4), 1000).tolist() == [[0, 1000], [2000, 4500], [4750, 5750], [9000, 10000]]
-    assert windows_of(found, np.array([1]), 20000).tolist() == [[0, 10000]]
+    data = prepared(ten[0], "a.wav,0.2,0.4,x", "a.wav,2,4.5,x", "a.wav,5,5.5,x", "a.wav,9.5,10,x")
+    assert windows_of(data, np.arange(4), 1000).tolist() == [
+        [0, 1000],
+        [2000, 4500],
+        [4750, 5750],
+        [9000, 10000],
+    ]
+    assert windows_of(data, np.array([1]), 20000).tolist() == [[0, 10000]]
 
 
 def test_a_stream_of_parts_is_a_function_of_seed_and_step(ten):
     folder, samples = ten
-    found = prepared(folder, "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren", "a.wav,7,9,crow")
+    data = prepared(folder, "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren", "a.wav,7,9,crow")
 
     def stream(**settings):
         return list(
-            train_batches(found, Sampler(np.arange(3), 24, 5), samples=1000, stop=4, crop_labels=True, **settings)
+            train_batches(data, Sampler(np.arange(3), 24, 5), samples=1000, stop=4, crop_labels=True, **settings)
         )
 
     batches = stream()
@@ -183,13 +157,13 @@ def test_a_stream_of_parts_is_a_function_of_seed_and_step(ten):
             assert wren == (row == 1 or (row == 0 and start >= 1750))
             both += bool(robin and wren)
     assert both > 0
-    (single,) = train_batches(found, Sampler(np.arange(3), 24, 5), samples=1000, stop=1)
-    np.testing.assert_array_equal(single.targets[0], found.targets[single.rows[0]])
+    (single,) = train_batches(data, Sampler(np.arange(3), 24, 5), samples=1000, stop=1)
+    np.testing.assert_array_equal(single.targets[0], data.targets[single.rows[0]])
     np.testing.assert_array_equal(single.waves, batches[0].waves)
 
 
 def test_a_multilabel_model_is_measured_by_all_that_is_heard(ten):
-    found = prepared(ten[0], "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren")
+    data = prepared(ten[0], "a.wav,2,2.3,robin", "a.wav,2.6,2.9,wren")
     frontend = {"type": "LogMel", "sample_rate": RATE, "bins": 8}
     for window, task, targets in (
         (1.5, "multilabel", [[1, 1], [1, 1]]),
@@ -197,15 +171,15 @@ def test_a_multilabel_model_is_measured_by_all_that_is_heard(ten):
         (0.3, "multilabel", [[1, 0], [0, 1]]),
     ):
         entry = Entry("m", frontend, {"type": "resnet18"}, 2, labels=("robin", "wren"), window=window, task=task)
-        assert match_targets(entry, found, np.arange(2)).tolist() == targets
+        assert match_targets(entry, data, np.arange(2)).tolist() == targets
 
 
 def test_negatives_are_pieces_of_what_is_not_labelled(ten):
     record(ten[0] / "whole.wav", 5)
     rows = ("a.wav,2.5,3,robin", "a.wav,2.9,6,", "whole.wav,,,wren")
-    found = prepared(ten[0], *rows, negatives=1.2)
+    data = prepared(ten[0], *rows, negatives=1.2)
     pieces = [(0.0, 1.2), (1.2, 2.4), (6.0, 7.2), (7.2, 8.4), (8.4, 9.6)]
-    assert [(start, end) for _, start, end, label in parts(found) if not label] == [
+    assert [(start, end) for _, start, end, label in parts(data) if not label] == [
         *pieces[:2],
         (2.9, 6.0),
         *pieces[2:],
@@ -232,139 +206,6 @@ def test_the_same_parts_are_not_prepared_again_and_others_are(ten, capfd):
     assert shard("a.wav,1,2,x", negatives=1.0) != first
 
 
-# Raven and Audacity ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def field(tmp_path):
-    """A folder of recordings."""
-    for number, name in enumerate(("dawn.wav", "dusk.wav", "night.flac", "site/dawn.wav")):
-        record(tmp_path / "recordings" / name, 10, seed=number)
-    return tmp_path
-
-
-def annotate(folder, texts, **settings):
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    settings = {"manifest": folder / "recordings", "annotations": folder / "notes"} | settings
-    prepare(out=folder / "out", sample_rate=RATE, processes=1, **settings)
-    return list(parts(Dataset(folder / "out")))
-
-
-TABLE = f"""{RAVEN}\tAnnotation
-1\tWaveform 1\t1\t1.500000\t2.500000\t100.0\t400.0\trobin
-1\tSpectrogram 1\t1\t1.500000\t2.500000\t100.0\t400.0\trobin
-2\tSpectrogram 1\t1\t2.250000\t4\t0\t500\twren "large"
-"""
-
-
-def test_tables_of_raven_and_labels_of_audacity_belong_to_recordings_by_name(field, capsys):
-    found = annotate(
-        field,
-        {
-            "notes/dawn.Table.1.selections.txt": TABLE,
-            "notes/dusk.txt": "\ufeff0,5\t0,5\tcrow\n\\\t100\t200\n3.000000\t4.5\tcaf\u0065\u0301\r\n5\t6\t\n",
-            "notes/night.Table.1.selections.txt": f"{RAVEN}\tAnnotation\n",
-            "notes/README.txt": "What these are.\n",
-        },
-    )
-    assert found == [
-        ("dawn.wav", 1.5, 2.5, "robin"),
-        ("dawn.wav", 2.25, 4.0, 'wren "large"'),
-        ("dusk.wav", 0.5, 0.501, "crow"),
-        ("dusk.wav", 3.0, 4.5, "caf\u00e9"),
-        ("dusk.wav", 5.0, 6.0, ""),
-    ]
-    printed = capsys.readouterr().out
-    assert "1 file of no recording is left out: README.txt." in printed
-    assert "1 file without annotations is left out: site/dawn.wav." in printed
-
-
-def test_an_empty_table_says_that_nothing_is_there(field):
-    found = annotate(field, {"notes/night.txt": "", "notes/dusk.txt": "1\t9.5\tx\n"}, negatives=4.0)
-    assert found == [("dusk.wav", 1.0, 9.5, "x"), ("night.flac", 0.0, 4.0, ""), ("night.flac", 4.0, 8.0, "")]
-
-
-def test_recordings_of_one_name_are_told_apart_by_their_folders(field):
-    notes = {"notes/dawn.txt": "1\t2\trobin\n", "notes/site/dawn.txt": "1\t2\twren\n"}
-    assert annotate(field, notes) == [("dawn.wav", 1, 2, "robin"), ("site/dawn.wav", 1, 2, "wren")]
-    (field / "recordings/dawn.wav").rename(field / "recordings/other.wav")
-    record(field / "recordings/more/dawn.wav", 10)
-    with pytest.raises(ValueError, match=r"dawn\.txt may be of more/dawn\.wav, site/dawn\.wav: put it into a folder"):
-        annotate(field, notes)
-
-
-def test_annotations_beside_the_recordings_and_of_one_alone(field):
-    texts = {"recordings/dusk.txt": "1\t2\trobin\n", "recordings/dusk.wav.txt": "3\t4\twren\n"}
-    found = annotate(field, texts, annotations=field / "recordings")
-    assert found == [("dusk.wav", 1, 2, "robin"), ("dusk.wav", 3, 4, "wren")]
-    (field / "one.csv").write_text("files,split\nrecordings/dawn.wav,test\n")
-    found = annotate(field, {"labels.txt": "1\t2\tx\n"}, manifest=field / "one.csv", annotations=field / "labels.txt")
-    assert found == [("recordings/dawn.wav", 1, 2, "x")]
-    assert Dataset(field / "out").columns["split"].tolist() == ["test"]
-
-
-def test_a_table_of_many_recordings_counts_from_the_start_of_each(field):
-    head = f"{RAVEN}\tBegin Path\tFile Offset (s)\tLabel\tScore"
-    rows = "1\tSpectrogram 1\t1\t1\t2\t0\t500\t/data/dawn.wav\t1\tx\t0.9\n"
-    rows += "2\tSpectrogram 1\t1\t13\t14\t0\t500\tC:\\a\\dusk.wav\t3\ty\t1"
-    (field / "recordings/site/dawn.wav").unlink()
-    found = annotate(field, {"all.selections.txt": f"{head}\n{rows}\n"}, annotations=field / "all.selections.txt")
-    assert found == [("dawn.wav", 1, 2, "x"), ("dusk.wav", 3, 4, "y")]
-    for old, new, sentence in (
-        ("dusk.wav", "dust.wav", r"has a selection of C:\\a\\dust\.wav, which is none of the 3 recordings"),
-        ("File Offset (s)", "Delta Time (s)", r"of several recordings and no column File Offset \(s\)"),
-    ):
-        text = f"{head}\n{rows}\n".replace(old, new)
-        with pytest.raises(ValueError, match=sentence):
-            annotate(field, {"all.selections.txt": text}, annotations=field / "all.selections.txt")
-
-
-def test_the_column_of_the_labels(field):
-    table = TABLE.replace("Annotation", "Call Type")
-    with pytest.raises(
-        ValueError, match="and none with a usual name for labels: name the column that has the labels, --label-c"
-    ):
-        annotate(field, {"notes/dusk.txt": table})
-    found = annotate(field, {"notes/dusk.txt": table}, label_column="call type")
-    assert [label for *_, label in found] == ["robin", 'wren "large"']
-    with pytest.raises(ValueError, match="and none named Species: name"):
-        annotate(field, {"notes/dusk.txt": table}, label_column="Species")
-
-
-@pytest.mark.parametrize(
-    "text, sentence",
-    [
-        ("1\t2\tx\n3\t2\ty\n", r"dusk\.txt in its line 2 ends at 2 s, in front of its start at 3 s"),
-        ("1.0 2.0 robin\n", r"dusk\.txt in its line 1 has no start, end and label with tabs between them"),
-        ("one\ttwo\tx\n", r"dusk\.txt in its line 1 has the start 'one'"),
-        ("\t\tx\n", r"dusk\.txt in its line 1 has no times"),
-        (TABLE.replace("2.250000", ""), r"dusk\.txt in its line 4 has the start ''"),
-        ("1\t2\tZo\xeb\n".encode("latin-1"), r"dusk\.txt cannot be read as UTF-8"),
-    ],
-)
-def test_annotations_that_make_no_sense_get_one_sentence(field, text, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
-        annotate(field, {"notes/dusk.txt": text})
-    assert "\n" not in str(error.value) and not (field / "out").exists()
-
-
-def test_annotations_of_nothing_get_one_sentence(field, capsys):
-    arguments = ["prepare", str(field / "recordings"), str(field / "out"), "--sample-rate", "1000", "--annotations"]
-    assert main([*arguments, str(field / "none")]) == 2
-    assert "none is neither a file nor a folder" in capsys.readouterr().err
-    (field / "notes").mkdir()
-    assert main([*arguments, str(field / "notes")]) == 2
-    assert "has no annotations of the 4 recordings of" in capsys.readouterr().err
-    (field / "notes/dusk.txt").write_text("1\t2\tx\n")
-    assert main([*arguments, str(field / "notes"), "--negatives", "2", "--negative-label", "none"]) == 0
-    assert len(Dataset(field / "out")) == 1 + 4
-    path = manifest(field / "recordings", "dusk.wav,x", head="files,labels")
-    with pytest.raises(ValueError, match=r"has labels or times of its own, of dusk\.wav first"):
-        prepare(path, field / "out", sample_rate=RATE, annotations=field / "notes")
-
-
 # Long recordings ------------------------------------------------------------------------------------------------------
 
 
@@ -374,13 +215,13 @@ def test_of_a_long_recording_only_a_part_is_read(ten, monkeypatch):
     sizes = []
     (folder / "large").mkdir()
     long = record(folder / "large/b.wav", 200, seed=3)
-    found = prepared(folder, "large/b.wav,4,5,x", "large/b.wav,150,151,y", "a.wav,4,5,x")
+    data = prepared(folder, "large/b.wav,4,5,x", "large/b.wav,150,151,y", "a.wav,4,5,x")
     pread = dataset.os.pread
     monkeypatch.setattr(dataset.os, "pread", lambda *arguments: sizes.append(arguments[1]) or pread(*arguments))
-    np.testing.assert_array_equal(found.read(1) * 32768, long[150000:151000])
+    np.testing.assert_array_equal(data.read(1) * 32768, long[150000:151000])
     assert 0 < sum(sizes) < 0.2 * long.nbytes
-    np.testing.assert_array_equal(found.read(0, 0, 200000) * 32768, long)
-    np.testing.assert_array_equal(found.read(2) * 32768, samples[4000:5000])
+    np.testing.assert_array_equal(data.read(0, 0, 200000) * 32768, long)
+    np.testing.assert_array_equal(data.read(2) * 32768, samples[4000:5000])
     index = next((folder / "out").glob("shard-*.json"))
     content = json.loads(index.read_text())
     content["examples"][0] |= {key: content["examples"][2][key] for key in ("offset", "size", "audio")}
@@ -392,4 +233,4 @@ def test_of_a_long_recording_only_a_part_is_read(ten, monkeypatch):
 def test_pieces_and_shares_in_closed_form():
     assert list(events._pieces([(3, 5), (4, 4)], 12, 3)) == [(0, 3), (5, 8), (8, 11)]
     spans = np.array([[0, 4], [3, 5], [6, 7]])
-    assert events.mark_overlaps(spans, 2, 4).tolist() == [True, True, False]
+    assert events.shared(spans, 2, 4).tolist() == [True, True, False]
