@@ -19,15 +19,13 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..abstract import AbstractNetwork, Maps
 from ..layers import Activation, BatchNorm, Conv, Linear, activate, pointwise
 from ..layers.depthwise import depthwise
 from ..layers.initial import full, normal, split
 from .mobilenet import InvertedResidual, Keys
-from .mobilenet_v3 import KERNELS, NORM, STAGES, centres, check_table, divisible, scaled, stage_maps, table
+from .mobilenet_v3 import KERNELS, NORM, STAGES, AbstractMobileNetV3, check_table, divisible, scaled, table
 
 
 class DynamicKernel(eqx.Module):
@@ -184,7 +182,7 @@ class DynamicResidual(eqx.Module):
         return (x + y if self.residual else y), state
 
 
-class DyMN(AbstractNetwork):
+class DyMN(AbstractMobileNetV3):
     """DyMN over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
 
     - `widths`: the channels of the stem and of the six stages; the end has six times the channels of the last stage.
@@ -243,18 +241,6 @@ class DyMN(AbstractNetwork):
         self.blocks = tuple(make_block(index, *row) for index, row in enumerate(table(widths)))
         self.end = pointwise(widths[-1], self.width, key=next(keys))
         self.end_norm = NORM(self.width)
-
-    def layers(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Maps, eqx.nn.State]:
-        return stage_maps(self, x, state)
-
-    def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
-        """The embedding of a feature map."""
-        return jnp.mean(y, axis=(0, 1))
-
-    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        return centres(time, layer)
 
 
 def _contexts(factor: float) -> tuple[int, ...]:

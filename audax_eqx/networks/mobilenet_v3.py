@@ -43,7 +43,37 @@ STAGES = tuple(stage for stage, depth in enumerate(DEPTHS) for _ in range(depth)
 NORM = partial(BatchNorm, eps=1e-3, momentum=0.01)
 
 
-class MobileNetV3(AbstractNetwork):
+class AbstractMobileNetV3(AbstractNetwork):
+    """A network with the stem, the stages and the end of this table, and with blocks of any kind."""
+
+    stem: eqx.AbstractVar[Conv]
+    stem_norm: eqx.AbstractVar[BatchNorm]
+    blocks: eqx.AbstractVar[tuple[Any, ...]]
+    end: eqx.AbstractVar[Linear]
+    end_norm: eqx.AbstractVar[BatchNorm]
+
+    def layers(
+        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Maps, eqx.nn.State]:
+        """The maps behind each stage and behind the end."""
+        y, state = self.stem_norm(self.stem(x[:, :, None]), state)
+        y, maps = jax.nn.hard_swish(y), []
+        for stage, block, following in zip(STAGES, self.blocks, (*STAGES[1:], None), strict=True):
+            y, state = block(y, state)
+            maps += [y] if stage != following else []
+        y, state = self.end_norm(self.end(y), state)
+        return (*maps, jax.nn.hard_swish(y)), state
+
+    def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
+        """The embedding of a feature map."""
+        return jnp.mean(y, axis=(0, 1))
+
+    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
+        """The centres of the steps of a layer's map; kernels are centred on multiples of the stride."""
+        return np.arange(time) * float(2 * math.prod((*STRIDES, 1)[: range(len(DEPTHS) + 1)[layer] + 1]))
+
+
+class MobileNetV3(AbstractMobileNetV3):
     """MobileNetV3-Large over a one-channel map of `frames bins`; a step of the feature map is 32 frames by 32 bins.
 
     - `widths`: the channels of the stem and of the six stages; the end has six times the channels of the last stage.
@@ -89,29 +119,6 @@ class MobileNetV3(AbstractNetwork):
         self.end = pointwise(widths[-1], self.width, key=next(keys))
         self.end_norm = NORM(self.width)
 
-    def layers(
-        self, x: Float[Array, "frames bins"], state: eqx.nn.State, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Maps, eqx.nn.State]:
-        return stage_maps(self, x, state)
-
-    def pool_map(self, y: Float[Array, "time freq {self.width}"]) -> Float[Array, "{self.width}"]:
-        """The embedding of a feature map."""
-        return jnp.mean(y, axis=(0, 1))
-
-    def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        return centres(time, layer)
-
-
-def stage_maps(network: Any, x: Float[Array, "frames bins"], state: eqx.nn.State) -> tuple[Maps, eqx.nn.State]:
-    """The maps behind each stage and behind the end, of a network with this table and blocks of any kind."""
-    y, state = network.stem_norm(network.stem(x[:, :, None]), state)
-    y, maps = jax.nn.hard_swish(y), []
-    for stage, block, following in zip(STAGES, network.blocks, (*STAGES[1:], None), strict=True):
-        y, state = block(y, state)
-        maps += [y] if stage != following else []
-    y, state = network.end_norm(network.end(y), state)
-    return (*maps, jax.nn.hard_swish(y)), state
-
 
 def table(widths: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """The input channels, the output channels and the stride of each block."""
@@ -128,11 +135,6 @@ def check_table(name: str, widths: tuple[int, ...], *blocks: tuple[int, ...]) ->
     if counts != (len(WIDTHS), {len(STAGES)}) or min(map(min, (widths, *blocks))) < 1:
         numbers = " and ".join(map(str, (widths, *blocks)))
         raise ValueError(f"{name} takes 7 widths and a number for each of 15 blocks, all at least 1, got {numbers}.")
-
-
-def centres(time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-    """The centres of the steps of a layer's map, counted in frames; kernels are centred on multiples of the stride."""
-    return np.arange(time) * float(2 * math.prod((*STRIDES, 1)[: range(len(DEPTHS) + 1)[layer] + 1]))
 
 
 def divisible(channels: float) -> int:
