@@ -9,12 +9,10 @@ import jax
 import pytest
 
 from train.__main__ import main
-from train.records import tensorflow
 
 ROOT = pathlib.Path(__file__).parents[1]
-tensorflow()
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["lives"])
+forks.set_forkserver_preload(["train.__main__", "tensorflow"])
 
 
 def run(words, environment, log):
@@ -30,7 +28,8 @@ def run(words, environment, log):
 def fork(words, environment, log):
     """Starts a process of the command."""
     process = forks.Process(target=run, args=(words, environment, log))
-    with pytest.MonkeyPatch.context() as patch:  # where the first of all processes finds this module
+    with pytest.MonkeyPatch.context() as patch:  # for the first of all processes
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
         process.start()
     return process
