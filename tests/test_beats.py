@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import error, noise
 from golden.seeded import fill
 from safetensors.numpy import save_file
 
@@ -25,16 +26,6 @@ from zoo.families import beats
 PARAMETERS = {"beats_base": 90_311_792}  # of the authors' model, its table of distances counted once
 KEY = jax.random.key(0)
 SMALL = {"patch": 4, "embedding": 12, "kernel": 8, "groups": 2, "buckets": 8, "max_distance": 20}
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import error, noise
 from golden.seeded import fill
 from safetensors.numpy import save_file
 
@@ -21,16 +22,6 @@ from zoo._leaves import named_leaves
 
 KEY = jax.random.key(0)
 BINS, FRAMES, PATCH = 24, 40, 8  # 5 x 3 patches
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 @functools.cache

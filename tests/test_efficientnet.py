@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from arrays import error
 from golden.seeded import fill, uniform
 
 from audax_eqx import networks
@@ -18,12 +19,6 @@ from audax_eqx.networks.efficientnet import scaled
 
 KEY = jax.random.key(0)
 DEPTHS, WIDTHS = (1, 2, 2, 1, 2, 1, 1), (4, 4, 8, 8, 8, 12, 12, 12)
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 def skeleton(*arguments, **options):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import error
 from small import NETWORKS
 
 import zoo
@@ -40,12 +41,6 @@ def clip_of(name):
 
 def noise(*shape):
     return np.random.default_rng(1).uniform(-0.5, 0.5, shape).astype(np.float32)
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 def samples_of(clip):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from arrays import error
 
 from audax_eqx import features
 from audax_eqx.frontends import KaldiFbank, ast_fbank
@@ -19,12 +20,6 @@ SMALL = {"sample_rate": 8000, "bins": 20}
 
 def noise(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32))
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 # transformers ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import error
 from small import FBANK, NETWORKS, SPEECH, TRANSFORMER, entry
 
 import zoo
@@ -61,12 +62,6 @@ def clip_of(name):
 def noise(clip):
     samples = round(clip.entry.window * clip.sample_rate)
     return np.random.default_rng(1).uniform(-0.5, 0.5, samples).astype(np.float32)
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 def saved(name, folder, **options):

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from arrays import error
 from safetensors.numpy import load_file, save_file
 from torch_files import torch_file
 
@@ -33,12 +34,6 @@ def loaded(folder):
 @pytest.fixture
 def oracles(shared):
     return shared / "oracles"
-
-
-def error(ours, theirs):
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape
-    return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
 def same(one, other):
