@@ -17,9 +17,10 @@ os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10.")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each command that a test starts compiles the packages anew
-# Tests leave the user's cache of programs alone. Those of one run share a folder, workers and the commands that they
-# start, so that what one has compiled no other compiles again.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="audax-programs-"))
+# Tests leave the user's cache of programs alone. Workers, the commands that they start, and later runs share a folder
+# beside the environment's packages, so that each program is compiled once: JAX knows it by its code, flags and version.
+FOLDER = sys.prefix if sys.prefix != sys.base_prefix else tempfile.gettempdir()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(FOLDER, "audax-test-programs"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
