@@ -19,8 +19,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each command that a test starts compiles the packages anew
 # Tests leave the user's cache of programs alone. Workers, the commands that they start, and later runs share a folder
 # beside the environment's packages, so that each program is compiled once: JAX knows it by its code, flags and version.
-FOLDER = sys.prefix if sys.prefix != sys.base_prefix else tempfile.gettempdir()
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(FOLDER, "audax-test-programs"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(sys.prefix if sys.prefix != sys.base_prefix else tempfile.gettempdir(), "audax-test-programs"),
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
