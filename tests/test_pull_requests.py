@@ -209,8 +209,8 @@ def test_a_torch_file_in_the_cache_is_read_without_a_question(pulls, torch_diges
 def test_verify_looks_where_a_load_does(pulls):
     new, torch_alone, parts, none = pulls["verify"]
     assert new[1] == ["repo", "labels", "arrays"] and "in a pull request of the Hub's bot" in new[0]
-    for result, checked in (torch_alone, parts):
-        assert checked == ["repo", "labels"] and "its weights are no safetensors" in result
+    for result, checks in (torch_alone, parts):
+        assert checks == ["repo", "labels"] and "its weights are not safetensors" in result
     assert "me/none has no model.safetensors" in none[0]
 
 

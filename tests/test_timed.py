@@ -233,4 +233,4 @@ def test_of_a_long_recording_only_a_part_is_read(ten, monkeypatch):
 def test_pieces_and_shares_in_closed_form():
     assert list(events._pieces([(3, 5), (4, 4)], 12, 3)) == [(0, 3), (5, 8), (8, 11)]
     spans = np.array([[0, 4], [3, 5], [6, 7]])
-    assert events.shared(spans, 2, 4).tolist() == [True, True, False]
+    assert events.mark_overlaps(spans, 2, 4).tolist() == [True, True, False]
