@@ -26,7 +26,7 @@ PARTS = {
     for part, names in BELOW.items()
 }
 LIBRARY = {"jax", "equinox", "jaxtyping", "beartype", "numpy"}
-ONLY_IN = {"tensorflow": {"train/records.py"}, "huggingface_hub": {"zoo/_hub.py"}}
+ONLY_IN = {"tensorflow": {"train/records.py"}, "huggingface_hub": {"zoo/_hub.py", "zoo/_upload.py"}}
 NOT_IN_ZOO = {"train", "optax", "torch", "tensorflow"}
 
 

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub or its cache, and uploads to the Hub."""
+"""Downloads from the Hugging Face Hub or its cache."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,7 @@ import importlib.metadata
 import pathlib
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import huggingface_hub
@@ -24,8 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, http_backoff, tqdm
 
-from ._card import generated
-from ._files import CARD, CONFIG, bounded, most_bytes, plain, too_large
+from ._files import CONFIG, bounded, most_bytes, plain, too_large
 from ._source import packaged
 from ._warn import warn_user
 
@@ -41,7 +40,7 @@ REFUSALS = (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, Entr
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What the Hub says of a repo: its commit, its files, and the licences on its card, as the Hub names them."""
+    """What the Hub says of a repo: its commit, its files, and the licences on its card, as the card names them."""
 
     commit: str | None
     files: frozenset[str]
@@ -59,7 +58,8 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
 
     Raises OSError with one sentence: FileNotFoundError when the Hub says there is no such repo, revision or file,
     PermissionError for a gated repo, ConnectionError when the file is not cached and the Hub does not answer. Raises
-    ValueError, before the download, for a file that is larger than a file of its name may be.
+    ValueError for a name that no repo can have and, before the download, for a file that is larger than a file of its
+    name may be.
     """
     old_path, is_commit = cached_path(repo, plain(file), revision), COMMIT.fullmatch(revision or "") is not None
     if is_commit and old_path is not None:  # the files of a commit never change
@@ -70,7 +70,7 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
         newest = _file_metadata(repo, file, revision)
     except (HfHubHTTPError, *REFUSALS):  # the download gets the same answer, and reports it
         newest = None
-    except Exception as error:  # the HTTP client's, which differ by version: the Hub does not answer
+    except Exception as error:  # of the HTTP client, whose errors differ by version: the Hub does not answer
         if old_path is None:
             raise _unreachable(repo, file, revision) from error
         return bounded(old_path)
@@ -83,18 +83,21 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
 
 
 def _download(repo: str, file: str, revision: str | None, old_path: pathlib.Path | None) -> pathlib.Path:
-    """Downloads a file and returns its path, or `old_path` if the client cannot; raises as `download` does."""
+    """Downloads a file and returns its path, or `old_path` if the download or the write to the cache fails.
+
+    Raises as `download` does.
+    """
     try:
         path = huggingface_hub.hf_hub_download(
             **_place(repo, file, revision), library_name=LIBRARY, library_version=VERSION
         )
         return pathlib.Path(path)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise _unreachable(repo, file, revision) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise _forbidden(error, repo, file) or _unreachable(repo, file, revision) from None
     except REFUSALS as error:
         raise _refused(error, repo, file, revision) from None
     except OSError as error:
-        if error.strerror is not None and not isinstance(error, ConnectionError):  # this machine's, such as a full disk
+        if error.strerror is not None and not isinstance(error, ConnectionError):  # of this machine, as a full disk
             cache = huggingface_hub.constants.HF_HUB_CACHE
             if old_path is None:
                 raise OSError(
@@ -106,16 +109,19 @@ def _download(repo: str, file: str, revision: str | None, old_path: pathlib.Path
                 "this is the older version in the cache.",
             )
             return old_path
-        if type(error) is OSError:  # the client raises it after the last byte
+        if type(error) is OSError:  # the client raises it for a file of another size than stated
             raise ConnectionError(
                 f"The download of {file} of {repo}{_at(revision)} has another size than the Hub states: load it again, "
                 "and tell the owner of the repo if that fails, too."
             ) from None
         cause = error
-    except Exception as error:  # the HTTP client's: a broken connection, a proxy
+    except Exception as error:  # an error of the HTTP client: a broken connection, a proxy
         cause = error
+    refusal = _forbidden(cause, repo, file)
     if old_path is None:
-        raise _unreachable(repo, file, revision) from cause
+        raise refusal or _unreachable(repo, file, revision) from cause
+    if refusal is not None:
+        warn_user(f"{refusal} This is the version in the cache.")
     return old_path
 
 
@@ -126,7 +132,7 @@ def count_download(repo: str, file: str, revision: str | None) -> None:
 
 
 def cached_path(repo: str, file: str, revision: str | None = None) -> pathlib.Path | None:
-    """The path of a file in the cache, as the revision was at the time of the download; None if it is not cached."""
+    """The path of a cached file, at the commit that `revision` had at its last download; None if it is not cached."""
     path = _cache(repo, file, revision)
     return pathlib.Path(path) if isinstance(path, str) else None
 
@@ -185,6 +191,23 @@ def _unreachable(repo: str, file: str, revision: str | None) -> OSError:
     )
 
 
+def _forbidden(error: BaseException | None, repo: str, file: str) -> PermissionError | None:
+    """The error for an answer that refuses the request, as of a token that is no longer valid; None for other errors.
+
+    The client hides some answers as the cause of its own error.
+    """
+    while error is not None:
+        if isinstance(error, HfHubHTTPError) and error.response is not None:
+            status = error.response.status_code
+            if status in (401, 403, 429):
+                detail = " ".join((error.server_message or "").split()).rstrip(".")
+                remedy = "wait some minutes" if status == 429 else "check HF_TOKEN, or log in with `hf auth login`"
+                answer = f"{status}: {detail}" if detail else str(status)
+                return PermissionError(f"The Hub refuses to send {file} of {repo} ({answer}): {remedy}.")
+        error = error.__cause__
+    return None
+
+
 def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OSError | ValueError:
     """The error for an answer of the Hub that is one of `REFUSALS`."""
     at = f" at revision {revision}" if revision else " on its main branch"
@@ -195,6 +218,8 @@ def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OS
             return FileNotFoundError(
                 f"The Hub has no public repo {repo}: check its name, or set HF_TOKEN if it is private."
             )
+        case RevisionNotFoundError():
+            return FileNotFoundError(f"The Hub's repo {repo} has no revision {revision}.")
         case HFValidationError():
             return ValueError(f"{repo!r} is not the name of a Hub repo: {error}")
         case _:
@@ -211,7 +236,7 @@ def metadata(repo: str, revision: str | None = None) -> Metadata:
         answer = api.model_info(repo, revision=revision, timeout=10)
     card = answer.card_data or huggingface_hub.ModelCardData()
     licenses = card.get("license") or ()
-    licenses = [licenses] if isinstance(licenses, str) else [str(name) for name in licenses]
+    licenses = [str(name) for name in licenses] if isinstance(licenses, list | tuple) else [str(licenses)]
     names = [str(card.get("license_name") or name) if name == "other" else name for name in licenses]
     return Metadata(answer.sha, frozenset(file.rfilename for file in answer.siblings or ()), tuple(names))
 
@@ -229,11 +254,13 @@ def safetensors_header(repo: str, file: str, revision: str | None) -> tuple[dict
     """
     api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
     with _plain_errors(repo, file, revision):
-        arrays = api.parse_safetensors_file_metadata(repo, file, revision=revision).tensors
         try:
+            arrays = api.parse_safetensors_file_metadata(repo, file, revision=revision).tensors
             shapes = {name: tuple(map(int, array.shape)) for name, array in arrays.items()}
-        except (TypeError, ValueError):
-            raise SafetensorsParsingError from None
+        except (AttributeError, KeyError, TypeError):  # a header that is JSON, and not that of arrays
+            raise SafetensorsParsingError from None  # which `_plain_errors` turns into a ValueError
+        except ValueError as error:
+            raise error if isinstance(error, HFValidationError) else SafetensorsParsingError from None
     return shapes, {str(array.dtype) for array in arrays.values()}
 
 
@@ -250,7 +277,10 @@ def api_answer(repo: str, *place: str, **options: str) -> Any:
 
 
 def range_content(repo: str, file: str, commit: str, start: int, stop: int) -> bytes:
-    """The bytes of a file from `start` up to `stop`. Raises ValueError if others come, and what the client raises."""
+    """The bytes of a file from `start` up to `stop`.
+
+    Raises ValueError if the answer is not these bytes, and what the client raises.
+    """
     headers = build_hf_headers(library_name=LIBRARY, library_version=VERSION)
     headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
     url = huggingface_hub.hf_hub_url(**_place(repo, file, commit))
@@ -277,71 +307,6 @@ def _plain_errors(repo: str, file: str = CONFIG, revision: str | None = None) ->
         raise _refused(error, repo, file, revision) from None
     except SafetensorsParsingError:
         raise ValueError(f"{file} of {repo} does not begin like a safetensors file, so it cannot be loaded.") from None
-    except Exception as error:  # the HTTP client's, which differ by version
+    except Exception as error:  # of the HTTP client, whose errors differ by version
         detail = " ".join((getattr(error, "server_message", None) or str(error) or type(error).__name__).split())
         raise ConnectionError(f"{repo} cannot be reached on the Hub ({detail[:120]}): try again.") from None
-
-
-def upload(
-    repo: str, files: Mapping[str, pathlib.Path | bytes], message: str, *, private: bool, revision: str | None
-) -> tuple[str, bool]:
-    """Uploads `files` in one commit to `repo`, which is created if needed; returns the commit's URL and if it is new.
-
-    A card that was written by hand on the Hub stays, unless the card in `files` was written by hand too.
-    """
-    api = huggingface_hub.HfApi(library_name=LIBRARY, library_version=VERSION)
-    with _plain_upload_errors(repo):
-        api.create_repo(repo, private=private, exist_ok=True)
-        if revision not in (None, "main"):
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        parent = api.model_info(repo, revision=revision)
-        if private and not parent.private:
-            raise ValueError(f"{repo} is public already: make it private on its page first, or choose another name.")
-        hub_card, new_card = _card(api, repo, revision), files[CARD]
-        new_card = new_card if isinstance(new_card, bytes) else new_card.read_bytes()
-        if hub_card is not None and generated(new_card) and not generated(hub_card):
-            files = {name: content for name, content in files.items() if name != CARD}
-        additions = [huggingface_hub.CommitOperationAdd(name, content) for name, content in files.items()]
-        commit = api.create_commit(
-            repo, additions, commit_message=message, revision=revision, parent_commit=parent.sha
-        )  # the Hub refuses it if somebody has committed since, perhaps another card
-    return commit.commit_url, commit.oid != parent.sha
-
-
-def _card(api: huggingface_hub.HfApi, repo: str, revision: str | None) -> bytes | None:
-    """The card that the repo has."""
-    try:
-        return pathlib.Path(api.hf_hub_download(repo, CARD, revision=revision)).read_bytes()
-    except LocalEntryNotFoundError:  # also an EntryNotFoundError, but the Hub did not answer
-        raise
-    except EntryNotFoundError:
-        return None
-
-
-@contextlib.contextmanager
-def _plain_upload_errors(repo: str) -> Iterator[None]:
-    """Turns each error of an upload into one with one plain sentence."""
-    try:
-        yield
-    except OfflineModeIsEnabled:
-        raise ConnectionError(f"{repo} is not published because HF_HUB_OFFLINE is set: unset HF_HUB_OFFLINE.") from None
-    except HFValidationError as error:
-        raise ValueError(f"{repo!r} is not the name of a Hub repo: {error}") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
-        if status in (401, 403, 404):
-            raise PermissionError(
-                f"You have no permission to write to {repo} on the Hub: set HF_TOKEN to a token that may, or log in "
-                "with `hf auth login`."
-            ) from None
-        detail = " ".join((error.server_message or str(error)).split())
-        raise OSError(f"The Hub refused the upload to {repo}: {detail}.") from None
-    except ValueError as error:  # about the card's metadata, on several lines
-        raise ValueError(" ".join(str(error).split())) from None
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror is not None:
-            raise  # this machine's
-        # The HTTP client's errors differ by version
-        raise ConnectionError(
-            f"{repo} is not published because the Hub cannot be reached ({error}): try again."
-        ) from None

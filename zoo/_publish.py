@@ -134,6 +134,6 @@ def _send(
         }
         lines = [f"{file:26}{size:>12,} bytes" for file, size in sizes.items()]
         return "\n".join([f"{repo} would get one commit of", *lines]), True
-    from ._hub import upload  # huggingface_hub takes long to import
+    from ._upload import upload  # huggingface_hub takes long to import
 
     return upload(repo, files, f"{name}, saved by audax-eqx", private=private, revision=revision)

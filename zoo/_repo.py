@@ -47,13 +47,13 @@ class Repo(Source):
         """The path of a file of the commit. The first file sets the commit."""
         try:
             path = download(self.name, file, self.commit or self.revision)
-        except OSError as error:
+        except (ConnectionError, FileNotFoundError) as error:
             raise type(error)(f"{error}{self.remark}") from error.__cause__
         self.commit, self.remark = commit_of(path, file), ""
         return path
 
     def _known_commit(self) -> str | None:
-        """The commit; None if the Hub does not answer."""
+        """The commit, which a download of `config.json` may have to find out; None if that fails."""
         if self.commit is None:
             with contextlib.suppress(OSError, ValueError):
                 self._download(CONFIG)

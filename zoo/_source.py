@@ -20,7 +20,7 @@ class Source(abc.ABC):
 
     - `name`: the name of the folder, or of the repo, "owner/name".
     - `folder`: None for a repo.
-    - `commit`: the commit of a repo's files; None before the first file is fetched, and for a folder.
+    - `commit`: the commit of a repo's files, once it is known; None for a folder.
     """
 
     name: str
@@ -51,9 +51,10 @@ class Folder(Source):
 
 
 def source_of(name: str, revision: str | None = None) -> Source:
-    """The source of the model of a name that `load` takes. Sends no request to the Hub.
+    """The source of the model that `load(name)` loads. Sends no request to the Hub.
 
-    Raises ValueError or FileNotFoundError for any other name, and suggests the nearest one.
+    Raises ValueError or FileNotFoundError for a name that does not load, and suggests the nearest one. Raises
+    ValueError for a revision of a folder.
     """
     if (entry := families.entries().get(name)) is not None:
         assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
@@ -65,7 +66,7 @@ def source_of(name: str, revision: str | None = None) -> Source:
         return Folder(folder)
     if os.path.lexists(name):
         raise ValueError(no_folder(folder))
-    parent = os.path.dirname(name.rstrip(os.sep))
+    parent = os.path.dirname(name.rstrip(os.sep))  # "" for a name in the working directory
     is_repo = bool(re.fullmatch(REPO, name)) and not name.startswith(".")
     if is_repo and (revision is not None or not os.path.isdir(parent) or _is_cached(name)):
         return _repo(name, revision, f" There is no folder {name} in {os.getcwd()} either.")
@@ -99,7 +100,7 @@ def _is_cached(repo: str) -> bool:
 
 def _no_such_folder(name: str, parent: str, is_repo: bool) -> str:
     """The error message for a path that does not exist; it suggests the nearest name in the same folder."""
-    siblings = os.listdir(parent) if os.path.isdir(parent) else []
+    siblings = os.listdir(parent or ".") if os.path.isdir(parent or ".") else []
     near = difflib.get_close_matches(os.path.basename(name.rstrip(os.sep)), siblings, n=1)
     instead = f"did you mean {os.path.join(parent, near[0])}? " if near else ""
     hub = f" The repo {name} of the Hub loads with revision='main'." if is_repo else ""
