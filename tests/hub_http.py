@@ -15,6 +15,8 @@ import urllib.parse
 import yaml
 from hub_repos import READER, TOKEN, Hub, Repo, etag, git_blob, is_large
 
+STATUSES = {"busy": 503, "expired": 401, "forbidden": 403, "limited": 429}  # of faults
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -92,8 +94,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.fail(404, "EntryNotFound", X_Repo_Commit=commit or "0" * 40)
         tag, fault = etag(name, content), (self.hub.faults.get((repo, name)) or [None])[0]
         headers = {"X_Repo_Commit": commit, "ETag": f'"{tag}"'}
-        if fault == "busy":
-            return self.fail(503, "Busy")
+        if fault in STATUSES:
+            return self.fail(STATUSES[fault], fault.capitalize())
         if fault in ("huge", "unsized") or (fault == "short" and self.command == "HEAD"):
             return self.lie(fault, content, headers)
         if self.hub.redirects and is_large(name):

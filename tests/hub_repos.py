@@ -95,7 +95,8 @@ class Hub:
         """How to answer the next `times` requests for the content of a file.
 
         "cut": half of it. "huge": a size of 1 GB, and nothing. "unsized": 20 MB, and no size. "short": another size in
-        its metadata than it has. "busy": status 503. "moves": right, and then main gets a commit in which all files are
+        its metadata than it has. "busy": status 503, "expired": 401, "forbidden": 403,
+        "limited": 429. "moves": right, and then main gets a commit in which all files are
         empty. "whole": the whole file, where a part is asked for. "torn": half of a part, and the
         whole file as it is.
         """

@@ -68,8 +68,13 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
         raise _unreachable(repo, file, revision)
     try:
         newest = _file_metadata(repo, file, revision)
-    except (HfHubHTTPError, *REFUSALS):  # the download gets the same answer, and reports it
+    except REFUSALS:  # the download gets the same answer, and reports it
         newest = None
+    except HfHubHTTPError as error:  # the download would return an older file without a word
+        newest = None
+        if old_path is not None and (refusal := _forbidden(error, repo, file)):
+            warn_user(f"{refusal} This is the version in the cache.")
+            return bounded(old_path)
     except Exception as error:  # of the HTTP client, whose errors differ by version: the Hub does not answer
         if old_path is None:
             raise _unreachable(repo, file, revision) from error
@@ -117,11 +122,8 @@ def _download(repo: str, file: str, revision: str | None, old_path: pathlib.Path
         cause = error
     except Exception as error:  # an error of the HTTP client: a broken connection, a proxy
         cause = error
-    refusal = _forbidden(cause, repo, file)
     if old_path is None:
-        raise refusal or _unreachable(repo, file, revision) from cause
-    if refusal is not None:
-        warn_user(f"{refusal} This is the version in the cache.")
+        raise _forbidden(cause, repo, file) or _unreachable(repo, file, revision) from cause
     return old_path
 
 

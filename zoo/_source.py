@@ -69,10 +69,10 @@ def source_of(name: str, revision: str | None = None) -> Source:
     parent = os.path.dirname(name.rstrip(os.sep))  # "" for a name in the working directory
     is_repo = bool(re.fullmatch(REPO, name)) and not name.startswith(".")
     if is_repo and (revision is not None or not os.path.isdir(parent) or _is_cached(name)):
-        return _repo(name, revision, f" There is no folder {name} in {os.getcwd()} either.")
+        return _repo(name, revision, f" There is no folder {name} in {_working_directory()} either.")
     if is_repo or os.sep in name:
         raise FileNotFoundError(_no_such_folder(name, parent, is_repo))
-    near = difflib.get_close_matches(name, [*families.entries(), *packaged(), *os.listdir()], n=1)
+    near = difflib.get_close_matches(name, [*families.entries(), *packaged(), *_listing("")], n=1)
     instead = f": did you mean {near[0]!r}?" if near else "."
     raise ValueError(
         f"The zoo has no model {name!r}{instead} There is no folder of that name either. zoo.list_models() names all; "
@@ -100,8 +100,23 @@ def _is_cached(repo: str) -> bool:
 
 def _no_such_folder(name: str, parent: str, is_repo: bool) -> str:
     """The error message for a path that does not exist; it suggests the nearest name in the same folder."""
-    siblings = os.listdir(parent or ".") if os.path.isdir(parent or ".") else []
-    near = difflib.get_close_matches(os.path.basename(name.rstrip(os.sep)), siblings, n=1)
+    near = difflib.get_close_matches(os.path.basename(name.rstrip(os.sep)), _listing(parent), n=1)
     instead = f"did you mean {os.path.join(parent, near[0])}? " if near else ""
     hub = f" The repo {name} of the Hub loads with revision='main'." if is_repo else ""
     return f"{name} is not a folder: {instead}The zoo takes a name of zoo.list_models(), a folder or a Hub repo.{hub}"
+
+
+def _listing(folder: str) -> list[str]:
+    """The names in a folder, "" for the working directory; none if it cannot be read."""
+    try:
+        return os.listdir(folder or ".")
+    except OSError:
+        return []
+
+
+def _working_directory() -> str:
+    """The path of the working directory, which may have been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "the working directory"
