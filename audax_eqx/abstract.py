@@ -31,8 +31,8 @@ class AbstractFrontend(eqx.Module):
 
     @abc.abstractmethod
     def times(self, positions: Float[np.ndarray, " positions"]) -> Float[np.ndarray, " positions"]:
-        """Seconds from the start of the waveform to the centre of frame 0.0, 1.0, ...; a position may lie between two
-        frames."""
+        """The time of the centre of each frame in `positions`, in seconds from the start of the waveform. A position
+        may be fractional."""
 
     @property
     def takes_length(self) -> bool:
@@ -55,8 +55,8 @@ class AbstractNetwork(eqx.Module):
       step of the map is the embedding of that step.
 
     Some networks accept a length (`takes_length`): the call, `features`, `layers` and `pool_map` have a keyword
-    `length`, the number of input frames that belong to the recording; it may be traced. Frames behind the length
-    change neither the embedding nor the steps of the map before it. Steps of the map behind it have no meaning.
+    `length`, the number of input frames that belong to the recording; it may be traced. Frames after `length` change
+    neither the embedding nor the first `steps(length)` steps of the map. Later steps have no meaning.
 
     `state` is threaded in Equinox's way; a stateless network returns it unchanged. `key` is the source of dropout and
     drop path; only training mode needs it.
@@ -114,8 +114,8 @@ class AbstractNetwork(eqx.Module):
 
     @abc.abstractmethod
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        """The centres of the first `time` steps of a map, counted in input frames. The map is the feature map, or
-        `layers(...)[0][layer]`."""
+        """The centres of the first `time` steps of the map `layers(...)[0][layer]`, counted in input frames. The last
+        layer and the feature map have the same centres."""
 
     def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
         """The number of steps of the feature map that belong to so many frames, for networks that take a length. By

@@ -146,15 +146,28 @@ def test_balanced_sampling_draws_by_weight_anew_in_each_epoch():
     [
         (0, 4, None, "0 rows in batches of 4"),
         (3, 0, None, "3 rows in batches of 0"),
-        (3, 4, np.ones(2), r"weights of shape \(2,\) for 3 rows"),
+        (3, 4, np.ones(2), r"3 rows take one weight each, got weights of shape \(2,\)"),
         (2, 4, np.array([1.0, -1.0]), "none of them negative"),
-        (2, 4, np.zeros(2), "weights of shape"),
-        (2, 4, np.array([1.0, np.nan]), "weights of shape"),
+        (2, 4, np.zeros(2), "at least one of them positive"),
+        (2, 4, np.array([1.0, np.nan]), "weights are finite numbers"),
+        (2, 4, np.array([1.0, np.inf]), "weights are finite numbers"),
     ],
 )
 def test_a_sampler_of_nothing_raises(rows, batch, weights, sentence):
     with pytest.raises(ValueError, match=sentence):
         Sampler(np.arange(rows), batch, seed=0, weights=weights)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_without_64_bits_raises(seed):
+    with pytest.raises(ValueError, match=f"The seed is {seed}: it must be at least 0"):
+        Sampler(np.arange(3), 1, seed=seed)
+
+
+@pytest.mark.parametrize("name", ["samples", "views", "accumulate", "threads"])
+def test_counts_below_1_raise_at_once(dataset, name):
+    with pytest.raises(ValueError, match=f"{name} is 0: it must be at least 1"):
+        train_batches(dataset, Sampler(np.arange(13), 4, seed=0), **{"samples": 800} | {name: 0})
 
 
 def test_batches_that_do_not_split_raise_at_once(dataset):

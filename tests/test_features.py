@@ -200,6 +200,16 @@ def test_empty_mel_filters_warn_once():
         features.mel_spectrogram(noise(1000), n_fft=256, n_mels=100)
 
 
+def test_mel_filters_beyond_half_the_rate_name_f_max():
+    with pytest.warns(UserWarning, match=r"mel filters are empty .*: f_max is 20000\.0 Hz, more than half the sample"):
+        features.melscale_fbanks(201, 0.0, 20000.0, 40, 16000)
+
+
+def test_mel_filters_without_width_are_refused():
+    with pytest.raises(ValueError, match=r"from 1000\.0 to 1000\.0001 Hz have the same edges in float32"):
+        features.melscale_fbanks(201, 1000.0, 1000.0001, 40, 16000)
+
+
 def test_mfcc_is_an_orthonormal_transform():
     x = noise(4000)
     log_mel = jnp.log(features.mel_spectrogram(x, n_mels=40) + 1e-6)
@@ -306,3 +316,22 @@ def test_kaldi_dither_is_noise_of_that_size():
     y = [features.kaldi_fbank(silence, dither=2.0, use_energy=True, key=key)[:, 0] for key in keys]
     np.testing.assert_allclose(y[0], np.log(400 * 4), atol=0.5)
     assert np.abs(y[0] - y[1]).max() > 0.01
+
+
+def test_an_empty_clip_is_empty_at_any_rate():
+    assert features.resample(np.zeros((2, 0), np.float32), 2, 1).shape == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        (lambda: features.resample(noise(100), 2, 1, rolloff=0.0), r"rolloff is 0\.0: it must be more than 0"),
+        (lambda: features.istft(jnp.ones((3, 129), jnp.complex64), 256, length=-5), "got -5: it must be at least 0"),
+        (lambda: features.istft(jnp.ones((0, 129), jnp.complex64), 256), "istft takes at least 1 frame"),
+        (lambda: features.compute_deltas(noise(1, 4), mode="reflect"), "a smaller win_length, or mode='replicate'"),
+        (lambda: features.compute_deltas(noise(9, 4), mode="none"), "mode"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(function, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        function()

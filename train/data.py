@@ -51,8 +51,8 @@ class Sampler:
     """The order of training: an endless stream of examples, of which step `n` takes `batch` from place `n * batch` on.
 
     The stream is one epoch after another. An epoch is a permutation of `rows`, or with `weights` the same number of
-    draws from `rows` with these probabilities. Raises ValueError for no rows, and for weights that are not one
-    nonnegative number for each row.
+    draws from `rows` with these probabilities. Raises ValueError for no rows, for a seed that has no 64 bits, and for
+    weights that are not one finite nonnegative number for each row, or all 0.
     """
 
     def __init__(
@@ -64,10 +64,12 @@ class Sampler:
     ):
         if not len(rows) or batch < 1:
             raise ValueError(f"{len(rows)} rows in batches of {batch} give no training: both must be 1 or more.")
-        if weights is not None and (weights.shape != rows.shape or not (weights >= 0).all() or not weights.any()):
-            raise ValueError(
-                f"weights of shape {weights.shape} for {len(rows)} rows must be one number each, none of them negative."
-            )
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"The seed is {seed}: it must be at least 0 and less than 2**64.")
+        if weights is not None and weights.shape != rows.shape:
+            raise ValueError(f"{len(rows)} rows take one weight each, got weights of shape {weights.shape}.")
+        if weights is not None and not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+            raise ValueError("weights are finite numbers, none of them negative and at least one of them positive.")
         self.rows, self.batch, self.seed = rows, batch, seed
         self.weights = None if weights is None else weights.astype(np.float64) / weights.sum(dtype=np.float64)
         self._order = functools.lru_cache(2)(self._shuffle)  # a batch may span two epochs
@@ -132,9 +134,13 @@ def train_batches(
     - `threads`: the number of threads that decode, by default one for each core.
     - `crop_labels`: gives as targets all labels that the first crop has, instead of those of the example.
 
-    Raises ValueError for a batch that does not split into `accumulate` times `hosts` equal parts, and for a corrupt
-    record once the stream reaches it.
+    Raises ValueError for counts below 1, for a batch that does not split into `accumulate` times `hosts` equal parts,
+    and for a corrupt record once the stream reaches it.
     """
+    counts = {"samples": samples, "views": views, "accumulate": accumulate, "threads": threads}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} is {count}: it must be at least 1.")
     examples = _share(sampler.batch, hosts, host, accumulate)
     share = np.arange(sampler.batch).reshape(accumulate, hosts, examples)[:, host].reshape(-1)  # places in a batch
 
@@ -163,7 +169,7 @@ def to_devices(batches: Iterator[Batch], sharding: jax.sharding.Sharding, lead: 
 def _share(batch: int, hosts: int, host: int, accumulate: int) -> int:
     """The number of examples that a host has in one part of a batch.
 
-    Raises ValueError for a number of a host that there is not, and for a batch that does not split into equal parts.
+    Raises ValueError for a `host` outside of 0 to hosts - 1, and for a batch that does not split into equal parts.
     """
     if not 0 <= host < hosts:
         raise ValueError(f"host {host} is not one of {hosts}: number the hosts from 0 on.")

@@ -43,7 +43,7 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
     source = source_of(name, revision)
     release = families.entries().get(name)
     if release is not None and release.checkpoint and release.checkpoint.label_file != CONFIG:
-        source.count_download()  # the Hub counts requests for config.json, and this model needs none
+        source.count_download()  # the Hub counts requests for config.json, and this model requests none
     entry = entry_of(name, source)
     file, rules = weight_files(entry)
     arrays = _by_table(entry, open_files(file, functools.partial(source.path, rules=rules or ())))
@@ -60,7 +60,7 @@ def load(name: str | os.PathLike, *, revision: str | None = None, verify: bool =
 
 
 def entry_of(name: str, source: Source, *, weights: bool = True) -> Entry:
-    """The entry of the model that `load(name)` loads, with its labels: the published one, or the source's own.
+    """The entry of the model that `load(name)` loads, with its labels: a published one, or that of a `config.json`.
 
     With `weights=False`, labels that lie in the file of weights are left out, so that it is not downloaded.
     """
@@ -111,7 +111,8 @@ def fit(
 ) -> tuple[Model, eqx.nn.State, Mapping[str, tuple[str, Rule | None]]]:
     """The entry's skeleton, and for each of its arrays the name of the file's array that fills it, and the rule.
 
-    Raises ValueError, naming the file `where` and the first arrays that are missing, surplus or of a wrong shape.
+    Raises ValueError for a model that is too large, and for arrays that are missing, surplus or of a wrong shape; the
+    message names the file `where` and the first of them.
     """
     faults: list[str] = []
     sources = {name: (name, None) for name in shapes}

@@ -30,15 +30,24 @@ def as_samples(x: Array | np.ndarray, function: str) -> Array:
     return as_floats(x, function, "samples in [-1, 1]", remedy)
 
 
-def pad_ends(x: Array, before: int, after: int, mode: str, axis: int = -1) -> Array:
-    """`x` padded along `axis`; `mode` is a name of torch's."""
-    require_choice("pad_mode", mode, PAD_MODES)
+def pad_ends(
+    x: Array,
+    before: int,
+    after: int,
+    mode: str,
+    axis: int = -1,
+    *,
+    option: str = "pad_mode",
+    remedy: str = "a smaller n_fft or window, or pad_mode='constant'",
+) -> Array:
+    """`x` padded along `axis`; `mode` is one of torch's names, or "edge". Errors name the `option` and the `remedy`."""
+    require_choice(option, mode, PAD_MODES)
     size, widest = x.shape[axis], max(before, after)
     shortest = {"reflect": widest + 1, "circular": widest, "constant": 0}.get(mode, min(widest, 1))
     require(
         size >= shortest,
         f"{mode} padding by {widest} on each side needs at least {shortest} values, got {size}: give a longer input, "
-        "a smaller n_fft or window, or pad_mode='constant'",
+        f"{remedy}",
     )
     widths = [(0, 0)] * x.ndim
     widths[axis] = (before, after)

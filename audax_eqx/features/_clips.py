@@ -48,9 +48,9 @@ def _over_clips(plain: Callable[[Array], Array], clips: Array, rank: int, togeth
     """`plain(clip)` over the leading axes of `clips` (a clip has `rank` axes) and over those of any `vmap`.
 
     On a CPU one clip is computed after the other, unless `together`: the spectra of one clip fit into the cache, those
-    of a batch do not, which makes a batched FFT two to five times slower. Derivatives by the samples, which training
-    does not need, are those of `plain`, in forward and reverse mode and of any order; under `vmap` they are computed
-    for all clips at once.
+    of a batch do not, which makes a batched FFT two to five times slower. Derivatives with respect to the
+    samples, which training does not need, are those of `plain`, in forward and reverse mode and of any order; under
+    `vmap` they are computed for all clips at once.
     """
 
     @jax.custom_batching.custom_vmap

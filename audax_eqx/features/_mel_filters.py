@@ -100,15 +100,22 @@ def mel_fbanks(filters: MelFilters) -> np.ndarray:
     else:
         freqs = np.arange(filters.n_freqs) * (filters.sample_rate / filters.points)
     edges = _mel_edges(filters).astype(np.float64)
+    if not np.all(np.diff(edges) > 0):
+        raise ValueError(
+            f"{filters.n_mels} mel filters from {filters.f_min} to {filters.highest} Hz have the same edges in "
+            f"{filters.dtype}: give fewer mel bins or a wider range."
+        )
     banks = _triangles(freqs, edges)
     empty = int(np.sum(banks.max(axis=0) == 0))
-    if empty:
-        warnings.warn(
-            f"{empty} of {filters.n_mels} mel filters are empty (always zero): from {filters.f_min} to "
-            f"{filters.highest} Hz they are narrower than the distance of {filters.n_freqs} frequencies; use fewer mel "
-            "bins, a larger n_fft or a higher f_min",
-            stacklevel=3,
+    if empty and filters.highest > filters.sample_rate / 2:
+        cause = f"f_max is {filters.highest} Hz, more than half the sample rate; use a lower one"
+    else:
+        cause = (
+            f"from {filters.f_min} to {filters.highest} Hz they are narrower than the distance of {filters.n_freqs} "
+            "frequencies; use fewer mel bins, a larger n_fft or a higher f_min"
         )
+    if empty:
+        warnings.warn(f"{empty} of {filters.n_mels} mel filters are empty (always zero): {cause}", stacklevel=3)
     if filters.norm == "slaney":
         banks *= 2.0 / (edges[2:] - edges[:-2])[None]
     return _read_only(banks.astype(np.float32))

@@ -44,9 +44,10 @@ def resample(
     """
     waveform = as_samples(waveform, "resample")
     require(min(orig_freq, new_freq) > 0, f"resample needs positive frequencies in Hz, got {orig_freq} and {new_freq}")
+    require(rolloff > 0, f"rolloff is {rolloff}: it must be more than 0, and at most 1 to keep the band")
     require(lowpass_filter_width > 0, f"lowpass_filter_width is {lowpass_filter_width}: it must be at least 1")
     require_choice("resampling_method", resampling_method, ("sinc_interp_hann", "sinc_interp_kaiser"))
-    if orig_freq == new_freq:
+    if orig_freq == new_freq or waveform.shape[-1] == 0:
         return waveform
     gcd = math.gcd(orig_freq, new_freq)
     options = ResampleOptions(orig_freq // gcd, new_freq // gcd, lowpass_filter_width, rolloff, resampling_method, beta)
@@ -59,7 +60,7 @@ def sinc_blocks(options: ResampleOptions, samples: int, dtype: str) -> tuple[np.
 
     Gives the first input of each block, the matrices `blocks inputs outputs`, and the period in inputs and in outputs.
     Neighbouring outputs share most of their inputs, so a block of outputs is one small matrix. After a period the
-    blocks repeat. The matrices have about 13 inputs an output (more if the rate falls), however long the period is.
+    blocks repeat. Each output has about 13 weights that are not 0, and more if the rate falls, however long the period.
 
     The positions t of the taps are rounded as in torchaudio, step by step, in the dtype of the samples: this moves the
     output samples by up to 3e-5.
@@ -74,6 +75,8 @@ def sinc_blocks(options: ResampleOptions, samples: int, dtype: str) -> tuple[np.
     reach = zeros * orig / cutoff
     taps = math.floor(2 * reach) + 1
     output = np.arange(blocks * size)
+    # The first input of each output; the inputs of all taps, from the period of the output on; and t, the distance of
+    # tap and output in zero crossings
     first = np.ceil(output * (orig / new) - reach).astype(np.int64)
     inputs = (first - output // new * orig)[:, None] + np.arange(taps)
     phases = -(output % new)[:, None]

@@ -105,6 +105,8 @@ def istft(
     hop_length = n_fft // 4 if hop_length is None else hop_length
     framing = Framing(n_fft, hop_length, width, weights, periodic, center=center)
     freqs, size = n_fft // 2 + 1 if onesided else n_fft, specgram.shape[-1]
+    require(specgram.shape[-2] > 0, "istft takes at least 1 frame, got none")
+    require(length is None or length >= 0, f"istft gives a length of samples, got {length}: it must be at least 0")
     require(size == freqs, f"istft with n_fft = {n_fft} and onesided = {onesided} takes {freqs} freqs, got {size}")
     y = each_clip(overlap_add, InverseOptions(framing, onesided, length), as_array(specgram), 2)
     return y * math.sqrt(n_fft) if normalized else y

@@ -17,13 +17,13 @@ def compute_deltas(
     """Slope over time by least squares, sum n (x[t + n] - x[t - n]) / (2 sum n^2), as in `torchaudio.functional`.
 
     - `specgram`: `*batch frames bins`.
-    - `win_length`: the number of frames to which a line is fitted, 3 or more.
+    - `win_length`: the number of frames to which a line is fitted, 3 or more; of an even number, one frame fewer.
     - `mode`: the padding at the ends: "replicate" (or "edge"), "reflect", "constant", "circular".
     """
     require(win_length >= 3, f"compute_deltas needs a win_length of 3 frames or more, got {win_length}")
     specgram = as_floats(specgram, "compute_deltas", "features", "convert them to float32 first")
     n, frames = (win_length - 1) // 2, specgram.shape[-2]
-    x = pad_ends(specgram, n, n, mode, axis=-2)
+    x = pad_ends(specgram, n, n, mode, axis=-2, option="mode", remedy="a smaller win_length, or mode='replicate'")
     slope = jnp.zeros_like(specgram)
     for k in range(1, n + 1):
         slope = slope + k * (x[..., n + k : n + k + frames, :] - x[..., n - k : n - k + frames, :])
@@ -41,7 +41,7 @@ def pcen(
 
     - `x`: `*batch frames bins`, energies >= 0.
     - `alpha`: in [0, 1], the strength of the automatic gain control.
-    - `delta`, `root`: > 0 and >= 1, the compression behind the gain control.
+    - `delta`, `root`: > 0 and >= 1; they set the compression that follows the gain control.
     - `smooth`: in [0, 1], the weight of the newest frame in the running mean M, which starts at the first frame,
       M_0 = x_0.
     - `floor`: > 0, an energy.
@@ -105,7 +105,7 @@ def phase_vocoder(
     Magnitudes are interpolated. From one frame to the next the phase turns as it does in the original at that time.
     torchaudio subtracts `phase_advance` from each turn and adds it again. This changes a phase only by whole turns, but
     it rounds: torchaudio's sums in float32 are off by 0.003 rad after 100 frames. Here the turns are multiplied as
-    complex numbers, which is exact to 1e-6.
+    complex numbers, which are off by about 2e-6 rad after 1,000 frames and 1e-5 rad after 100,000.
     """
     require(rate > 0, f"phase_vocoder needs a positive rate, got {rate}")
     x = as_array(complex_specgrams)

@@ -1,4 +1,4 @@
-"""The two abstract models: a frontend and a network that hear a wave, and the contrastive ones, which project it."""
+"""The two abstract models: a frontend with a network, and one that also projects the embedding."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..layers import Length, keyword
 
 
 class AbstractModel(eqx.Module):
-    """A model with a `frontend` and a `network`; subclasses define the call, and what stands behind the embedding.
+    """A model with a `frontend` and a `network`; subclasses define the call, and what follows the embedding.
 
     If the model accepts a length (`takes_length`), `length` is the number of valid samples of a padded wave. Frontend
     and network then ignore the padding, or the frontend replaces it by something that the network is meant to read.
@@ -45,10 +45,11 @@ class AbstractModel(eqx.Module):
         return features.astype(leaves[0].dtype if leaves else jnp.float32)
 
     def valid(self, samples: int, length: Length = None) -> dict[str, Array]:
-        """The keyword `length` of the network, in frames, for a wave of `samples`, the first `length` of them valid.
+        """The network's keywords for a wave whose first `length` samples are valid: `{"length": frames}` or `{}`.
 
-        The result is empty if every frame is valid: without a length, unless the frontend pads the clip, and if the
-        network is meant to read the frontend's filling. Raises ValueError for a length if the model accepts none.
+        They are `{}` if the network may read every frame: if there is no length and the frontend does not pad the clip,
+        if the network is meant to read the frontend's filling, and if the model accepts no length. Raises ValueError
+        for a length if the model accepts none.
         """
         frontend: Any = self.frontend
         if not self.takes_length:
@@ -81,7 +82,7 @@ class AbstractModel(eqx.Module):
 
 
 class AbstractContrastive(AbstractModel):
-    """A model that compares projections of embeddings to `width` numbers: `projection` maps, `similarity` compares."""
+    """A model that projects embeddings to `width` numbers. Subclasses define `similarity` of two projections."""
 
     projection: eqx.AbstractVar[eqx.Module]
     width: eqx.AbstractVar[int]
