@@ -12,7 +12,7 @@ from hub import TINY, sentence
 from huggingface_hub import ModelCard
 
 import zoo
-from zoo._card import front_matter, generated
+from zoo._card import front_matter, is_generated
 
 clip, copy, folder = hub.clip, hub.copy, hub.folder
 
@@ -70,7 +70,7 @@ def test_the_frontends_numbers_are_in_transformers_words(folder):
 
 def test_a_card_that_somebody_wrote_is_kept_and_a_generated_one_renewed(clip, copy):
     before = (copy / "README.md").read_bytes()
-    assert generated(before) and generated(before.replace(b"\n", b"\r\n"))
+    assert is_generated(before) and is_generated(before.replace(b"\n", b"\r\n"))
     newer = dataclasses.replace(TINY, license="Apache-2.0")
     zoo.save(copy, clip.model, clip.state, newer)
     assert b"apache-2.0" in (copy / "README.md").read_bytes()

@@ -11,7 +11,7 @@ import zoo
 from zoo._arrays import open_files, shapes_of
 from zoo._leaves import named_leaves
 from zoo._load import assemble
-from zoo._models import described
+from zoo._models import entry_from_config
 from zoo._source import source_of
 from zoo.families import ast
 
@@ -49,7 +49,7 @@ class Names(dict):
 
 def test_each_array_that_is_needed_is_read_once_and_no_other(folders):
     source = source_of(str(folders / "decoder"))
-    entry, files = described(source), open_files("model.safetensors", source.path)
+    entry, files = entry_from_config(source), open_files("model.safetensors", source.path)
     names = sorted(files, reverse=True)  # decoder first
     arrays = Names({name: files[name] for name in names})
     assemble(entry, arrays, shapes_of(files), "x", (*ast.RULES["ast"], DECODER))

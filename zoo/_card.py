@@ -29,14 +29,14 @@ def card(entry: Entry, parameters: int, *, layout: str = "audax", loss: float | 
     return _signed(f"---\n{front}---\n\n{_body(entry, parameters, loss)}")
 
 
-def generated(content: bytes) -> bool:
+def is_generated(content: bytes) -> bool:
     """Whether a README.md is a card that `card` made, and not one that somebody wrote or changed."""
     text = content.decode("utf-8", errors="replace").replace("\r\n", "\n")
     body, _, _ = text.rpartition("<!--")
     return text == _signed(body)
 
 
-def addressed(content: bytes, address: str) -> bytes:
+def with_address(content: bytes, address: str) -> bytes:
     """The generated card, changed so that its example loads the model from `address`."""
     body, _, _ = content.decode("utf-8").rpartition("<!--")
     return _signed(body.replace(PLACEHOLDER, address)).encode("utf-8")

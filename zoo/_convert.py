@@ -9,9 +9,9 @@ from typing import Any
 from . import families
 from ._arrays import View, open_file, open_files, shapes_of
 from ._entry import Entry, checked_labels
+from ._entry_labels import with_names
 from ._files import line
 from ._foreign import Recognition, WeightFile
-from ._labelled import with_names
 from ._labels import read_labels
 from ._leaves import named_leaves
 from ._limits import check_entry

@@ -120,7 +120,7 @@ def patch_side(network: Mapping[str, Any], name: str) -> int:
     return patch[0]
 
 
-def labelled(entry: Entry) -> dict[str, Any]:
+def label_fields(entry: Entry) -> dict[str, Any]:
     """The fields of transformers' config.json for an entry's classes."""
     labels = entry.labels or tuple(f"LABEL_{index}" for index in range(entry.classes))
     kind = {"multiclass": "single_label_classification", "multilabel": "multi_label_classification"}[entry.task]

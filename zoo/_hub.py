@@ -65,19 +65,19 @@ def download(repo: str, file: str, revision: str | None = None) -> pathlib.Path:
     if is_commit and old_path is not None:  # the files of a commit never change
         return bounded(old_path)
     if is_commit and _is_known_to_be_missing(repo, file, revision):
-        raise _unreachable(repo, file, revision)
+        raise _not_cached_error(repo, file, revision)
     try:
         newest = _file_metadata(repo, file, revision)
     except REFUSALS:  # the download gets the same answer, and reports it
         newest = None
     except HfHubHTTPError as error:  # the download would return an older file without a word
         newest = None
-        if old_path is not None and (refusal := _forbidden(error, repo, file)):
+        if old_path is not None and (refusal := _forbidden_error(error, repo, file)):
             warn_user(f"{refusal} This is the version in the cache.")
             return bounded(old_path)
     except Exception as error:  # of the HTTP client, whose errors differ by version: the Hub does not answer
         if old_path is None:
-            raise _unreachable(repo, file, revision) from error
+            raise _not_cached_error(repo, file, revision) from error
         return bounded(old_path)
     if newest is not None and old_path is not None and newest.commit_hash == commit_of(old_path, file):
         return bounded(old_path)
@@ -98,9 +98,9 @@ def _download(repo: str, file: str, revision: str | None, old_path: pathlib.Path
         )
         return pathlib.Path(path)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise _forbidden(error, repo, file) or _unreachable(repo, file, revision) from None
+        raise _forbidden_error(error, repo, file) or _not_cached_error(repo, file, revision) from None
     except REFUSALS as error:
-        raise _refused(error, repo, file, revision) from None
+        raise _refusal_error(error, repo, file, revision) from None
     except OSError as error:
         if error.strerror is not None and not isinstance(error, ConnectionError):  # of this machine, as a full disk
             cache = huggingface_hub.constants.HF_HUB_CACHE
@@ -123,7 +123,7 @@ def _download(repo: str, file: str, revision: str | None, old_path: pathlib.Path
     except Exception as error:  # an error of the HTTP client: a broken connection, a proxy
         cause = error
     if old_path is None:
-        raise _forbidden(cause, repo, file) or _unreachable(repo, file, revision) from cause
+        raise _forbidden_error(cause, repo, file) or _not_cached_error(repo, file, revision) from cause
     return old_path
 
 
@@ -183,8 +183,9 @@ def _at(revision: str | None) -> str:
     return f" at revision {revision}" if revision else ""
 
 
-def _unreachable(repo: str, file: str, revision: str | None) -> OSError:
-    """The error for a file that is not in the cache when the Hub does not answer."""
+def _not_cached_error(repo: str, file: str, revision: str | None) -> OSError:
+    """The error for a file that is not cached: FileNotFoundError if the Hub once said that there is no such file, else
+    ConnectionError."""
     if _is_known_to_be_missing(repo, file, revision):
         return FileNotFoundError(f"The Hub's repo {repo} has no {file}{_at(revision)}.")
     return ConnectionError(
@@ -193,7 +194,7 @@ def _unreachable(repo: str, file: str, revision: str | None) -> OSError:
     )
 
 
-def _forbidden(error: BaseException | None, repo: str, file: str) -> PermissionError | None:
+def _forbidden_error(error: BaseException | None, repo: str, file: str) -> PermissionError | None:
     """The error for an answer that refuses the request, as of a token that is no longer valid; None for other errors.
 
     The client hides some answers as the cause of its own error.
@@ -210,7 +211,7 @@ def _forbidden(error: BaseException | None, repo: str, file: str) -> PermissionE
     return None
 
 
-def _refused(error: Exception, repo: str, file: str, revision: str | None) -> OSError | ValueError:
+def _refusal_error(error: Exception, repo: str, file: str, revision: str | None) -> OSError | ValueError:
     """The error for an answer of the Hub that is one of `REFUSALS`."""
     at = f" at revision {revision}" if revision else " on its main branch"
     match error:
@@ -306,7 +307,7 @@ def _plain_errors(repo: str, file: str = CONFIG, revision: str | None = None) ->
     except OfflineModeIsEnabled:
         raise ConnectionError(f"{repo} cannot be looked up because HF_HUB_OFFLINE is set: unset it.") from None
     except REFUSALS as error:
-        raise _refused(error, repo, file, revision) from None
+        raise _refusal_error(error, repo, file, revision) from None
     except SafetensorsParsingError:
         raise ValueError(f"{file} of {repo} does not begin like a safetensors file, so it cannot be loaded.") from None
     except Exception as error:  # of the HTTP client, whose errors differ by version

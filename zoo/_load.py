@@ -11,12 +11,12 @@ from . import families
 from ._arrays import View, open_files, shapes_of
 from ._create import skeleton
 from ._entry import Entry
+from ._entry_labels import with_labels
 from ._files import CONFIG, GOLDEN, WEIGHTS
 from ._golden import verify as verify_golden
-from ._labelled import labelled
 from ._leaves import check, fill, named_leaves
 from ._limits import check_size
-from ._models import described
+from ._models import entry_from_config
 from ._pretrained import Pretrained
 from ._register import Model
 from ._rules import Rule, rename
@@ -66,10 +66,10 @@ def entry_of(name: str, source: Source, *, weights: bool = True) -> Entry:
     """
     entry = families.entries().get(name)
     if entry is None:
-        return described(source)
+        return entry_from_config(source)
     assert entry.checkpoint is not None, f"{name} is published and has no checkpoint"
     labels_in_weights = entry.checkpoint.label_file == entry.checkpoint.file
-    return labelled(entry, source) if weights or not labels_in_weights else entry
+    return with_labels(entry, source) if weights or not labels_in_weights else entry
 
 
 def weight_files(entry: Entry) -> tuple[str | tuple[str, ...], Sequence[Rule] | None]:

@@ -23,10 +23,10 @@ def list_models(pattern: str = "*") -> list[str]:
 def info(name: str | os.PathLike, *, revision: str | None = None) -> Entry:
     """The entry of a model, without its weights. Takes the names that `load` takes, and raises as it does."""
     name = os.fspath(name)
-    return families.entries().get(name) or described(source_of(name, revision))
+    return families.entries().get(name) or entry_from_config(source_of(name, revision))
 
 
-def described(source: Source) -> Entry:
+def entry_from_config(source: Source) -> Entry:
     """The entry in the `config.json` of a folder or repo. Raises ValueError if it asks for too much memory."""
     stand_ins = [] if source.folder is None or (source.folder / CONFIG).exists() else _stand_ins(source)
     path = source.path(stand_ins[0][0] if stand_ins else CONFIG)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import equinox as eqx
 
-from ._card import addressed, generated
+from ._card import is_generated, with_address
 from ._entry import Entry
 from ._export import SUFFIXES, export
 from ._files import CARD, FILES, TOKENIZER, existing
@@ -125,8 +125,8 @@ def _send(
     """The commit's URL, or with `dry_run` a list of the files; and whether the commit is new."""
     files: dict[str, pathlib.Path | bytes] = dict(paths)
     card = paths[CARD].read_bytes()
-    if generated(card):
-        files[CARD] = addressed(card, repo)
+    if is_generated(card):
+        files[CARD] = with_address(card, repo)
     if dry_run:
         sizes = {
             file: len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -15,7 +15,7 @@ import numpy as np
 from audax_eqx import lora
 
 from . import families
-from ._card import card, generated
+from ._card import card, is_generated
 from ._create import skeleton
 from ._entry import Entry, to_json
 from ._files import CARD, CONFIG, EXTRACTOR, GOLDEN, SAVED, STAGING, TOKENIZER, WEIGHTS, settle
@@ -99,7 +99,7 @@ def save(
             f"The model to save as {entry.name} gives NaN or infinite outputs, though its weights are finite: they "
             "have grown too large, so save it as it was before, and train on with a lower learning rate."
         )
-    if not ((folder / CARD).is_file() and not generated((folder / CARD).read_bytes())):
+    if not ((folder / CARD).is_file() and not is_generated((folder / CARD).read_bytes())):
         parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
         loss = None
         if dtype == "float16":

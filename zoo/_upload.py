@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from ._card import generated
+from ._card import is_generated
 from ._files import CARD
 from ._hub import LIBRARY, VERSION
 
@@ -36,7 +36,7 @@ def upload(
         parent = api.model_info(repo, revision=revision)
         hub_card, new_card = _card(api, repo, revision), files[CARD]
         new_card = new_card if isinstance(new_card, bytes) else new_card.read_bytes()
-        if hub_card is not None and generated(new_card) and not generated(hub_card):
+        if hub_card is not None and is_generated(new_card) and not is_generated(hub_card):
             files = {name: content for name, content in files.items() if name != CARD}
         additions = [huggingface_hub.CommitOperationAdd(name, content) for name, content in files.items()]
         commit = api.create_commit(

@@ -220,7 +220,7 @@ def check_labels(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.model} has no classes and names no sounds: use it with audax-zoo embed.")
 
 
-def labelled(options: argparse.Namespace) -> zoo.Pretrained:
+def load_with_labels(options: argparse.Namespace) -> zoo.Pretrained:
     """The model, with the labels of --labels if they are given."""
     clip = zoo.load(options.model)
     if options.labels is None:

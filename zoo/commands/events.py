@@ -18,7 +18,7 @@ from ._shared import (
     count,
     engine,
     files_of,
-    labelled,
+    load_with_labels,
     mean,
     one_line,
     output,
@@ -75,7 +75,7 @@ def detect(options: argparse.Namespace) -> int:
             f"An Audacity label file holds one recording, and {options.output} would hold several: write a "
             ".selections.txt, a .csv or a .json, or detect them one by one."
         )
-    clip = labelled(options)
+    clip = load_with_labels(options)
     scores = {name: _numbers(name, getattr(options, name), clip.labels) for name in ("threshold", "release")}
     spans = {name: getattr(options, name) for name in ("smooth", "max_gap", "min_duration", "each")}
     progress = Progress(count(files), bar=options.output is not None)

@@ -25,7 +25,7 @@ from ._shared import (
     count,
     engine,
     files_of,
-    labelled,
+    load_with_labels,
     mean,
     one_line,
     output,
@@ -76,7 +76,7 @@ def tag(options: argparse.Namespace) -> int:
         raise ValueError(f"tag writes .csv or .json, got {options.output.name!r}.")
     draw = picture(options)
     check_labels(options)
-    files, clip = files_of(options), labelled(options)
+    files, clip = files_of(options), load_with_labels(options)
     progress = Progress(count(files), bar=options.output is not None)
     show = {None: _show_tags, ".csv": _tags_csv}.get(suffix, _tags_json)
     with output(options) as file:

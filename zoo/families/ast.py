@@ -19,7 +19,7 @@ from .._foreign import (
     activation,
     agree,
     id2label,
-    labelled,
+    label_fields,
     like,
     multilabel,
     page,
@@ -219,7 +219,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "frequency_stride": freq,
         "qkv_bias": network["qkv_bias"],
         **common,
-        **labelled(entry),
+        **label_fields(entry),
     }
     extractor = {
         "feature_extractor_type": "ASTFeatureExtractor",

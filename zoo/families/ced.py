@@ -18,7 +18,7 @@ from .._foreign import (
     WeightFile,
     agree,
     id2label,
-    labelled,
+    label_fields,
     like,
     page,
     patch_side,
@@ -190,7 +190,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     require(network, "a CED", fill=True)
     patch = patch_side(network, "a CED")
     hidden = network["mlp_width"] or 4 * network["width"]
-    labels = labelled(entry)
+    labels = label_fields(entry)
     code = {"AutoConfig": "configuration_ced.CedConfig"}
     code |= {"AutoModelForAudioClassification": "modeling_ced.CedForAudioClassification"}
     config = {

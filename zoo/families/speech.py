@@ -20,7 +20,7 @@ from .._foreign import (
     Layout,
     activation,
     architecture,
-    labelled,
+    label_fields,
     matching,
     page,
     projected,
@@ -339,7 +339,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
     if family == "wavlm":
         config |= {"num_buckets": body["buckets"], "max_bucket_distance": body["max_distance"]}
     if classifies:
-        config |= {"classifier_proj_size": width, **labelled(entry)}
+        config |= {"classifier_proj_size": width, **label_fields(entry)}
     if vector is not None:
         tdnn = {"dim": vector["widths"], "kernel": vector["kernels"], "dilation": vector["dilations"]}
         config |= {"xvector_output_dim": vector["width"], **{f"tdnn_{name}": sizes for name, sizes in tdnn.items()}}

@@ -17,7 +17,7 @@ from .._foreign import (
     activation,
     agree,
     architecture,
-    labelled,
+    label_fields,
     matching,
     page,
     projected,
@@ -202,7 +202,7 @@ def layout(entry: Entry, arrays: ArraysByName) -> Layout | None:
         "activation_function": their_activation(body["activation"]),
         "use_weighted_layer_sum": is_weighted,
         "classifier_proj_size": width,
-        **labelled(entry),
+        **label_fields(entry),
     }
     extractor = {
         "feature_extractor_type": "WhisperFeatureExtractor",

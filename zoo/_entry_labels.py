@@ -5,19 +5,19 @@ import dataclasses
 from ._entry import Entry
 from ._files import CONFIG
 from ._labels import AUDIOSET, CODE, label_dict, read_labels, read_names
-from ._models import described
+from ._models import entry_from_config
 from ._source import Source
 from ._warn import warn_user
 from ._weights import Arrays
 
 
-def labelled(entry: Entry, source: Source) -> Entry:
+def with_labels(entry: Entry, source: Source) -> Entry:
     """A published entry, completed from its repo: with its labels, or with all that its own `config.json` describes."""
     checkpoint = entry.checkpoint
     if checkpoint is None or checkpoint.label_file is None:
         return entry
     if checkpoint.label_file == CONFIG:
-        description = described(source)
+        description = entry_from_config(source)
         own = ("frontend", "network", "model", "classes", "labels", "window")
         return dataclasses.replace(entry, **{field: getattr(description, field) for field in own})
     if checkpoint.label_file == checkpoint.file:
