@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hub import digest, leaves, read_facts, run, sentence
 
-from zoo._card import generated
+from zoo._card import is_generated
 
 clip, folder, server = hub.clip, hub.folder, hub.server
 
@@ -123,7 +123,7 @@ def test_publishing_makes_a_private_repo_and_one_commit(online, server, clip):
     assert {each["Authorization"] for each in about_it} == {f"Bearer {stand_in.TOKEN}"}
     assert all("audax-eqx/" in each["User-Agent"] for each in commits)
     assert 'zoo.load("me/tiny")' in repo.commits[commit]["README.md"].decode()
-    assert generated(repo.commits[commit]["README.md"])
+    assert is_generated(repo.commits[commit]["README.md"])
 
 
 def test_publishing_the_same_again_makes_no_commit(online):
@@ -202,7 +202,7 @@ def test_every_load_asks_for_the_config_and_then_for_one_commit(online):
 
 def test_what_the_hub_does_not_have_is_told_in_one_sentence(online):
     sentence(online["no repo"], "FileNotFoundError", "The Hub has no public repo me/none")
-    sentence(online["no revision"], "FileNotFoundError", "me/tiny has no config.json at revision v9")
+    sentence(online["no revision"], "FileNotFoundError", "me/tiny has no revision v9")
     sentence(online["no weights"], "FileNotFoundError", "me/bare has no model.safetensors at revision")
     sentence(
         online["broken pickle"], "ValueError", "pytorch_model.bin is neither a safetensors file nor one that torch"
