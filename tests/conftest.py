@@ -53,6 +53,13 @@ def clock(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture
+def workdir(tmp_path, monkeypatch) -> pathlib.Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def sound(clock, tmp_path, monkeypatch) -> pathlib.Path:
     """The packaged sound as `demo/clock.wav` in an empty working directory."""
     monkeypatch.chdir(tmp_path)

@@ -26,45 +26,38 @@ def model(tmp_path_factory):
     return save(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_a_corpus_holds_what_one_file_does(capsys, here, model):
+def test_a_corpus_holds_what_one_file_does(capsys, workdir, model):
     names = record("data", 9)
     assert embed("data", "-o", "out/", "--each", "window", "--hop", "0.25", model=model) == 0
     assert capsys.readouterr().out == "out: 9 recordings, 9 of them new\n"
     assert embed("data", "-o", "one.parquet", "--each", "window", "--hop", "0.25", model=model) == 0
     one = pyarrow.parquet.read_table("one.parquet")
-    assert rows(here / "out") == sorted(
+    assert rows(workdir / "out") == sorted(
         (file, start, end, tuple(np.float32(row)))
         for file, start, end, row in zip(*(one[name].to_pylist() for name in one.column_names), strict=True)
     )
     assert one.column_names == ["files", "starts", "ends", "embeddings"]
     for result in zoo.embed(zoo.load(model), names, each="window", hop=0.25):
-        chosen = [row for row in rows(here / "out") if row[0] == result.source]
+        chosen = [row for row in rows(workdir / "out") if row[0] == result.source]
         assert [row[1:3] for row in chosen] == list(zip(result.start, result.end, strict=True))
         np.testing.assert_allclose([row[3] for row in chosen], result.values, rtol=1e-5, atol=1e-6)
     assert sorted(os.listdir("out")) == [".lock", "_run.json", "part-000000.parquet"]
     assert json.loads(pathlib.Path("out/_run.json").read_text())["hop"] == 0.25
 
 
-def test_the_same_command_goes_on_and_reads_nothing_twice(capsys, here, model):
+def test_the_same_command_goes_on_and_reads_nothing_twice(capsys, workdir, model):
     names = record("data", 6)
     assert embed(*names[:4], names[0], "-o", "out", model=model) == 0
-    before = rows(here / "out")
+    before = rows(workdir / "out")
     for name in names[:4]:
         pathlib.Path(name).write_text("no sound any more")
     assert embed("data", "-o", "out", model=model) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "out: 6 recordings, 2 of them new"
-    after = rows(here / "out")
+    after = rows(workdir / "out")
     assert [row[0] for row in after] == names and set(before) < set(after)
 
 
-def test_failures_are_a_table_and_are_tried_again(capsys, here, model):
+def test_failures_are_a_table_and_are_tried_again(capsys, workdir, model):
     record("data", 3)
     content = pathlib.Path("data/001.wav").read_bytes()
     pathlib.Path("data/001.wav").write_text("no sound")
@@ -78,20 +71,20 @@ def test_failures_are_a_table_and_are_tried_again(capsys, here, model):
     assert lines[1].startswith("data/001.wav,data/001.wav cannot be read as sound")
     pathlib.Path("data/001.wav").write_bytes(content)
     assert embed("--from", "list", "-o", "out", model=model) == 1
-    assert [row[0] for row in rows(here / "out")] == ["data/000.wav", "data/001.wav", "data/002.wav"]
+    assert [row[0] for row in rows(workdir / "out")] == ["data/000.wav", "data/001.wav", "data/002.wav"]
     assert pathlib.Path("out/_failures.csv").read_text().splitlines() == [lines[0], lines[2]]
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_three_shards_are_the_whole(capsys, here, model, first):
+def test_three_shards_are_the_whole(capsys, workdir, model, first):
     record("data", 30)
     shares = []
     for index in range(first, first + 3):
         assert embed("data", "-o", "out", "--shard", f"{index}/3", model=model) == 0
-        shares.append({row[0] for row in rows(here / "out")})
+        shares.append({row[0] for row in rows(workdir / "out")})
     assert len(shares[0]) < len(shares[1]) < len(shares[2])
     assert embed("data", "-o", "whole", model=model) == 0
-    same(rows(here / "out"), rows(here / "whole"))
+    same(rows(workdir / "out"), rows(workdir / "whole"))
     capsys.readouterr()
     assert embed("data", "-o", "out", model=model) == 2
     assert "out holds rows of shards 3 instead of 1: give the options of its _run.json" in capsys.readouterr().err
@@ -105,13 +98,13 @@ def test_a_share_is_the_same_on_all_machines_and_about_equal():
 
 
 @pytest.mark.parametrize("share", ["3", "4/3", "-1/3", "0/0", "a/b", "1/3/5"])
-def test_what_is_no_share_exits_2(capsys, here, share):
+def test_what_is_no_share_exits_2(capsys, workdir, share):
     with pytest.raises(SystemExit, match="2"):
         main(["embed", ".", "-o", "out", f"--shard={share}"])
     assert "takes a share and the number of shares" in capsys.readouterr().err
 
 
-def test_other_options_or_another_model_are_refused(capsys, here, model, tmp_path):
+def test_other_options_or_another_model_are_refused(capsys, workdir, model, tmp_path):
     names = record("data", 2)
     assert embed(*names, "-o", "out", model=model) == 0
     other = str(tmp_path / "tiny")
@@ -130,7 +123,7 @@ def test_other_options_or_another_model_are_refused(capsys, here, model, tmp_pat
     assert embed(*names, "-o", "out", "--window", "0.5", "--batch", "2", "--workers", "1", model=model) == 0
 
 
-def test_a_folder_of_other_things_is_refused(capsys, here, model):
+def test_a_folder_of_other_things_is_refused(capsys, workdir, model):
     names = record("data", 1)
     for output, fault in [
         ("data", "data holds '000.wav' and no _run.json of a corpus: name a new or an empty folder."),
@@ -143,20 +136,20 @@ def test_a_folder_of_other_things_is_refused(capsys, here, model):
     assert embed(*names, "-o", "out.csv/", model=model) == 0
 
 
-def test_a_part_that_is_not_whole_is_a_sentence(capsys, here, model):
+def test_a_part_that_is_not_whole_is_a_sentence(capsys, workdir, model):
     names = record("data", 2)
     assert embed(names[0], "-o", "out", model=model) == 0
-    part = here / "out" / "part-000000.parquet"
+    part = workdir / "out" / "part-000000.parquet"
     part.write_bytes(part.read_bytes()[:-100])
     capsys.readouterr()
     assert embed(*names, "-o", "out", model=model) == 2
     assert "out/part-000000.parquet is not whole" in capsys.readouterr().err
     part.unlink()
     assert embed(*names, "-o", "out", model=model) == 0
-    assert [row[0] for row in rows(here / "out")] == names
+    assert [row[0] for row in rows(workdir / "out")] == names
 
 
-def test_two_processes_in_one_folder_are_refused(capsys, here, model):
+def test_two_processes_in_one_folder_are_refused(capsys, workdir, model):
     names = record("data", 2)
     pathlib.Path("out").mkdir()
     with locked(pathlib.Path("out")):
@@ -167,7 +160,7 @@ def test_two_processes_in_one_folder_are_refused(capsys, here, model):
         assert embed(*names, "-o", "out", "--shard", "1/2", model=model) == 2
 
 
-def test_names_of_all_kinds_have_rows_once(here, model):
+def test_names_of_all_kinds_have_rows_once(workdir, model):
     (source,) = record("data", 1)
     names = [b"caf\xe9.wav", "\u9ce5 \U0001f426.wav".encode(), b"a\nb.wav", b"$x$ [1].wav", b" "]
     for name in names:
@@ -176,10 +169,10 @@ def test_names_of_all_kinds_have_rows_once(here, model):
     pathlib.Path("list").write_bytes(listed + b"\0")
     for _ in range(2):
         assert embed("--from", "list", "-o", "out", model=model) == 0
-    assert {row[0] for row in rows(here / "out")} == {
+    assert {row[0] for row in rows(workdir / "out")} == {
         "data/caf\\udce9.wav", "data/\u9ce5 \U0001f426.wav", "data/a\nb.wav", "data/$x$ [1].wav", "data/ ",
     }  # fmt: skip
-    assert len(rows(here / "out")) == 5
+    assert len(rows(workdir / "out")) == 5
 
 
 def test_each_name_has_a_text_of_its_own():
@@ -188,7 +181,7 @@ def test_each_name_has_a_text_of_its_own():
     assert utf8(r"a\b.wav") == r"a\b.wav" and utf8(names[0]) == r"\udcff.wav"
 
 
-def test_a_note_that_is_none_is_a_sentence(capsys, here, model):
+def test_a_note_that_is_none_is_a_sentence(capsys, workdir, model):
     names = record("data", 1)
     for text, fault in (("[]", "_run.json is no note of a corpus"), ("{", "_run.json is not JSON")):
         pathlib.Path("out").mkdir(exist_ok=True)
@@ -197,7 +190,7 @@ def test_a_note_that_is_none_is_a_sentence(capsys, here, model):
         assert fault in capsys.readouterr().err
 
 
-def test_an_empty_share_is_no_fault(capsys, here, model):
+def test_an_empty_share_is_no_fault(capsys, workdir, model):
     (name,) = record("data", 1)
     empty = next(index for index in range(2) if not Shard(index, 2).has(name))
     for output in ("out.npz", "out"):
@@ -205,19 +198,19 @@ def test_an_empty_share_is_no_fault(capsys, here, model):
     assert "out.npz is not written because this share or list has no recordings." in capsys.readouterr().err
 
 
-def test_paths_come_from_stdin_as_they_are_found(capsys, here, model, monkeypatch):
+def test_paths_come_from_stdin_as_they_are_found(capsys, workdir, model, monkeypatch):
     names = record("data", 3)
     for text in ("\n".join(names), "\0".join(names)):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(text.encode()))))
         assert embed("--from", "-", "-o", "out", model=model) == 0
-    assert [row[0] for row in rows(here / "out")] == names
+    assert [row[0] for row in rows(workdir / "out")] == names
     assert capsys.readouterr().out.splitlines() == [
         "out: 3 recordings, 3 of them new",
         "out: 3 recordings, 0 of them new",
     ]
 
 
-def test_no_recordings_are_a_sentence(capsys, here, model):
+def test_no_recordings_are_a_sentence(capsys, workdir, model):
     assert embed("-o", "out", model=model) == 2
     assert "No recordings: name files or folders, or a list of them, --from LIST." in capsys.readouterr().err
     assert not os.path.exists("out")

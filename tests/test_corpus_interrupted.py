@@ -25,13 +25,6 @@ def model(tmp_path_factory):
     return save(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 SCRIPT = """
 import sys
 from zoo import _corpus
@@ -41,31 +34,31 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_killed_again_and_again_it_ends_with_the_rows_of_one_run(here, model):
+def test_killed_again_and_again_it_ends_with_the_rows_of_one_run(workdir, model):
     record("data", 20)
     for index in range(20, 900):
         pathlib.Path(f"data/{index:03}.wav").symlink_to(f"{index % 20:03}.wav")
     for parts in (1, 4):
         process = start("-o", "out", "--model", model)
-        while process.poll() is None and len(list(here.glob("out/part*"))) < parts:
+        while process.poll() is None and len(list(workdir.glob("out/part*"))) < parts:
             time.sleep(0.01)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    killed = {row[0] for row in rows(here / "out")}
+    killed = {row[0] for row in rows(workdir / "out")}
     assert 0 < len(killed) < 900
-    (here / "out" / ".part-000099.1.parquet").write_text("half")  # as a killed process leaves it
+    (workdir / "out" / ".part-000099.1.parquet").write_text("half")  # as a killed process leaves it
     assert embed("data", "-o", "out", model=model) == 0
     assert embed("data", "-o", "whole", model=model) == 0
-    same(rows(here / "out"), rows(here / "whole"))
-    assert not list(here.glob("out/.part*"))
+    same(rows(workdir / "out"), rows(workdir / "whole"))
+    assert not list(workdir.glob("out/.part*"))
 
 
-def test_a_full_disk_is_a_sentence_and_costs_nothing(capsys, here, model):
+def test_a_full_disk_is_a_sentence_and_costs_nothing(capsys, workdir, model):
     names = record("data", 300, (0.1, 0.2))
     assert embed(*names[:5], "-o", "out", model=model) == 0
     capsys.readouterr()
-    before, limits = rows(here / "out"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before, limits = rows(workdir / "out"), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # a write beyond fails, as on a full disk
     try:
         code = embed("data", "-o", "out", model=model)
@@ -74,31 +67,31 @@ def test_a_full_disk_is_a_sentence_and_costs_nothing(capsys, here, model):
     assert code == 2
     error = capsys.readouterr().err
     assert "audax-zoo: out cannot be written: File too large. It holds whole rows of 5 recordings: make room" in error
-    assert rows(here / "out") == before and not list(here.glob("out/.part*"))
+    assert rows(workdir / "out") == before and not list(workdir.glob("out/.part*"))
     assert embed("data", "-o", "out", model=model) == 0
-    assert [row[0] for row in rows(here / "out")] == names
+    assert [row[0] for row in rows(workdir / "out")] == names
 
 
 @pytest.mark.parametrize("output", ["out.npz", "out.parquet"])
-def test_a_full_disk_is_a_sentence_for_one_file_too(capsys, here, model, output):
+def test_a_full_disk_is_a_sentence_for_one_file_too(capsys, workdir, model, output):
     names, limits = record("data", 200, (0.1, 0.2)), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
     try:
         code = embed(*names, "-o", output, model=model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 2 and os.listdir(here) == ["data"]
+    assert code == 2 and os.listdir(workdir) == ["data"]
     assert f"audax-zoo: {output} cannot be written: File too large. Nothing is kept" in capsys.readouterr().err
 
 
-def test_parts_grow_with_the_time(here, monkeypatch):
+def test_parts_grow_with_the_time(workdir, monkeypatch):
     """Parts are closed after two seconds at first, and after a fiftieth of the time later on."""
     seconds = iter(np.arange(0.0, 10000.0, 1.0))
     monkeypatch.setattr(_corpus.time, "monotonic", lambda: next(seconds))
-    with _corpus.opened(here / "out", {}, Shard()) as corpus:
+    with _corpus.opened(workdir / "out", {}, Shard()) as corpus:
         value = {"starts": np.zeros(1), "ends": np.ones(1), "embeddings": np.zeros((1, 2), np.float32)}
         corpus.write(_corpus.Part(f"{index}.wav", value) for index in range(2000))
-    sizes = [pyarrow.parquet.read_metadata(part).num_rows for part in sorted((here / "out").glob("part*"))]
+    sizes = [pyarrow.parquet.read_metadata(part).num_rows for part in sorted((workdir / "out").glob("part*"))]
     assert sum(sizes) == 2000 and sizes[0] <= 2 and 30 <= max(sizes) <= 40
 
 
@@ -119,10 +112,10 @@ def start(*arguments):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="open files are read from Linux's /proc")
-def test_an_interruption_ends_a_file_with_the_rows_so_far(here, model):
+def test_an_interruption_ends_a_file_with_the_rows_so_far(workdir, model):
     links(5000)
     process = start("-o", "out.npz", "--model", model)
-    while not waiting(process, here):
+    while not waiting(process, workdir):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate()
@@ -143,13 +136,13 @@ def waiting(process, folder):
     return size
 
 
-def test_a_signal_closes_the_part(here, model):
+def test_a_signal_closes_the_part(workdir, model):
     links(5000)
     process = start("-o", "out", "--model", model)
-    while not list(here.glob("out/part*")):
+    while not list(workdir.glob("out/part*")):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     output, error = process.communicate()
     assert error == "audax-zoo: interrupted\n" and process.returncode == 128 + signal.SIGTERM
-    count = len(rows(here / "out"))
+    count = len(rows(workdir / "out"))
     assert 0 < count < 5000 and output == f"out: {count} recordings, {count} of them new\n"

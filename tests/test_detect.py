@@ -20,7 +20,7 @@ def events():
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch):
     """A working folder with the packaged sound under two names, and one file that is no sound."""
     monkeypatch.chdir(tmp_path)
     for name in ("a\tb.ogg", "c.ogg"):
@@ -37,7 +37,7 @@ def values(events):
     return [(each.label, pytest.approx(each.start, abs=1e-3), pytest.approx(each.end, abs=1e-3)) for each in events]
 
 
-def test_events_are_csv_and_json(capsys, here, events):
+def test_events_are_csv_and_json(capsys, workdir, events):
     files = ["a\tb.ogg", "text.wav", "c.ogg"]
     assert detect(*files, "--csv") == 1
     captured = capsys.readouterr()
@@ -55,7 +55,7 @@ def test_events_are_csv_and_json(capsys, here, events):
     assert [(line["label"], line["start"], line["end"]) for line in lines[: len(events)]] == values(events)
 
 
-def test_audacity_has_the_labels_of_one_recording(capsys, here, events):
+def test_audacity_has_the_labels_of_one_recording(capsys, workdir, events):
     assert detect("c.ogg", "-o", "out.txt") == 0
     lines = [line.split("\t") for line in pathlib.Path("out.txt").read_text().splitlines()]
     assert [(label, float(start), float(end)) for start, end, label in lines] == values(events)
@@ -64,7 +64,7 @@ def test_audacity_has_the_labels_of_one_recording(capsys, here, events):
     assert not pathlib.Path("two.txt").exists()
 
 
-def test_raven_has_the_selections_of_all_recordings_one_behind_the_other(here, events):
+def test_raven_has_the_selections_of_all_recordings_one_behind_the_other(workdir, events):
     assert detect("a\tb.ogg", "text.wav", "c.ogg", "-o", "out.selections.txt") == 1
     with open("out.selections.txt", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -80,7 +80,7 @@ def test_raven_has_the_selections_of_all_recordings_one_behind_the_other(here, e
             assert (row["Label"], float(row["Score"])) == (event.label, pytest.approx(event.score, abs=1e-4))
 
 
-def test_thresholds_are_for_all_labels_or_for_some(capsys, here):
+def test_thresholds_are_for_all_labels_or_for_some(capsys, workdir):
     def labels(*options):
         assert detect("c.ogg", "--csv", *options) == 0
         return {row["label"] for row in csv.DictReader(capsys.readouterr().out.splitlines())}
@@ -107,13 +107,13 @@ def test_thresholds_are_for_all_labels_or_for_some(capsys, here):
         (["--plot", "out.svg"], "--plot writes a .png, got 'out.svg'."),
     ],
 )
-def test_what_makes_no_sense_exits_2_with_a_sentence(capsys, here, options, fault):
+def test_what_makes_no_sense_exits_2_with_a_sentence(capsys, workdir, options, fault):
     assert detect("c.ogg", *options) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and fault in captured.err and captured.err.count("\n") == 1
 
 
-def test_events_are_shaded_in_a_picture(capsys, here, events):
+def test_events_are_shaded_in_a_picture(capsys, workdir, events):
     assert detect("c.ogg", "--plot", "out.png") == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head == "c.ogg" and len(lines) == len(events)
@@ -123,12 +123,12 @@ def test_events_are_shaded_in_a_picture(capsys, here, events):
     assert pathlib.Path("none.png").exists()
 
 
-def test_without_files_the_packaged_sound_is_searched(capsys, here):
+def test_without_files_the_packaged_sound_is_searched(capsys, workdir):
     assert detect("--json") == 0
     assert {json.loads(line)["file"] for line in capsys.readouterr().out.splitlines()} == {str(zoo.example())}
 
 
-def test_windows_are_tagged_with_their_times(capsys, here):
+def test_windows_are_tagged_with_their_times(capsys, workdir):
     (result,) = zoo.tag(zoo.load("resnet_esc10"), [zoo.example()], each="window", hop=2.5)
     options = ["tag", "c.ogg", "--each", "window", "--hop", "2.5", "-k", "2"]
     assert main([*options, "--csv"]) == 0

@@ -259,9 +259,9 @@ def test_weights_that_do_not_fit_the_config_are_listed(tmp_path):
 
 def test_a_wave_longer_than_the_frames_is_cut_with_a_warning(tmp_path):
     clip = tiny_ast(tmp_path)
-    most = clip.model.frontend.max_samples
-    wave = np.random.default_rng(0).uniform(-1, 1, most + 1).astype(np.float32)
-    whole = clip(wave[:most])  # no warning
+    max_samples = clip.model.frontend.max_samples
+    wave = np.random.default_rng(0).uniform(-1, 1, max_samples + 1).astype(np.float32)
+    whole = clip(wave[:max_samples])  # no warning
     with pytest.warns(UserWarning, match=r"hears the first .* s of a wave, got .* s: cut it first, as zoo\.windows"):
         np.testing.assert_array_equal(clip(wave), whole)
 

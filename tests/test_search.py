@@ -46,11 +46,11 @@ def corpus(tmp_path_factory, model):
 
 
 @pytest.fixture
-def here(corpus, monkeypatch):
+def workdir(corpus, monkeypatch):
     monkeypatch.chdir(corpus)
 
 
-def test_single_files_hold_what_the_corpus_does(here):
+def test_single_files_hold_what_the_corpus_does(workdir):
     files = {name: RowFiles(name) for name in ("out", "out.npz", "out.parquet")}
     expected = next(files["out"].blocks(8, 100))
     assert len(expected) == 8 and files["out"].note["model"] == "tiny"
@@ -64,7 +64,7 @@ def test_single_files_hold_what_the_corpus_does(here):
 # The query and the model ----------------------------------------------------------------------------------------------
 
 
-def test_a_recording_finds_itself(here, model):
+def test_a_recording_finds_itself(workdir, model):
     clip = zoo.load(model)
     for rows in ("out", "out.npz", "out.parquet"):
         for query in ("data/0.wav", pathlib.Path("data/0.wav"), pathlib.Path("data/0.wav").read_bytes()):
@@ -74,7 +74,7 @@ def test_a_recording_finds_itself(here, model):
             assert all(1.0 > one.similarity >= two.similarity for one, two in itertools.pairwise(others))
 
 
-def test_a_long_recording_counts_by_the_mean_of_windows_as_long_as_the_rows(here, model, tmp_path):
+def test_a_long_recording_counts_by_the_mean_of_windows_as_long_as_the_rows(workdir, model, tmp_path):
     clip, wave = zoo.load(model), zoo.read("data/2.wav", RATE)
     assert (
         main(["embed", "data", "-o", str(tmp_path / "out"), "--each", "window", "--window", "0.25", "--model", model])
@@ -107,17 +107,17 @@ def test_words_find_their_sounds(capsys, shared, tmp_path):
     assert capsys.readouterr().out.splitlines()[1].split(",")[1] == "2.000"
 
 
-def test_words_need_a_model_of_words(here, model):
+def test_words_need_a_model_of_words(workdir, model):
     with pytest.raises(ValueError, match="tiny has no words: load a model of sounds and words"):
         zoo.search("out", "rain on a tent", zoo.load(model))
 
 
 @pytest.mark.parametrize("text", ["rain on a tent", "0.5 s", "e.g. a dog", "data", "x" * 5000, "Regen, \u96e8", "a\0b"])
-def test_what_is_no_path_is_words(here, text):
+def test_what_is_no_path_is_words(workdir, text):
     assert is_words(text) and not is_words("data/0.wav")
 
 
-def test_the_model_is_loaded_from_where_it_was(here, model, tmp_path):
+def test_the_model_is_loaded_from_where_it_was(workdir, model, tmp_path):
     clip = zoo.load(model)
     assert zoo.search("out", "data/0.wav") == zoo.search("out", "data/0.wav", clip)
     shutil.copytree(model, tmp_path / "moved")
@@ -129,7 +129,7 @@ def test_the_model_is_loaded_from_where_it_was(here, model, tmp_path):
         zoo.search(tmp_path / "out", "data/0.wav")
 
 
-def test_another_model_is_refused(here, model, tmp_path):
+def test_another_model_is_refused(workdir, model, tmp_path):
     other = zoo.Pretrained(*zoo.create(ENTRY, key=jax.random.key(1)), ENTRY)
     with pytest.raises(ValueError, match="out holds rows of the model 'tiny', with other weights than tiny has: give"):
         zoo.search("out", "data/0.wav", other)
@@ -160,12 +160,12 @@ def test_another_model_is_refused(here, model, tmp_path):
         (b"no sound", ValueError, "cannot be read as sound"),
     ],
 )
-def test_what_is_no_query_is_a_sentence(here, model, query, error, fault):
+def test_what_is_no_query_is_a_sentence(workdir, model, query, error, fault):
     with pytest.raises(error, match=fault):
         zoo.search("out", query, zoo.load(model))
 
 
-def test_k_is_at_least_one(here):
+def test_k_is_at_least_one(workdir):
     with pytest.raises(ValueError, match="search takes k of at least 1, got 0"):
         zoo.search("out", "data/0.wav", k=0)
 
@@ -173,7 +173,7 @@ def test_k_is_at_least_one(here):
 # Folders that hold no rows, and those that grow -----------------------------------------------------------------------
 
 
-def test_what_holds_no_rows_is_a_sentence(here, model, tmp_path):
+def test_what_holds_no_rows_is_a_sentence(workdir, model, tmp_path):
     note = tmp_path / "begun" / "_run.json"
     note.parent.mkdir()
     note.write_text("{}")
@@ -203,7 +203,7 @@ def test_what_holds_no_rows_is_a_sentence(here, model, tmp_path):
         assert fault in str(raised.value)
 
 
-def test_a_corpus_is_searched_while_it_is_written(here, model, tmp_path):
+def test_a_corpus_is_searched_while_it_is_written(workdir, model, tmp_path):
     clip, folder = zoo.load(model), tmp_path / "out"
     shutil.copytree("out", folder)
     (folder / ".part-000001.1.parquet").write_text("half")
@@ -216,7 +216,7 @@ def test_a_corpus_is_searched_while_it_is_written(here, model, tmp_path):
 # Shell ----------------------------------------------------------------------------------------------------------------
 
 
-def test_the_shell_prints_what_python_gives(capsys, here, model):
+def test_the_shell_prints_what_python_gives(capsys, workdir, model):
     matches = zoo.search("out", "data/1.wav", zoo.load(model), k=3)
     command = ["search", "out/", "data/1.wav", "-k", "3", "--model", model]
     assert main(command) == 0
@@ -236,7 +236,7 @@ def test_the_shell_prints_what_python_gives(capsys, here, model):
     ]
 
 
-def test_rows_without_times_are_printed_without(capsys, here, model, tmp_path):
+def test_rows_without_times_are_printed_without(capsys, workdir, model, tmp_path):
     write(tmp_path / "out.npz", [Part("a", {"embeddings": np.ones((1, 8), np.float32)})])
     command = ["search", str(tmp_path / "out.npz"), "data/0.wav", "--model", model]
     for form, shown in {"--csv": "a,,,", "--json": '{"file": "a", "start": null, "end": null, "similarity": '}.items():
@@ -246,7 +246,7 @@ def test_rows_without_times_are_printed_without(capsys, here, model, tmp_path):
     assert capsys.readouterr().out.split()[1:] == ["a"]
 
 
-def test_twenty_rows_come_unless_told_otherwise_and_faults_exit_2(capsys, here, model, tmp_path):
+def test_twenty_rows_come_unless_told_otherwise_and_faults_exit_2(capsys, workdir, model, tmp_path):
     parquet(tmp_path / "rows", np.ones((30, 8), np.float32))
     assert main(["search", str(tmp_path / "rows"), "data/0.wav", "--model", model]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 20
