@@ -114,8 +114,8 @@ class AbstractNetwork(eqx.Module):
 
     @abc.abstractmethod
     def positions(self, time: int, layer: int = -1) -> Float[np.ndarray, " {time}"]:
-        """The centres of the first `time` steps of a map, counted in input frames: by default of the feature map, else of
-        the map `layers(...)[0][layer]`."""
+        """The centres of the first `time` steps of a map, counted in input frames. The map is by default the feature
+        map, else `layers(...)[0][layer]`."""
 
     def steps(self, frames: int | Int[Array, ""]) -> int | Int[Array, ""]:
         """The number of steps of the feature map that belong to so many frames, for networks that take a length. By
